@@ -1,0 +1,214 @@
+"""Files that survive a crash: atomic writes, append logs, locks.
+
+What differs between platforms (locks, fsync of folders) sits in this file alone.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from elf.errors import ElfError
+
+if os.name == "nt":  # pragma: no cover
+    import msvcrt
+else:
+    import fcntl
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder durable; a no-op where folders cannot be opened (Windows)."""
+    if os.name == "nt":  # pragma: no cover
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path in the target's folder that becomes the target when the block ends.
+
+    The target holds either its old content or the whole new one, at every instant: the temporary
+    file is synced, renamed over the target, and the folder is synced. If the block raises, the
+    temporary file is removed and the target is untouched.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        os.chmod(temporary, 0o666 & ~_umask())
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write a whole file atomically; text is UTF-8 with ``\\n`` line ends."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the sha256 of a file's bytes in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FolderLock:
+    """An exclusive lock on a folder that names its owner; the system frees it when the owner dies.
+
+    Raises:
+        ElfError: If another process holds it, with that process's id.
+    """
+
+    def __init__(self, folder: str | Path, name: str = ".lock") -> None:
+        self.path = Path(folder) / name
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a+b")  # noqa: SIM115 (held until close)
+        try:
+            _lock(self._file)
+        except OSError:
+            self._file.seek(0)
+            owner = self._file.read(32).decode(errors="replace").strip() or "unknown"
+            self._file.close()
+            raise ElfError(
+                f"{self.path.parent} is being written by another process (pid {owner}): "
+                "wait for it or stop it, then start again"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n".encode())
+        self._file.flush()
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._file.close()
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line of a log as an object, or None if it is not one whole JSON object."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Return the records of a JSON Lines file; a torn last line is left out.
+
+    Raises:
+        ElfError: If a line other than the last is damaged, with its number.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    records = []
+    for number, line in enumerate(lines, 1):
+        record = parse_line(line)
+        if record is None:
+            if number == len(lines):
+                break  # an interrupted write: never acknowledged
+            raise ElfError(f"{path}, line {number}: not a JSON object; mend or delete that line")
+        records.append(record)
+    return records
+
+
+class AppendLog:
+    """A JSON Lines file to which one process appends whole lines.
+
+    A torn last line that a crash left is cut off when the log is opened. A failed write (a full
+    disk) is rolled back to the last whole record before the error is raised.
+
+    Attributes:
+        records: What the log held when it was opened.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = FolderLock(self.path.parent, f".{self.path.name}.lock")
+        try:
+            self.records = read_log(self.path)
+            # Unbuffered: what append() wrote is in the system's hands when it returns, so that a
+            # kill -9 of this process cannot lose it; sync() guards against power loss.
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (held until close)
+            self._size = self._cut_torn_tail()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _cut_torn_tail(self) -> int:
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        if lines and parse_line(lines[-1]) is None:
+            lines.pop()
+        size = sum(map(len, lines))
+        self._file.truncate(size)
+        return size
+
+    def append(self, *records: dict[str, Any]) -> None:
+        """Append records, each as one line, all or none of them."""
+        data = b"".join(
+            json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records
+        )
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError:
+            self._file.truncate(self._size)
+            raise
+        self._size += len(data)
+
+    def sync(self) -> None:
+        """Make everything appended so far survive a power loss."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Sync, close and release the log."""
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
+            self._lock.close()
+
+    def __enter__(self) -> "AppendLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _lock(file: BinaryIO) -> None:
+    if os.name == "nt":  # pragma: no cover
+        file.seek(1 << 30)  # beyond the owner's pid, which others must be able to read
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        file.seek(0)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,1 @@
+"""What is trained, evaluated or predicted with, as Lightning modules."""

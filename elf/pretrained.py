@@ -1,0 +1,79 @@
+"""Where pretrained weights come from: a local folder or a hub name, or one clear error."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from elf.errors import ElfError
+
+T = TypeVar("T")
+
+
+def is_local(name: str) -> bool:
+    """Whether a model is named by a path rather than by a hub name (``owner/name``)."""
+    return (
+        Path(name).expanduser().exists()
+        or name.startswith((".", "/", "~"))
+        or "\\" in name
+        or name.count("/") != 1
+    )
+
+
+def model_folder(name: str, what: str, files: Sequence[str] = ()) -> Path:
+    """Return the folder of a model, downloading it from the hub when it is named by its hub name.
+
+    Args:
+        name: A folder, or a hub name ``owner/name``.
+        what: What the model is to the user, for the message (``tagger``, ``base model``).
+        files: Glob patterns of the files that are needed; all of them by default.
+
+    Raises:
+        ElfError: If the folder or a needed file is missing, or if the hub cannot be reached and
+            the model is not in its local cache; with what to fetch and where to put it.
+    """
+    if is_local(name):
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            raise ElfError(
+                f"{what}: no folder {name}; give an existing folder or a hub name (owner/name)"
+            )
+    else:
+        folder = _download(name, what, files)
+    for pattern in files:
+        if not any(folder.glob(pattern)):
+            raise ElfError(f"{what}: {folder} has no {pattern}; is it the right folder?")
+    return folder
+
+
+def _download(name: str, what: str, files: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = list(files) or None
+    try:  # what is in the cache is taken without asking the network
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "no answer"
+        raise ElfError(
+            f"{what}: {name} is not on this machine and could not be downloaded ({reason}); "
+            f"where there is a network run `hf download {name} --local-dir models/{name}`, "
+            f"then give models/{name} in place of {name}"
+        ) from None
+
+
+def load(loader: Callable[..., T], folder: Path, what: str, **options: Any) -> T:
+    """Call a ``from_pretrained`` on a folder, offline, and turn its failures into one line.
+
+    Raises:
+        ElfError: If the folder's files do not fit the class or are damaged.
+    """
+    try:
+        return loader(os.fspath(folder), local_files_only=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ElfError(f"{what}: {folder} could not be loaded ({first})") from None
