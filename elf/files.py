@@ -7,14 +7,15 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from elf.errors import ElfError
 
-if os.name == "nt":  # pragma: no cover
+if sys.platform == "win32":  # pragma: no cover
     import msvcrt
 else:
     import fcntl
@@ -22,7 +23,7 @@ else:
 
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder durable; a no-op where folders cannot be opened (Windows)."""
-    if os.name == "nt":  # pragma: no cover
+    if sys.platform == "win32":  # pragma: no cover
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -57,7 +58,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a whole file atomically; text is UTF-8 with ``\\n`` line ends."""
+    """Write a whole file atomically; text is UTF-8, its line ends are left as they are."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
@@ -78,7 +79,7 @@ class FolderLock:
     def __init__(self, folder: str | Path, name: str = ".lock") -> None:
         self.path = Path(folder) / name
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+b")  # noqa: SIM115 (held until close)
+        self._file = open(self.path, "a+b")
         try:
             _lock(self._file)
         except OSError:
@@ -105,9 +106,10 @@ class FolderLock:
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """Return a line of a log as an object, or None if it is not one whole JSON object."""
-    if not line.endswith(b"\n"):
-        return None
+    """Return a line of a log as an object, or None if it is not one whole JSON object.
+
+    The line's end may be missing: no object that was cut shorter is whole.
+    """
     try:
         record = json.loads(line)
     except ValueError:
@@ -129,7 +131,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         record = parse_line(line)
         if record is None:
-            if number == len(lines):
+            if number == len(lines) and not line.endswith(b"\n"):
                 break  # an interrupted write: never acknowledged
             raise ElfError(f"{path}, line {number}: not a JSON object; mend or delete that line")
         records.append(record)
@@ -139,8 +141,9 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 class AppendLog:
     """A JSON Lines file to which one process appends whole lines.
 
-    A torn last line that a crash left is cut off when the log is opened. A failed write (a full
-    disk) is rolled back to the last whole record before the error is raised.
+    A torn last line that a crash left is mended when the log is opened: cut off, or ended if the
+    end alone is missing. A damaged line before it is an error, never thrown away. A failed write
+    (a full disk) is rolled back to the last whole record before the error is raised.
 
     Attributes:
         records: What the log held when it was opened.
@@ -153,25 +156,24 @@ class AppendLog:
             self.records = read_log(self.path)
             # Unbuffered: what append() wrote is in the system's hands when it returns, so that a
             # kill -9 of this process cannot lose it; sync() guards against power loss.
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (held until close)
-            self._size = self._cut_torn_tail()
+            self._file = open(self.path, "ab", buffering=0)
+            self._size = self._mend_torn_tail()
         except BaseException:
             self._lock.close()
             raise
 
-    def _cut_torn_tail(self) -> int:
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        if lines and parse_line(lines[-1]) is None:
-            lines.pop()
-        size = sum(map(len, lines))
+    def _mend_torn_tail(self) -> int:
+        data = self.path.read_bytes()
+        size = data.rfind(b"\n") + 1
+        if parse_line(data[size:]) is not None:
+            self._file.write(b"\n")
+            return len(data) + 1
         self._file.truncate(size)
         return size
 
     def append(self, *records: dict[str, Any]) -> None:
         """Append records, each as one line, all or none of them."""
-        data = b"".join(
-            json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records
-        )
+        data = _lines(records)
         view = memoryview(data)
         try:
             while view:
@@ -181,6 +183,16 @@ class AppendLog:
             raise
         self._size += len(data)
 
+    def rewrite(self, records: Iterable[dict[str, Any]]) -> None:
+        """Replace the whole log atomically: it holds either the old records or the new ones."""
+        data = _lines(records)
+        self._file.close()  # Windows replaces no open file
+        try:
+            write_atomic(self.path, data)
+        finally:
+            self._file = open(self.path, "ab", buffering=0)
+            self._size = self.path.stat().st_size
+
     def sync(self) -> None:
         """Make everything appended so far survive a power loss."""
         os.fsync(self._file.fileno())
@@ -188,15 +200,28 @@ class AppendLog:
     def close(self) -> None:
         """Sync, close and release the log."""
         if not self._file.closed:
-            self.sync()
-            self._file.close()
-            self._lock.close()
+            try:
+                self.sync()
+            finally:  # a failing disk must not keep the log locked
+                self._file.close()
+                self._lock.close()
 
     def __enter__(self) -> "AppendLog":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _lines(records: Iterable[dict[str, Any]]) -> bytes:
+    return b"".join(map(_line, records))
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # a file name that is no UTF-8 (a lone surrogate): escaped
+        return json.dumps(record).encode() + b"\n"
 
 
 def _umask() -> int:
@@ -206,7 +231,7 @@ def _umask() -> int:
 
 
 def _lock(file: BinaryIO) -> None:
-    if os.name == "nt":  # pragma: no cover
+    if sys.platform == "win32":  # pragma: no cover
         file.seek(1 << 30)  # beyond the owner's pid, which others must be able to read
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         file.seek(0)

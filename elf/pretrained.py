@@ -72,8 +72,10 @@ def load(loader: Callable[..., T], folder: Path, what: str, **options: Any) -> T
     Raises:
         ElfError: If the folder's files do not fit the class or are damaged.
     """
+    from safetensors import SafetensorError
+
     try:
         return loader(os.fspath(folder), local_files_only=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ElfError(f"{what}: {folder} could not be loaded ({first})") from None

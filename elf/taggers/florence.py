@@ -1,0 +1,142 @@
+"""Florence-2 as a captioner (Xiao et al. 2023, arXiv:2311.06242), by transformers' own classes."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from elf.errors import ElfError
+from elf.pretrained import load, model_folder
+from elf.taggers.preprocess import FlorencePreprocess
+
+WHAT = "captioner (model.florence.model)"
+FILES = ("config.json", "*.json", "*.safetensors")  # never pickled weights
+
+Task = Literal["<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>"]
+
+
+@dataclass(frozen=True)
+class FlorenceConfig:
+    """A Florence-2 captioner.
+
+    Args:
+        model: Folder of a Florence-2 in transformers' own format, or a hub name (owner/name).
+        task: How detailed the caption is; the task token is the whole prompt.
+        max_new_tokens: Where a caption is cut at the latest.
+        dtype: ``auto`` takes float16 on CUDA and float32 on a CPU.
+    """
+
+    model: str = "florence-community/Florence-2-large-ft"
+    task: Task = "<MORE_DETAILED_CAPTION>"
+    max_new_tokens: int = 192
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+
+
+def florence_folder(config: FlorenceConfig) -> Path:
+    """Return the captioner's folder, downloaded if it is named by its hub name."""
+    return model_folder(config.model, WHAT, FILES)
+
+
+def florence_preprocess(folder: Path) -> FlorencePreprocess:
+    """Return the preprocessing for the captioner in a folder; nothing of it is loaded.
+
+    Raises:
+        ElfError: If the processor's settings are missing or name no size.
+    """
+    settings = _settings(folder)
+    try:
+        size = settings["size"]
+        return FlorencePreprocess(
+            int(size["height"]), int(size["width"]), int(settings.get("resample", 3))
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ElfError(
+            f"{WHAT}: {folder} has no processor_config.json or preprocessor_config.json with a "
+            "size (height, width); is it a Florence-2?"
+        ) from None
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Return the image processor's settings: nested in transformers 5, a file of its own before."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        try:
+            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        settings = settings.get("image_processor", settings)
+        if "size" in settings:
+            return dict(settings)
+    return {}
+
+
+class FlorenceCaptioner:
+    """Greedy captions of batches of pictures.
+
+    Attributes:
+        dtype: The type that the weights have, by name.
+    """
+
+    def __init__(self, config: FlorenceConfig, folder: Path, device: str = "cpu") -> None:
+        from transformers import AutoProcessor, Florence2ForConditionalGeneration
+
+        self.config = config
+        self.device = torch.device(device)
+        auto = "float16" if self.device.type == "cuda" else "float32"
+        self.dtype = auto if config.dtype == "auto" else config.dtype
+        self._type: torch.dtype = getattr(torch, self.dtype)
+        self._processor = load(AutoProcessor.from_pretrained, folder, WHAT)
+        model = load(
+            Florence2ForConditionalGeneration.from_pretrained,
+            folder,
+            WHAT,
+            dtype=self._type,
+            use_safetensors=True,
+        )
+        self.model = model.to(self.device).eval()
+        # The prompt is the same for every picture: what the processor makes of a blank one.
+        blank = np.zeros((*self._size(folder), 3), np.uint8)
+        prompt = self._processor(text=[config.task], images=[blank], return_tensors="pt")
+        self._prompt = prompt["input_ids"].to(self.device)  # (1, L)
+        images = self._processor.image_processor
+        self._mean = torch.tensor(images.image_mean, device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(images.image_std, device=self.device).view(1, 3, 1, 1)
+        self._scale = float(images.rescale_factor)
+
+    @staticmethod
+    def _size(folder: Path) -> tuple[int, int]:
+        preprocess = florence_preprocess(folder)
+        return preprocess.height, preprocess.width
+
+    def normalize(
+        self, pixels: UInt8[np.ndarray, "batch height width 3"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Return RGB pictures as the model's input, on its device."""
+        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+        scaled = batch.permute(0, 3, 1, 2).float() * self._scale
+        return ((scaled - self._mean) / self._std).to(self._type)
+
+    def caption(self, pixels: UInt8[np.ndarray, "batch height width 3"]) -> list[str]:
+        """Return a caption for each RGB picture; empty where the model had nothing to say.
+
+        Greedy decoding overrides what the stored generation config says (beams, a ban on
+        repetitions), and a text of special tokens alone comes out as empty.
+        """
+        with torch.inference_mode():
+            prompt = self._prompt.expand(len(pixels), -1)
+            tokens = self.model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                pixel_values=self.normalize(pixels),
+                max_new_tokens=self.config.max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                no_repeat_ngram_size=0,
+                early_stopping=False,
+            )
+        texts = self._processor.batch_decode(tokens, skip_special_tokens=True)
+        return [" ".join(text.split()) for text in texts]

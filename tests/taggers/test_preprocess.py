@@ -1,0 +1,72 @@
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from elf.taggers import FlorencePreprocess, Preprocess, WDPreprocess
+
+
+def noise(width, height, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def plain_recipe(image, size):
+    """The authors' recipe once more, in arrays: pad to a white square, then resize."""
+    pixels = np.asarray(image)
+    height, width, _ = pixels.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.full((side, side, 3), 255, np.uint8)
+    square[top : top + height, left : left + width] = pixels
+    if side == size:
+        return square
+    return np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(64, 64), (65, 64), (100, 37), (37, 100), (20, 9), (1, 1), (1, 300)]
+)
+def test_wd_equals_the_authors_recipe(width, height):
+    image = noise(width, height)
+    pixels = WDPreprocess(64)(image)
+    assert pixels.dtype == np.uint8 and pixels.shape == (64, 64, 3)
+    assert (pixels == plain_recipe(image, 64)).all()
+
+
+def test_wd_pads_with_white_on_both_sides():
+    pixels = WDPreprocess(64)(Image.new("RGB", (32, 64)))
+    assert (pixels[:, :15] == 255).all() and (pixels[:, -15:] == 255).all()
+    assert (pixels[:, 17:47] == 0).all()
+
+
+def test_a_long_strip_needs_no_giant_square():
+    strip = WDPreprocess(64)(Image.new("RGB", (60_000, 1)))
+    assert strip.shape == (64, 64, 3)
+    assert (strip[:31] == 255).all() and (strip[33:] == 255).all() and (strip == 0).any()
+
+
+def test_beyond_the_limit_the_result_is_nearly_that_of_the_recipe(monkeypatch):
+    ramp = np.linspace(0, 255, 900 * 600 * 3).astype(np.uint8).reshape(600, 900, 3)
+    image = Image.fromarray(ramp)
+    exact = WDPreprocess(64)(image).astype(int)
+    monkeypatch.setattr("elf.taggers.preprocess.MAX_SQUARE", 100)
+    inside = slice(14, 50)  # the borders of the picture fall between pixels
+    assert np.abs(WDPreprocess(64)(image) - exact)[inside].mean() < 3
+
+
+def test_florence_resizes_without_keeping_the_ratio():
+    image = noise(90, 50)
+    pixels = FlorencePreprocess(48, 64)(image)
+    assert pixels.shape == (48, 64, 3)
+    assert (pixels == np.asarray(image.resize((64, 48), Image.Resampling.BICUBIC))).all()
+    nearest = FlorencePreprocess(48, 64, resample=0)(image)
+    assert (nearest == np.asarray(image.resize((64, 48), Image.Resampling.NEAREST))).all()
+
+
+def test_all_parts_from_one_picture_and_picklable():
+    transform = Preprocess({"wd": WDPreprocess(32), "florence": FlorencePreprocess(16, 16)})
+    assert pickle.loads(pickle.dumps(transform)) == transform
+    shapes = {name: pixels.shape for name, pixels in transform(noise(9, 9)).items()}
+    assert shapes == {"wd": (32, 32, 3), "florence": (16, 16, 3)}

@@ -1,0 +1,191 @@
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from elf.images import BadImage, PictureReader, collate, decode, list_pictures, picture_id
+
+WHITE, RED = (255, 255, 255), (255, 0, 0)
+
+
+def encode(image, format_="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def gradient(mode="L", size=(16, 16)):
+    values = np.linspace(0, 255, size[0] * size[1]).astype(np.uint8).reshape(size[::-1])
+    return Image.fromarray(values).convert(mode)
+
+
+def test_gray_stays_gray_and_black_stays_black():
+    pixels = np.asarray(decode(encode(gradient("L"))))
+    assert pixels.shape == (16, 16, 3)
+    assert (pixels == np.asarray(gradient("L"))[..., None]).all()
+    assert pixels[0, 0].tolist() == [0, 0, 0]
+
+
+def test_gray_with_alpha_is_laid_over_white():
+    image = Image.new("LA", (2, 1), (0, 255))
+    image.putpixel((1, 0), (0, 0))
+    pixels = np.asarray(decode(encode(image)))
+    assert pixels[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("alpha", [0, 64, 128, 255])
+def test_alpha_is_composited_and_not_dropped(alpha):
+    pixels = np.asarray(decode(encode(Image.new("RGBA", (3, 3), (*RED, alpha)))))
+    expected = np.array(RED) * alpha / 255 + np.array(WHITE) * (1 - alpha / 255)
+    assert np.abs(pixels[0, 0] - expected).max() <= 1
+
+
+def test_the_background_can_be_chosen():
+    image = Image.new("RGBA", (1, 1), (*RED, 0))
+    assert decode(encode(image), background=(1, 2, 3)).getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_a_palette_with_a_transparent_colour_is_laid_over_white():
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    pixels = np.asarray(decode(encode(image, transparency=1)))
+    assert pixels[0].tolist() == [list(RED), list(WHITE)]
+
+
+def test_cmyk_becomes_rgb():
+    pixels = np.asarray(decode(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")))
+    assert np.abs(pixels.astype(int) - RED).max() < 12
+
+
+@pytest.mark.parametrize("value", [0, 257, 32896, 65535])
+def test_sixteen_bits_are_scaled_and_not_clipped(value):
+    image = Image.fromarray(np.full((2, 2), value, np.uint16))
+    assert image.mode == "I;16"
+    assert decode(encode(image)).getpixel((0, 0)) == (round(value / 257),) * 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    upright = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    turned = {  # how a camera stores a picture that a viewer must turn upright
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright, 1),
+        7: np.rot90(upright, 2).T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    image = Image.fromarray(np.ascontiguousarray(turned))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    result = np.asarray(decode(encode(image, exif=exif)))[..., 0]
+    assert (result == upright).all()
+
+
+def test_damaged_exif_does_not_cost_the_picture():
+    broken = b"Exif\x00\x00II*\x00" + struct.pack("<IH", 8, 500) + b"\xff" * 30
+    data = encode(gradient("RGB"), "JPEG", exif=broken)
+    assert decode(data).size == (16, 16)
+
+
+def test_the_first_frame_of_an_animation_is_taken():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, (0, 0, 255))]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode(data).getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_one_pixel(format_):
+    data = encode(Image.new("RGB", (1, 1), WHITE), format_)
+    assert decode(data).getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_truncated(format_):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), format_)
+    for length in (len(data) // 4, len(data) // 2, len(data) - 40):
+        with pytest.raises(BadImage, match=r"damaged|not a picture"):
+            decode(data[:length])
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x00" * 500, b"GIF89a", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_picture_is_refused(data):
+    with pytest.raises(BadImage, match=r"not a picture of a known format|damaged"):
+        decode(data)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked():
+    data = encode(Image.new("1", (14000, 14000)))
+    with pytest.raises(BadImage, match=r"more than 178,956,970 pixels: make it smaller"):
+        decode(data)
+
+
+def test_formats_beyond_the_list_are_refused():
+    with pytest.raises(BadImage, match="not a picture of a known format"):
+        decode(encode(gradient("RGB"), "TIFF"))
+
+
+def test_the_id_is_the_beginning_of_the_sha256():
+    assert picture_id(b"abc") == "ba7816bf8f01cfea"
+
+
+def test_listing_is_sorted_and_leaves_out_what_is_hidden_or_no_picture(tmp_path):
+    for name in ("b.JPG", "a/z.png", "a.txt", ".hidden/x.png", "a/.y.png", "B.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = [path.relative_to(tmp_path).as_posix() for path in list_pictures(tmp_path)]
+    assert found == ["B.webp", "a/z.png", "b.JPG"]
+
+
+def test_a_reader_turns_every_failure_into_an_item(tmp_path):
+    good = encode(gradient("RGB", (4, 6)), "JPEG")
+    (tmp_path / "wrong-suffix.png").write_bytes(good)
+    (tmp_path / "bad.png").write_bytes(b"nope")
+    (tmp_path / "folder.png").mkdir()
+    names = ["wrong-suffix.png", "bad.png", "gone.png", "folder.png"]
+    reader = PictureReader(str(tmp_path), names, lambda image: {"wd": np.asarray(image)})
+    batch = collate([reader[index] for index in range(len(reader))])
+    assert [item["error"] for item in batch["items"]] == [
+        "",
+        "not a picture of a known format (JPEG, PNG, WEBP, GIF, BMP)",
+        "could not be read (No such file or directory)",
+        "could not be read (Is a directory)",
+    ]
+    first, bad, gone, _ = batch["items"]
+    assert (first["width"], first["height"], first["id"]) == (4, 6, picture_id(good))
+    assert bad["id"] == picture_id(b"nope") and gone["id"] == ""
+    assert batch["pixels"]["wd"].shape == (1, 6, 4, 3)
+
+
+def test_a_batch_without_a_usable_picture_has_no_pixels(tmp_path):
+    reader = PictureReader(str(tmp_path), ["gone.png"], lambda image: {})
+    assert collate([reader[0]])["pixels"] == {}
+
+
+def test_a_picture_too_big_for_the_memory_is_an_item_too(tmp_path):
+    def transform(image):
+        raise MemoryError
+
+    (tmp_path / "a.png").write_bytes(encode(gradient()))
+    item, pixels = PictureReader(str(tmp_path), ["a.png"], transform)[0]
+    assert item["error"] == "not enough memory for it" and pixels == {}
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_damage_at_random_bytes_is_a_picture_or_one_kind_of_error(format_):
+    draw = np.random.default_rng(0)
+    noise = draw.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    data = np.frombuffer(encode(Image.fromarray(noise), format_), np.uint8)
+    for _ in range(150):
+        broken = data.copy()
+        broken[draw.integers(0, min(len(data), 400), 4)] = draw.integers(0, 256, 4)
+        try:
+            assert decode(broken.tobytes()).mode == "RGB"
+        except BadImage as error:
+            assert "\n" not in str(error)

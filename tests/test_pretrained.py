@@ -1,0 +1,70 @@
+import re
+
+import pytest
+
+from elf.errors import ElfError
+from elf.pretrained import is_local, load, model_folder
+
+
+@pytest.mark.parametrize("name", ["./a", "/a/b", "~/a", "models", "models/tiny/tagger", "a\\b"])
+def test_paths_are_local(name):
+    assert is_local(name)
+
+
+def test_a_hub_name_is_not_local_unless_it_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not is_local("owner/name")
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert is_local("owner/name")
+
+
+def test_a_missing_folder_is_named_with_the_way_out():
+    message = "tagger: no folder models/none/here; give an existing folder or a hub name"
+    with pytest.raises(ElfError, match=message):
+        model_folder("models/none/here", "tagger")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    (tmp_path / "model.onnx").touch()
+    assert model_folder(str(tmp_path), "tagger", ["*.onnx"]) == tmp_path
+    message = re.escape(f"tagger: {tmp_path} has no selected_tags.csv; is it the right folder?")
+    with pytest.raises(ElfError, match=message):
+        model_folder(str(tmp_path), "tagger", ["model.onnx", "selected_tags.csv"])
+
+
+def test_a_model_of_the_hub_that_cannot_be_fetched_is_one_line(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*_, **__):
+        raise LocalEntryNotFoundError("Network is unreachable\nmore\nlines")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(ElfError) as caught:
+        model_folder("owner/name", "tagger")
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "owner/name is not on this machine and could not be downloaded" in text
+    assert "`hf download owner/name --local-dir models/owner/name`" in text
+
+
+def test_the_hubs_cache_is_taken_without_asking_the_network(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    calls = []
+
+    def cached(name, **options):
+        calls.append(options)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    assert model_folder("owner/name", "tagger") == tmp_path
+    assert [call["local_files_only"] for call in calls] == [True]
+
+
+def test_weights_that_cannot_be_loaded_are_one_line(tmp_path):
+    def loader(folder, **_):
+        raise OSError("no file\nin many\nlines")
+
+    with pytest.raises(ElfError, match=r"captioner: .* could not be loaded \(no file\)"):
+        load(loader, tmp_path, "captioner")
