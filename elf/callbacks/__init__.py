@@ -1,1 +1,9 @@
 """What happens beside the loop: files, samples, checkpoints."""
+
+from elf.callbacks.checkpoint import AdapterCheckpoint
+from elf.callbacks.labels import LabelWriter
+from elf.callbacks.randomness import Randomness
+from elf.callbacks.run_folder import RewindMetrics
+from elf.callbacks.samples import SamplePictures
+
+__all__ = ["AdapterCheckpoint", "LabelWriter", "Randomness", "RewindMetrics", "SamplePictures"]

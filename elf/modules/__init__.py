@@ -1,1 +1,7 @@
 """What is trained, evaluated or predicted with, as Lightning modules."""
+
+from elf.modules.diffusion import DiffusionModule
+from elf.modules.evaluation import ImageEvaluation
+from elf.modules.tagger import TaggerModule
+
+__all__ = ["DiffusionModule", "ImageEvaluation", "TaggerModule"]

@@ -1,0 +1,48 @@
+"""The state of the global random generators, which Lightning does not put into checkpoints."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Randomness(Callback):
+    """Saves and restores the generators of Python, numpy and torch, so that dropout goes on too.
+
+    Each rank keeps its own state only through rank 0's checkpoint: what must be equal on every
+    world size is drawn from the samples' own seeds instead (``elf.diffusion.generators``).
+    """
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states as tensors and plain values: a checkpoint holds nothing else."""
+        kind, keys, position, has_gauss, gauss = np.random.get_state()
+        state: dict[str, Any] = {
+            "python": random.getstate(),
+            "numpy": [kind, torch.from_numpy(np.array(keys)), position, has_gauss, gauss],
+            "torch": torch.get_rng_state(),
+        }
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state_all()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the states until training starts: what happens before would move them on."""
+        self._restored = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the states of the moment the checkpoint was written."""
+        if self._restored is None:
+            return
+        state, self._restored = self._restored, None
+        version, internal, gauss_next = state["python"]
+        random.setstate((version, tuple(internal), gauss_next))
+        kind, keys, position, has_gauss, gauss = state["numpy"]
+        np.random.set_state((kind, keys.numpy(), position, has_gauss, gauss))
+        torch.set_rng_state(state["torch"])
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,65 @@
+"""Checkpoint files: written atomically, read without running code, found by name."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from elf.errors import ElfError
+from elf.files import atomic_path
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints so that every visible one is whole, on any file system.
+
+    Lightning writes to the temp folder and moves: across file systems that is a copy which can be
+    seen half-written, and it never syncs.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint under a temporary name in its own folder, sync, rename."""
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; only tensors and plain values are accepted."""
+        return read_checkpoint(path)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running any code in it.
+
+    Raises:
+        ElfError: If the file is no checkpoint, is damaged, or holds more than plain values.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ElfError(f"no checkpoint {path}") from None
+    except Exception as error:  # torch.load raises anything on damaged files
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise ElfError(
+            f"{path} is no checkpoint of Elf, or is damaged ({first}); give another checkpoint"
+        ) from None
+    if not isinstance(checkpoint, dict) or "elf" not in checkpoint:
+        raise ElfError(f"{path} is no checkpoint of Elf; give one that `elf fit` wrote")
+    return checkpoint
+
+
+def last_checkpoint(run_folder: str | Path) -> Path:
+    """Return the newest checkpoint of a run.
+
+    Raises:
+        ElfError: If the run has none.
+    """
+    last = Path(run_folder) / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        raise ElfError(
+            f"no checkpoint in {last.parent}; leave --ckpt_path out to start the run from nothing"
+        )
+    return last

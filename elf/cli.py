@@ -1,0 +1,79 @@
+"""The ``elf`` command: a table of commands, each imported only when it is called.
+
+Only the standard library is imported here, so that ``elf --help`` answers at once.
+"""
+
+import difflib
+import importlib
+import sys
+from typing import NamedTuple
+
+from elf import __version__
+from elf.errors import ElfError
+
+
+class Command(NamedTuple):
+    """Where a command lives (``function(arguments)`` in ``module``) and what it does."""
+
+    module: str
+    function: str
+    does: str
+
+
+COMMANDS = {
+    "quickstart": Command("elf.quickstart", "main", "run the whole loop offline on tiny models"),
+    "predict": Command("elf.trainer", "predict", "tag and caption a folder of pictures"),
+    "prepare": Command("elf.trainer", "prepare", "write shards, buckets and caches for a config"),
+    "fit": Command("elf.trainer", "fit", "train a LoRA or DoRA adapter"),
+    "validate": Command("elf.trainer", "validate", "measure the validation loss of a checkpoint"),
+    "test": Command("elf.trainer", "test", "evaluate an adapter against its base"),
+    "export": Command("elf.export", "main", "write an adapter as the file that others load"),
+}
+
+
+def usage() -> str:
+    """Return the help page."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items())
+    return (
+        f"elf {__version__}: from a folder of pictures to a LoRA/DoRA adapter\n\n"
+        f"usage: elf COMMAND [--config FILE] [--key value ...]\n\n{rows}\n\n"
+        "elf COMMAND --help shows a command's options; --print_config its whole configuration."
+    )
+
+
+def run(arguments: list[str]) -> None:
+    """Run one command.
+
+    Raises:
+        ElfError: If there is no such command, or for whatever is wrong with its input.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    name, *rest = arguments
+    if name in ("-V", "--version"):
+        print(__version__)
+        return
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean `elf {near[0]}`?" if near else "`elf --help` lists the commands"
+        raise ElfError(f"no command {name!r}; {hint}")
+    command = COMMANDS[name]
+    getattr(importlib.import_module(command.module), command.function)(rest)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run ``elf`` as a process: errors meant for the user become one line and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        run(arguments)
+    except ElfError as error:
+        print(f"elf: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

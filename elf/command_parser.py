@@ -1,0 +1,35 @@
+"""The parser of the commands that need no trainer: options, ``--config FILE``, one-line errors."""
+
+from argparse import ArgumentError
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+
+from elf.config_errors import explain
+from elf.errors import ElfError
+from elf.resources import resolve_configs
+
+
+class CommandParser(ArgumentParser):
+    """A jsonargparse parser with ``--config`` that raises what is wrong as one line."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=f"elf {command}", description=description)
+        self.add_argument("--config", action="config", help="a YAML with the options below")
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message; ``read`` explains it."""
+        raise ArgumentError(None, message) from ex
+
+    def read(self, arguments: list[str]) -> Namespace:
+        """Parse arguments.
+
+        Raises:
+            ElfError: If an option is unknown, missing or of another type.
+        """
+        arguments, files = resolve_configs(arguments)
+        try:
+            return self.parse_args(arguments)
+        except ArgumentError as error:
+            known = {action.dest for action in self._actions}
+            raise ElfError(explain(str(error), files, known)) from None

@@ -1,0 +1,119 @@
+"""Configuration errors in one line: the key, the value, the file, the nearest known name."""
+
+import dataclasses
+import difflib
+import inspect
+import re
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ALLOWED = ("elf", "lightning.pytorch", "torch.optim", "transformers.optimization")
+"""What a ``class_path`` in a YAML may name: a file from a stranger can import nothing else."""
+
+_UNKNOWN = re.compile(
+    r"(?:Group '([\w.]+)' does not accept option|Option|does not accept option) '([\w.]+)'"
+    r"|unrecognized arguments: --([\w.]+)"
+)
+_REQUIRED = re.compile(r"required: (?:(?:fit|validate|test|predict)\.)?([\w.]+)")
+_DENIED = re.compile(r"Importing '([^']+)' is not allowed")
+_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)|Import path (\S+) does not")
+_YAML = re.compile(r"Problems parsing config: (.*)", re.DOTALL)
+_NO_FILE = re.compile(r"File does not exist: '([^']+)'")
+_KEY = re.compile(r'Parser key "([^"]+)":')
+_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$", re.MULTILINE)
+_GIVEN = re.compile(r"Given value: (.*)")
+
+
+def explain(message: str, files: Iterable[str], known: Iterable[str]) -> str:
+    """Return a parser's error message as one line.
+
+    Args:
+        message: What jsonargparse said; each level of nesting adds some lines.
+        files: The configuration files that were given, searched for the offending key.
+        known: Names of options and classes, among which the nearest to an unknown one is.
+    """
+    files, known = list(files), set(known)
+    keys = [key for key in _KEY.findall(message) if key != "config"]
+    if match := _UNKNOWN.search(message):
+        group, name = (match[1] or "", match[2]) if match[2] else ("", match[3])
+        key = ".".join(part for part in (*keys, group, name) if part)
+        last = name.rsplit(".", 1)[-1]
+        return f"unknown key {key!r}{_where(last, files)}{_nearest(last, known)}"
+    if match := _REQUIRED.search(message):
+        key = ".".join([*keys, match[1]])
+        return f"{key!r} is required: give it in a config (--config FILE) or as --{key} VALUE"
+    if match := _DENIED.search(message):
+        return (
+            f"{'.'.join(keys)}: {match[1]!r} must not be imported{_where(match[1], files)}; "
+            f"a class_path can name what is in {', '.join(ALLOWED)}"
+        )
+    if match := _NO_CLASS.search(message):
+        name = match[1] or match[2]
+        where = _where(name, files)
+        return f"{'.'.join(keys)}: no class {name!r} fits there{where}{_nearest(name, known)}"
+    if match := _YAML.search(message):
+        reason = " ".join(match[1].replace('in "<unicode string>", ', "").split())
+        return f"{', '.join(files)} is not valid YAML: {reason}"[:300]
+    if match := _NO_FILE.search(message):
+        return f"no config file {match[1]}"
+    if keys:
+        inner = message[[match.end() for match in _KEY.finditer(message)][-1] :]
+        return _value_error(".".join(keys), inner, files)
+    return " ".join(message.split())[:300]
+
+
+def known_names(classes: Iterable[type]) -> set[str]:
+    """Return some classes' names and those of their options, nested dataclasses included."""
+    classes = list(classes)
+    options = {name for cls in classes for name in _options(cls, set())}
+    return options | {cls.__name__ for cls in classes}
+
+
+def _options(cls: type, seen: set[type]) -> Iterator[str]:
+    if cls in seen:
+        return
+    seen.add(cls)
+    try:
+        hints = typing.get_type_hints(inspect.unwrap(vars(cls).get("__init__", object.__init__)))
+    except (NameError, TypeError):
+        hints = {}
+    for name in inspect.signature(cls).parameters:
+        yield name
+        for inner in (hints.get(name), *typing.get_args(hints.get(name))):
+            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+                yield from _options(inner, seen)
+
+
+def _value_error(key: str, reason: str, files: list[str]) -> str:
+    name = key.rsplit(".", 1)[-1]
+    wanted, got = [], ""
+    for expected, value in _EXPECTED.findall(reason):
+        got = got or value
+        plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", lambda m: m[1] or "", expected)
+        if plain != "NoneType":
+            wanted.append(plain)
+    if not got and (match := _GIVEN.search(reason)):
+        got = match[1]
+    if not wanted:
+        return f"{key}: {' '.join(reason.split())[:200]}{_where(name, files)}"
+    return f"{key}: expected {' or '.join(wanted)}, got {got[:80]}{_where(name, files)}"
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near and near != [name] else ""
+
+
+def _where(name: str, files: list[str]) -> str:
+    """Return the place of a name in the config files: the first line on which it stands."""
+    word = re.compile(rf"(?<![\w.]){re.escape(name.rsplit('.', 1)[-1])}(?!\w)")
+    for file in files:
+        try:
+            lines = Path(file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            continue
+        for number, line in enumerate(lines, 1):
+            if word.search(re.sub(r"(^|\s)#.*", "", line)):
+                return f" in {file}, line {number}"
+    return ""

@@ -1,0 +1,151 @@
+"""``elf export``: an adapter as the file that diffusers, PEFT and a backend service load."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from elf import adapters
+from elf.adapters import AdapterConfig
+from elf.checkpoints import last_checkpoint, read_checkpoint
+from elf.command_parser import CommandParser
+from elf.errors import ElfError
+from elf.files import atomic_path
+
+# diffusers.loaders.lora_base: without this header the loader takes alpha = rank
+METADATA_KEY = "lora_adapter_metadata"
+FILE_NAME = "pytorch_lora_weights.safetensors"
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def find_checkpoint(source: str | Path) -> Path:
+    """Return the checkpoint that a run folder or a checkpoint's own path stands for."""
+    source = Path(source)
+    if source.is_dir():
+        return last_checkpoint(source)
+    if not source.exists():
+        raise ElfError(f"input: no run folder or checkpoint {source}")
+    return source
+
+
+def export_diffusers(
+    source: str | Path,
+    output: str | Path,
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+) -> Path:
+    """Write an adapter as diffusers' ``pytorch_lora_weights.safetensors``.
+
+    Args:
+        source: A run folder (its newest checkpoint) or a checkpoint.
+        output: A ``.safetensors`` file, or a folder that gets one under diffusers' own name.
+        dtype: Type of the tensors; DoRA's magnitudes stay float32, as rounding them rounds W.
+
+    Returns:
+        The file.
+
+    Raises:
+        ElfError: If there is no adapter, it is not finite, or it changes nothing.
+    """
+    checkpoint = read_checkpoint(find_checkpoint(source))
+    config = AdapterConfig(**checkpoint["elf"]["adapter"])
+    state: dict[str, Tensor] = checkpoint["state_dict"]
+    refuse_useless(state, source)
+    path = Path(output)
+    if path.suffix != ".safetensors":
+        path = path / FILE_NAME
+    tensors = {key: _cast(key, value, DTYPES[dtype]) for key, value in state.items()}
+    settings = {f"unet.{key}": value for key, value in adapters.metadata(config).items()}
+    header = {
+        "format": "pt",
+        METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True),
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+    return path
+
+
+def refuse_useless(state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Refuse an adapter that cannot work.
+
+    Raises:
+        ElfError: If a tensor is not finite, or if every update ΔW is zero.
+    """
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise ElfError(f"{source}: {key} is not finite; export an earlier checkpoint")
+    ups = [tensor for key, tensor in state.items() if ".lora_B." in key]
+    if not any(bool(tensor.any()) for tensor in ups):
+        raise ElfError(f"{source}: the adapter changes nothing (ΔW = 0); train it first")
+
+
+def _cast(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if "lora_magnitude_vector" in key:
+        dtype = torch.float32
+    cast = tensor.detach().to(dtype).contiguous().clone()
+    if not torch.isfinite(cast).all():
+        raise ElfError(f"{key} overflows in {dtype}; export with --dtype float32")
+    return cast
+
+
+def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """Read an adapter: a run folder, a checkpoint, or a file that ``export_diffusers`` wrote.
+
+    Returns:
+        Its configuration, and its tensors by their names under the UNet.
+
+    Raises:
+        ElfError: If it is none of these.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / FILE_NAME).exists():
+        path = path / FILE_NAME
+    if path.suffix == ".safetensors":
+        return _read_diffusers(path)
+    checkpoint = read_checkpoint(find_checkpoint(path))
+    state = {key.removeprefix("unet."): value for key, value in checkpoint["state_dict"].items()}
+    return AdapterConfig(**checkpoint["elf"]["adapter"]), state
+
+
+def _read_diffusers(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            state = {key.removeprefix("unet."): file.get_tensor(key) for key in file.keys()}
+    except FileNotFoundError:
+        raise ElfError(f"adapter: no file {path}") from None
+    except Exception as error:  # safetensors raises its own untyped error on damaged files
+        raise ElfError(f"adapter: {path} is no safetensors file ({error})") from None
+    try:
+        config = AdapterConfig(
+            kind="dora" if header["unet.use_dora"] else "lora",
+            rank=header["unet.r"],
+            alpha=header["unet.lora_alpha"],
+            targets=list(header["unet.target_modules"]),
+        )
+    except KeyError as error:
+        raise ElfError(
+            f"adapter: {path} has no {METADATA_KEY} with {error}; export it again by `elf export`"
+        ) from None
+    return config, state
+
+
+def main(arguments: list[str]) -> None:
+    """``elf export --input RUN_OR_CHECKPOINT --output FILE``."""
+    parser = CommandParser("export", "Write an adapter as the file that diffusers loads.")
+    parser.add_argument("--input", type=str, required=True, help="run folder or checkpoint")
+    parser.add_argument("--output", type=str, required=True, help=".safetensors file or folder")
+    parser.add_argument(
+        "--dtype",
+        type=Literal["float16", "bfloat16", "float32"],
+        default="float16",
+        help="type of the tensors",
+    )
+    options = parser.read(arguments)
+    path = export_diffusers(options.input, options.output, options.dtype)
+    size = path.stat().st_size / 1e6
+    print(f"wrote {path} ({size:.1f} MB, {options.dtype})")

@@ -1,0 +1,35 @@
+"""Warnings of libraries that say nothing to the user, each with the reason why it is safe."""
+
+import logging
+import warnings
+
+HARMLESS = (
+    # DiffusionModule draws each sample's noise in this hook; no datamodule of Elf defines it
+    r"You have overridden `on_before_batch_transfer` in `LightningModule`",
+    # lightning 2.6.6 with torch 2.14: a rename inside torch.utils._pytree
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # shards are read by offset: loading takes microseconds, and workers are the user's choice
+    r"The '\w+' does not have many workers",
+    # a run's folder holds checkpoints when it goes on from one
+    r"Checkpoint directory .* exists and is not empty",
+    # small sets: fewer batches than steps between two log rows; each epoch's end logs anyway
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+    # an epoch is cut by max_steps and continued from a checkpoint on purpose (see elf/epoch.py)
+    r"You're resuming from a checkpoint that ended before the epoch ended",
+    # lightning 2.6.6 calls jsonargparse's former name of `instantiate`
+    r"(?s)\s*By default only one JsonargparseDeprecationWarning",
+    r"(?s)\s*.{0,20}instantiate_classes",
+    # torch 2.14 with schedulers in PyTorch's own tests of order: Lightning restores both states
+    r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`",
+)
+
+
+def silence_harmless_warnings() -> None:
+    """Ignore the warnings above and Lightning's tips; everything else is shown."""
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()

@@ -1,0 +1,87 @@
+"""The evaluation's result as files: ``metrics.json``, ``report.md`` and ``grid.png``."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from elf.files import atomic_path, write_atomic
+from elf.generation import grid
+from elf.metrics import Interval
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured question: the base's value, the adapter's, and the paired difference."""
+
+    name: str
+    base: float | None
+    adapter: float | None
+    difference: Interval | None
+    note: str
+
+
+class Plan:
+    """What was generated: P prompts × S seeds, in any order."""
+
+    def __init__(self, rows: list[tuple[str, int]]) -> None:
+        self.prompts = list(dict.fromkeys(prompt for prompt, _ in rows))
+        self.seeds = sorted({seed for _, seed in rows})
+        self._places = [
+            (self.prompts.index(prompt), self.seeds.index(seed)) for prompt, seed in rows
+        ]
+
+    def table(self, scores: np.ndarray) -> np.ndarray:
+        """Arrange scores (N,) of the rows as (P, S)."""
+        table = np.full((len(self.prompts), len(self.seeds)), np.nan)
+        for place, score in zip(self._places, scores, strict=True):
+            table[place] = score
+        return table
+
+
+def markdown(rows: list[Row]) -> str:
+    """Return the table of the measured rows."""
+    lines = ["| metric | base | adapter | difference [95 %] | |", "|---|---|---|---|---|"]
+    for row in rows:
+        base, adapter = (
+            "–" if value is None else f"{value:.4f}" for value in (row.base, row.adapter)
+        )
+        difference = "–" if row.difference is None else str(row.difference)
+        lines.append(f"| {row.name} | {base} | {adapter} | {difference} | {row.note} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(
+    folder: Path,
+    rows: list[Row],
+    plan: list[tuple[str, int]],
+    pairs: list[list[Image.Image]],
+) -> None:
+    """Write the report's files: in the grid each line shows pairs base | adapter."""
+    write_atomic(
+        folder / "metrics.json",
+        json.dumps(
+            {
+                "rows": [asdict(row) for row in rows],
+                "pictures": [{"prompt": prompt, "seed": seed} for prompt, seed in plan],
+            },
+            indent=2,
+        ),
+    )
+    if pairs:
+        with atomic_path(folder / "grid.png") as temporary:
+            sheet = grid(
+                [picture for pair in pairs for picture in pair], columns=min(8, 2 * len(pairs))
+            )
+            sheet.save(temporary, format="PNG")
+    text = "# Evaluation\n\n" + markdown(rows)
+    if pairs:
+        text += "\n![base and adapter, in pairs](grid.png)\n\n"
+        text += "Pairs base | adapter, from left to right and top to bottom:\n\n"
+        text += "".join(
+            f"{i}. {prompt} (seed {seed})\n" for i, (prompt, seed) in enumerate(plan, 1)
+        )
+    write_atomic(folder / "report.md", text)
+    print(markdown(rows))

@@ -1,0 +1,251 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with its traps closed."""
+
+import os
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
+
+# Importing the sub-packages registers their classes, so that YAML names them shortly.
+import elf.datamodules
+import elf.modules
+from elf.callbacks import AdapterCheckpoint, Randomness, RewindMetrics
+from elf.checkpoints import AtomicCheckpointIO, last_checkpoint
+from elf.config_errors import ALLOWED, explain, known_names
+from elf.errors import ElfError
+from elf.files import write_atomic
+from elf.loggers import LoggerName, make_loggers
+from elf.quiet import silence_harmless_warnings
+from elf.resources import resolve_configs
+
+set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(ALLOWED))
+
+
+class ElfParser(LightningArgumentParser):
+    """Raises instead of printing 57 lines and exiting: ``ElfCLI`` explains the whole message."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the parser's message; nested parsers put theirs into their parent's."""
+        raise ArgumentError(None, message) from ex
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run's own folder, atomically."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the whole configuration, defaults included."""
+        if stage in ("fit", "test"):
+            text = self.parser.dump(self.config, skip_unset=False)
+            write_atomic(Path(trainer.default_root_dir) / "config.yaml", text)
+
+
+class ElfCLI(LightningCLI):
+    """LightningCLI for Elf's YAML: its keys are seed_everything, logger, trainer, model, data.
+
+    The run's folder is ``trainer.default_root_dir``; left out, it is ``models/<config's name>``.
+    """
+
+    def __init__(self, arguments: list[str], run: bool = True) -> None:
+        arguments, self.config_files = resolve_configs(arguments)
+        super().__init__(
+            args=arguments,
+            run=run,
+            parser_class=ElfParser,
+            save_config_callback=SaveRunConfig,
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the keys that are Elf's own, and Elf's defaults."""
+        parser.add_argument(
+            "--logger",
+            type=LoggerName,
+            default="csv",
+            help="csv, or tensorboard or wandb beside it",
+        )
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            # Lightning's default keeps every batch's result in memory until the end
+            parser.set_defaults({"return_predictions": False})
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse a list of arguments (Lightning warns whenever one is given)."""
+        assert isinstance(args, list)
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            bases = (LightningModule, LightningDataModule, Callback)
+            names = known_names([Trainer, *(cls for base in bases for cls in _subclasses(base))])
+            names |= {"trainer", "model", "data", "seed_everything", "logger"}
+            raise ElfError(explain(str(error), self.config_files, names)) from None
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone.
+
+        Lightning lets a checkpoint's hyperparameters beat the command line silently; here the
+        module compares them when the checkpoint is loaded and refuses what differs.
+        """
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run's folder, resolve ``--ckpt_path last``, refuse what would go wrong."""
+        if self.subcommand is None:
+            return  # nothing will run
+        config = self.config[self.subcommand]
+        trainer = config.trainer
+        if trainer.default_root_dir is None:
+            name = Path(self.config_files[-1]).stem if self.config_files else "run"
+            trainer.default_root_dir = f"models/{name}"
+        trainer.default_root_dir = os.fspath(trainer.default_root_dir)
+        refuse_half_precision_on_cpu(str(trainer.precision or ""), str(trainer.accelerator))
+        folder = Path(trainer.default_root_dir)
+        if config.get("ckpt_path") == "last":
+            config.ckpt_path = str(last_checkpoint(folder))
+        elif config.get("ckpt_path") and not Path(config.ckpt_path).is_file():
+            raise ElfError(f"ckpt_path: no file {config.ckpt_path}; give a .ckpt file, or `last`")
+        elif self.subcommand == "fit" and not config.ckpt_path:
+            refuse_used_folder(folder)
+
+    def instantiate_classes(self) -> None:
+        """Make model and data, and the trainer if something will run."""
+        try:
+            if self.subcommand is not None:
+                super().instantiate_classes()
+            else:
+                made = self.parser.instantiate(self.config)
+                self.model, self.datamodule = made.model, made.data
+        except ValueError as error:
+            # jsonargparse wraps what a class's __init__ raised into its own report
+            raise _refusal_in(error) or error from None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer, with the run's loggers and atomic checkpoints."""
+        config = self._get(self.config_init, "trainer")
+        if config.logger is None and self.subcommand in ("fit", "test"):
+            name = self._get(self.config_init, "logger")
+            kwargs["logger"] = make_loggers(name, config.default_root_dir)
+        elif config.logger is None:
+            kwargs["logger"] = False
+        kwargs["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
+        if self.subcommand == "fit":
+            callbacks = config.callbacks or []
+            if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+                callbacks = [*callbacks, AdapterCheckpoint()]
+            kwargs["callbacks"] = [*callbacks, Randomness(), RewindMetrics()]
+        return super().instantiate_trainer(**kwargs)
+
+
+def refuse_half_precision_on_cpu(precision: str, accelerator: str) -> None:
+    """Refuse fp16 where Lightning would silently train in bf16 instead.
+
+    Raises:
+        ElfError: If the precision is 16-bit floating point and the trainer would use a CPU.
+    """
+    import torch
+
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    if precision.startswith("16") and on_cpu:
+        raise ElfError(
+            f"trainer.precision: {precision!r} needs a GPU and there is none in use; "
+            "on a CPU take --trainer.precision 32-true"
+        )
+
+
+def refuse_used_folder(folder: Path) -> None:
+    """Refuse to start a new run over the checkpoints of another.
+
+    Raises:
+        ElfError: If the folder holds checkpoints.
+    """
+    if any((folder / "checkpoints").glob("*.ckpt")):
+        raise ElfError(
+            f"trainer.default_root_dir: {folder} holds a run already; go on with it by "
+            "--ckpt_path last, or choose another folder by --trainer.default_root_dir"
+        )
+
+
+def _refusal_in(error: BaseException | None) -> ElfError | None:
+    """Return the ElfError among an exception's causes."""
+    while error is not None and not isinstance(error, ElfError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _subclasses(base: type) -> list[type]:
+    classes: list[type] = base.__subclasses__()
+    own = [cls for cls in classes if cls.__module__.startswith("elf.")]
+    return own + [inner for cls in own for inner in _subclasses(cls)]
+
+
+def run(command: str, arguments: list[str]) -> ElfCLI:
+    """Run one of Lightning's commands and return what it was run with."""
+    silence_harmless_warnings()
+    try:
+        return ElfCLI([command, *arguments])
+    except yaml.YAMLError as error:
+        raise ElfError(f"not valid YAML: {' '.join(str(error).split())[:200]}") from None
+
+
+def prepare(arguments: list[str]) -> None:
+    """``elf prepare``: write shards and caches for a training config, the one ``fit`` reads."""
+    import torch
+
+    from elf.prepare import prepare as prepare_shards
+
+    silence_harmless_warnings()
+    cli = ElfCLI(arguments, run=False)
+    model, data = cli.model, cli.datamodule
+    if not (hasattr(model, "encoder") and isinstance(data, elf.datamodules.ShardDataModule)):
+        raise ElfError("prepare needs a training config: a DiffusionModule and a ShardDataModule")
+    use_gpu = torch.cuda.is_available() and cli.config.trainer.accelerator != "cpu"
+    encoder = model.encoder(torch.device("cuda" if use_gpu else "cpu"))
+    prepare_shards(
+        encoder,
+        data.settings,
+        data.pictures,
+        data.labels,
+        data.shards,
+        batch_size=data.batch_size,
+        workers=max(data.workers, 1),
+    )
+
+
+def fit(arguments: list[str]) -> None:
+    """``elf fit``: train an adapter."""
+    run("fit", arguments)
+
+
+def validate(arguments: list[str]) -> None:
+    """``elf validate``: measure the validation loss."""
+    run("validate", arguments)
+
+
+def test(arguments: list[str]) -> None:
+    """``elf test``: evaluate an adapter against its base."""
+    run("test", arguments)
+
+
+def predict(arguments: list[str]) -> None:
+    """``elf predict``: tag and caption pictures."""
+    run("predict", arguments)

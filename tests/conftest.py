@@ -1,0 +1,70 @@
+"""Fixtures that many tests share; shapes are checked while the tests run."""
+
+import os
+import warnings
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need a network
+os.environ.setdefault("WANDB_MODE", "offline")
+
+from jaxtyping import install_import_hook
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    for name in ("elf.diffusion", "elf.metrics"):
+        install_import_hook(name, "beartype.beartype")
+
+from pathlib import Path
+
+import pytest
+
+from elf.quiet import silence_harmless_warnings
+
+
+@pytest.fixture(autouse=True)
+def _only_telling_warnings() -> None:
+    silence_harmless_warnings()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of untrained tiny models of the real classes: base, tagger, captioner, clip."""
+    from elf.tiny import build_all
+
+    folder = tmp_path_factory.mktemp("tiny")
+    return {name: Path(path) for name, path in build_all(folder).items()}
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]) -> Path:
+    """A folder with `pictures` (photographs' crops) and their `labels`, made by `elf predict`."""
+    from elf import trainer
+    from elf.quickstart import collect_photographs
+
+    folder = tmp_path_factory.mktemp("labelled")
+    collect_photographs(folder / "pictures")
+    trainer.predict(
+        [
+            "--config=configs/tag/quickstart.yaml",
+            f"--data.root={folder / 'pictures'}",
+            f"--data.labels={folder / 'labels'}",
+            f"--model.wd.model={tiny_models['tagger']}",
+            f"--model.florence.model={tiny_models['captioner']}",
+        ]
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def training(labelled: Path, tiny_models: dict[str, Path]) -> list[str]:
+    """Arguments of a small training run whose shards are prepared; add a run folder."""
+    from elf import trainer
+
+    arguments = [
+        "--config=configs/train/quickstart.yaml",
+        f"--model.base={tiny_models['base']}",
+        f"--data.pictures={labelled / 'pictures'}",
+        f"--data.labels={labelled / 'labels'}",
+        f"--data.shards={labelled / 'shards'}",
+    ]
+    trainer.prepare(arguments)
+    return arguments

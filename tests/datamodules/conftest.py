@@ -1,0 +1,132 @@
+"""Prepared shards without any model, and a module small enough to be trained a hundred times."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from elf.caches import pack, text_key, write_prepared
+from elf.datamodules.shards import ShardDataModule
+from elf.shards import Sample, write_shard
+
+CHANNELS, TOKENS, WIDTH = 2, 3, 4
+SETTINGS = {"resolution": 64, "bucket_step": 8, "batch_size": 2, "caption_dropout": 0.3}
+
+
+def write_prepared_folder(folder, counts=((64, 64, 12), (48, 80, 8)), held_out=3):
+    """Write shards of some pictures for each (width, height, count), the last of them held out."""
+    draw = np.random.default_rng(0)
+    train, held, latents, captions = [], [], [], {""}
+    for width, height, count in counts:
+        for number in range(count):
+            key = f"{width * 1000 + number:016x}"[::-1]
+            caption = f"caption {number % 4}"
+            meta = {"stamp": key, "width": 2 * width, "height": 2 * height,
+                    "bucket": [width, height], "resized": [width, height], "crop": [0, 0],
+                    "caption": caption}  # fmt: skip
+            (held if number >= count - held_out else train).append(Sample(key, {}, meta))
+            shape = (2, CHANNELS, height // 8, width // 8)
+            data = pack(draw.normal(size=shape).astype(np.float32), key)
+            latents.append(Sample(key, {"latent.npy": data}, {"stamp": "", "shape": shape}))
+            captions.add(caption)
+    texts = []
+    for caption in captions:
+        state = np.full((TOKENS, WIDTH), len(caption) and int(caption[-1]) + 1, np.float32)
+        meta = {"stamp": "", "shape": state.shape}
+        texts.append(Sample(text_key(caption), {"text.npy": pack(state, caption)}, meta))
+    tars = []
+    for kind, samples in (("train", train), ("heldout", held), ("latents", latents),
+                          ("captions", texts)):  # fmt: skip
+        tars.append(folder / f"{kind}-00000-of-00001.tar")
+        write_shard(tars[-1], sorted(samples, key=lambda sample: sample.key))
+    data = ShardDataModule(shards=str(folder), **SETTINGS)
+    write_prepared(folder, data.settings, {"vae": "v", "text": "t"}, tars)
+    return folder
+
+
+class TinyModule(LightningModule):
+    """Predicts a sample's noise; remembers every batch it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(CHANNELS, CHANNELS, 1)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+        self.seen, self.validated = [], []
+
+    def loss(self, batch):
+        noise = torch.stack([
+            torch.randn(mean.shape, generator=torch.Generator().manual_seed(int(seed)))
+            for mean, seed in zip(batch["latent_mean"], batch["seed"], strict=True)
+        ])  # fmt: skip
+        noisy = batch["latent_mean"] + batch["latent_std"] * noise
+        text = batch["text"].mean((1, 2)).view(-1, 1, 1, 1)
+        return (self.layer(noisy) - noise - text).square().mean()
+
+    def training_step(self, batch, _):
+        self.seen.append((tuple(batch["id"]), tuple(batch["seed"].tolist())))
+        return self.loss(batch)
+
+    def validation_step(self, batch, _):
+        self.validated += zip(batch["id"], batch["seed"].tolist(), strict=True)
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+class SaveEachStep(Callback):
+    """A checkpoint after each optimizer step, where a step ends (and nowhere later).
+
+    After `fit` has ended by `max_steps`, Lightning has already counted the epoch it cut as a whole
+    one: a checkpoint saved then (or in `on_train_end`) resumes into a wrong place.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_start(self, trainer, module):
+        self.saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer, module, *_):
+        if trainer.global_step > self.saved:
+            self.saved = trainer.global_step
+            trainer.save_checkpoint(f"{self.folder}/step={self.saved}.ckpt")
+
+
+def make_trainer(root, *callbacks, **options):
+    defaults = dict(
+        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    return Trainer(default_root_dir=root, callbacks=list(callbacks), **(defaults | options))
+
+
+def weights(module):
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+@pytest.fixture
+def kit():
+    """What stands in this file, for tests, which cannot import it."""
+    return sys.modules[__name__]
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    return write_prepared_folder(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture
+def make_data(prepared):
+    made = []
+
+    def make(**options):
+        made.append(ShardDataModule(shards=str(prepared), **(SETTINGS | options)))
+        return made[-1]
+
+    yield make
+    for data in made:
+        data.teardown("test")

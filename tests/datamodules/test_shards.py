@@ -1,0 +1,409 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch.trainer.states import RunningStage
+
+from elf.caches import read_prepared
+from elf.datamodules.shards import ShardDataModule
+from elf.epoch import draw_seed
+from elf.errors import ElfError
+
+pytestmark = [
+    # lightning 2.6.6 with torch 2.14: a rename inside torch.utils._pytree
+    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes"),
+]
+
+
+def draws(batches):
+    return [(tuple(batch["id"]), tuple(batch["seed"].tolist())) for batch in batches]
+
+
+# --- exact resume inside Lightning -----------------------------------------------------------
+
+
+def undisturbed(kit, make_data, folder, **options):
+    """Train three epochs with a checkpoint after each optimizer step."""
+    module = kit.TinyModule()
+    trainer = kit.make_trainer(folder, kit.SaveEachStep(folder), **options)
+    trainer.fit(module, datamodule=make_data(workers=0))
+    return module, trainer.global_step
+
+
+def resumed(kit, make_data, folder, step, workers, *callbacks, **options):
+    module = kit.TinyModule()
+    trainer = kit.make_trainer(folder, *callbacks, **options)
+    data = make_data(workers=workers)
+    trainer.fit(module, datamodule=data, ckpt_path=folder / f"step={step}.ckpt", weights_only=True)
+    return module
+
+
+def assert_same_run(kit, module, reference):
+    """Require the order, the seeds and the weights of the undisturbed run."""
+    assert module.seen == reference.seen[len(reference.seen) - len(module.seen) :]
+    for mine, theirs in zip(kit.weights(module), kit.weights(reference), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def three_epochs(accumulation, by):
+    # 8 batches an epoch; at its end Lightning steps with what was accumulated
+    steps = 3 * -(-8 // accumulation)
+    stop = {"max_steps": steps, "max_epochs": -1} if by == "steps" else {"max_epochs": 3}
+    return {"accumulate_grad_batches": accumulation, **stop}
+
+
+@pytest.mark.parametrize("by", ["steps", "epochs"])
+@pytest.mark.parametrize(
+    ("accumulation", "workers", "steps"),
+    [(1, 0, (1, 7, 8, 9, 16, 23)), (3, 0, (1, 2, 3, 4, 6, 8)), (1, 2, (8, 11)), (3, 2, (3, 5))],
+)
+def test_a_stopped_run_resumes_exactly(kit, make_data, tmp_path, accumulation, workers, steps, by):
+    options = three_epochs(accumulation, by)
+    reference, _ = undisturbed(kit, make_data, tmp_path, **options)
+    assert len(reference.seen) == 24
+    for step in steps:
+        module = resumed(kit, make_data, tmp_path, step, workers, **options)
+        epochs, within = divmod(step, -(-8 // accumulation))
+        assert len(reference.seen) - len(module.seen) == epochs * 8 + within * accumulation
+        assert_same_run(kit, module, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("validation", [0.0, 1.0])
+@pytest.mark.parametrize("by", ["steps", "epochs"])
+@pytest.mark.parametrize("accumulation", [1, 3, 4])
+def test_a_run_stopped_at_any_step_resumes_exactly(
+    kit, make_data, tmp_path, accumulation, by, validation, workers
+):
+    options = {**three_epochs(accumulation, by), "limit_val_batches": validation}
+    reference, total = undisturbed(kit, make_data, tmp_path, **options)
+    for step in range(1, total):
+        assert_same_run(kit, resumed(kit, make_data, tmp_path, step, workers, **options), reference)
+
+
+def test_two_resumes_in_a_row_are_exact(kit, make_data, tmp_path):
+    options = three_epochs(1, "steps")
+    reference, _ = undisturbed(kit, make_data, tmp_path, **options)
+    for first, second in ((3, 5), (7, 8), (8, 16), (15, 17)):
+        again = tmp_path / f"again-{first}"
+        partial = {**options, "max_steps": second}
+        resumed(kit, make_data, tmp_path, first, 0, kit.SaveEachStep(again), **partial)
+        module = resumed(kit, make_data, again, second, 0, **options)
+        assert len(module.seen) == 24 - second
+        assert_same_run(kit, module, reference)
+
+
+def test_an_epoch_cut_by_limit_train_batches_resumes_exactly(kit, make_data, tmp_path):
+    options = {"max_epochs": 4, "limit_train_batches": 5}
+    reference, total = undisturbed(kit, make_data, tmp_path, **options)
+    assert total == 20 and len(set(reference.seen)) == 20  # goes on where the last one ended
+    for step in (4, 5, 6, 8, 10):
+        assert_same_run(kit, resumed(kit, make_data, tmp_path, step, 0, **options), reference)
+
+
+def test_another_seed_gives_another_order(make_data):
+    assert draws(make_data(seed=1, workers=0).train_dataloader()) != draws(
+        make_data(seed=2, workers=0).train_dataloader()
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_state_counts_what_was_handed_over_not_what_was_read_ahead(make_data, workers):
+    loader = make_data(workers=workers).train_dataloader()
+    assert len(loader) == 8
+    whole = draws(loader) + draws(loader)  # two epochs
+    loader.load_state_dict({**loader.state_dict(), "epoch": 0, "batch": 0})
+    iterator = iter(loader)
+    for count in range(1, 6):
+        next(iterator)
+        assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (0, count)
+    iter(loader)  # looking at it changes nothing
+    assert len(loader) == 8 and loader.state_dict()["batch"] == 5
+    # a new iterator goes on from there, though workers were ahead, into the next epoch
+    assert draws(loader) == whole[5:13]
+    assert loader.state_dict() == {
+        "epoch": 1, "batch": 5, "seed": 0, "index": loader.index_hash, "global_batch": 2,
+    }  # fmt: skip
+
+
+def test_the_global_random_state_is_not_touched(make_data):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    for workers in (0, 2):
+        list(make_data(workers=workers).train_dataloader())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_changed_run_is_refused_with_both_values(make_data):
+    loader = make_data(workers=0).train_dataloader()
+    state = loader.state_dict()
+    for key, value, message in (
+        ("index", "feed", rf"trained with prepared data feed, now it is {loader.index_hash}, so"),
+        ("global_batch", 64, r"trained with global batch 64, now it is 2, so .*batch_size × dev"),
+        ("seed", 9, r"trained with data\.seed 9, now it is 0, so .*set it back"),
+    ):
+        with pytest.raises(ElfError, match=message):
+            loader.load_state_dict({**state, key: value})
+
+
+def test_a_changed_batch_is_refused_inside_lightning(kit, make_data, tmp_path):
+    undisturbed(kit, make_data, tmp_path, max_steps=2)
+    trainer = kit.make_trainer(tmp_path, max_steps=4)
+    with pytest.raises(ElfError, match="global batch 2, now it is 4"):
+        trainer.fit(
+            kit.TinyModule(),
+            datamodule=make_data(batch_size=4, workers=0),
+            ckpt_path=tmp_path / "step=1.ckpt",
+            weights_only=True,
+        )
+
+
+# --- ranks ------------------------------------------------------------------------------------
+
+
+class World:
+    """What the datamodule asks the trainer for."""
+
+    lightning_module = None
+
+    def __init__(self, world_size, global_rank):
+        self.world_size, self.global_rank = world_size, global_rank
+
+
+@pytest.mark.parametrize("world", [2, 4, 8])
+def test_every_world_size_gives_the_same_global_batches(make_data, world):
+    alone = draws(make_data(batch_size=8, workers=0).train_dataloader())
+    ranks = []
+    for rank in range(world):
+        data = make_data(batch_size=8 // world, workers=0)
+        data.trainer = World(world, rank)
+        ranks.append(draws(data.train_dataloader()))
+    for number, (ids, seeds) in enumerate(alone):
+        for rank in range(world):
+            assert ranks[rank][number] == (ids[rank::world], seeds[rank::world])
+
+
+@pytest.mark.parametrize("world", [2, 3, 8])
+def test_ranks_share_the_held_out_samples(make_data, world):
+    seen = []
+    for rank in range(world):
+        data = make_data(workers=0)
+        data.trainer = World(world, rank)
+        seen += [name for batch in data.val_dataloader() for name in batch["id"]]
+    assert len(seen) == len(set(seen)) == 6
+
+
+def test_lightning_replaces_no_sampler(kit, make_data, tmp_path, monkeypatch):
+    trainer = kit.make_trainer(tmp_path, max_steps=1)
+    monkeypatch.setattr(type(trainer._accelerator_connector), "is_distributed", True)
+    assert trainer._accelerator_connector.use_distributed_sampler
+    data = make_data(workers=0)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        for stage in (RunningStage.TRAINING, RunningStage.VALIDATING):
+            prepare = trainer._data_connector._prepare_dataloader
+            assert prepare(loader, shuffle=True, mode=stage) is loader
+
+
+DDP = """
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("kit", sys.argv[1])
+kit = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kit)
+from elf.datamodules.shards import ShardDataModule
+
+class Module(kit.TinyModule):
+    def on_train_end(self):
+        record = [self.seen, [w.tolist() for w in kit.weights(self)]]
+        open(f"{sys.argv[3]}/{self.global_rank}.json", "w").write(json.dumps(record))
+
+world, checkpoint = int(sys.argv[4]), sys.argv[5] or None
+strategy = "ddp_fork" if world > 1 else "auto"
+trainer = kit.make_trainer(sys.argv[3], kit.SaveEachStep(sys.argv[3]), max_epochs=2,
+                           devices=world, strategy=strategy)
+settings = {**kit.SETTINGS, "batch_size": 4 // world, "workers": 0}
+data = ShardDataModule(shards=sys.argv[2], **settings)
+trainer.fit(Module(), datamodule=data, ckpt_path=checkpoint, weights_only=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_one_resumes_from_two(kit, prepared, tmp_path):
+    import json
+
+    def run(world, name, checkpoint=""):
+        (tmp_path / name).mkdir()
+        arguments = [kit.__file__, prepared, tmp_path / name, str(world), checkpoint]
+        subprocess.run([sys.executable, "-W", "ignore", "-c", DDP, *arguments], check=True)
+        files = sorted((tmp_path / name).glob("?.json"))
+        return [json.loads(file.read_text()) for file in files]
+
+    ((alone, weights),) = run(1, "one")
+    pair = run(2, "two")
+    assert len(pair) == 2
+    for rank, (seen, its) in enumerate(pair):
+        assert seen == [[ids[rank::2], seeds[rank::2]] for ids, seeds in alone]
+        for mine, one in zip(its, weights, strict=True):
+            np.testing.assert_allclose(mine, one, atol=1e-6)
+    half = len(alone) // 4
+    ((rest, its),) = run(1, "resumed", str(tmp_path / "two" / f"step={half}.ckpt"))
+    assert rest == alone[half:]
+    for mine, one in zip(its, weights, strict=True):
+        np.testing.assert_allclose(mine, one, atol=1e-6)
+
+
+# --- what is in a batch -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_holds_what_training_needs(make_data, prepared, workers):
+    data = make_data(workers=workers)
+    found = {example.id: example for example in read_prepared(prepared, data.settings).train}
+    for batch in data.train_dataloader():
+        height, width = batch["size"][0].tolist()
+        assert batch["latent_mean"].shape == (2, 2, height // 8, width // 8)
+        assert batch["latent_std"].shape == batch["latent_mean"].shape
+        assert batch["text"].shape == (2, 3, 4)
+        assert {batch[key].dtype for key in ("latent_mean", "latent_std", "text")} == {
+            torch.float32
+        }
+        assert batch["seed"].dtype == torch.int64
+        for row, name in enumerate(batch["id"]):
+            latent = found[name].latent.read(data._reader)
+            assert batch["latent_mean"][row].tolist() == latent[0].tolist()
+            assert batch["latent_std"][row].tolist() == latent[1].tolist()
+            assert tuple(batch["original_size"][row].tolist()) == found[name].original_size
+            assert tuple(batch["crop"][row].tolist()) == (0, 0)
+
+
+def test_caption_dropout_gives_the_empty_captions_state_at_the_asked_rate(make_data):
+    for share in (0.0, 1.0):
+        loader = make_data(workers=0, caption_dropout=share).train_dataloader()
+        empty = [float(text.max()) == 0 for batch in loader for text in batch["text"]]
+        assert np.mean(empty) == share
+    loader = make_data(workers=0, caption_dropout=0.3).train_dataloader()
+    dropped = []
+    for loader.position.epoch in range(200):
+        dropped += [dropped for draws in loader.position for *_, dropped in draws]
+    assert abs(np.mean(dropped) - 0.3) < 0.03  # 3,200 draws: deviation 0.008
+
+
+def test_a_sample_that_fills_a_batch_gets_another_seed(make_data):
+    pairs = [pair for batch in make_data(workers=0, batch_size=8).train_dataloader()
+             for pair in zip(batch["id"], batch["seed"].tolist(), strict=True)]  # fmt: skip
+    assert len(pairs) == 24 > len({name for name, _ in pairs}) == 14
+    assert len(set(pairs)) == 24
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_validation_is_the_same_for_every_seed_and_batch_size(make_data, batch_size):
+    data = make_data(seed=batch_size, batch_size=batch_size, workers=0, caption_dropout=1.0)
+    pairs = {}
+    for batch in data.val_dataloader():
+        assert (batch["text"].amax((1, 2)) > 0).all()  # no dropout
+        pairs |= dict(zip(batch["id"], batch["seed"].tolist(), strict=True))
+    assert len(pairs) == 6
+    assert pairs == {name: draw_seed(0, 0, [name]).item() for name in pairs}
+
+
+def test_lightning_validates_every_held_out_sample_once(kit, make_data, tmp_path):
+    module = kit.TinyModule()
+    kit.make_trainer(tmp_path).validate(module, datamodule=make_data(workers=0), verbose=False)
+    assert len(module.validated) == 6
+
+
+def test_nothing_held_out_means_no_validation(kit, tmp_path):
+    (tmp_path / "shards").mkdir()
+    folder = kit.write_prepared_folder(tmp_path / "shards", held_out=0)
+    data = ShardDataModule(shards=str(folder), **{**kit.SETTINGS, "workers": 0})
+    assert data.val_dataloader() == []
+    module = kit.TinyModule()
+    with pytest.warns(UserWarning, match="Total length of `list` across ranks is zero"):
+        kit.make_trainer(tmp_path, max_steps=2, max_epochs=1).fit(module, datamodule=data)
+    assert len(module.seen) == 2 and not module.validated
+
+
+# --- what goes wrong --------------------------------------------------------------------------
+
+
+def test_nothing_prepared_is_said_before_training(kit, tmp_path):
+    data = ShardDataModule(shards=str(tmp_path / "none"))
+    with pytest.raises(ElfError, match=r"prepared.json is missing: run `elf prepare --config"):
+        kit.make_trainer(tmp_path, max_epochs=1).fit(kit.TinyModule(), datamodule=data)
+
+
+def test_caches_of_another_model_are_refused(kit, make_data, tmp_path):
+    class Other(kit.TinyModule):
+        def fingerprints(self):
+            return {"vae": "v", "text": "another"}
+
+    with pytest.raises(ElfError, match=r"made by another text model \(t…, this one is another…\)"):
+        kit.make_trainer(tmp_path, max_steps=1).fit(Other(), datamodule=make_data(workers=0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_cut_while_training_is_one_line_from_any_worker(kit, tmp_path, workers):
+    folder = kit.write_prepared_folder(tmp_path)
+    data = ShardDataModule(shards=str(folder), **{**kit.SETTINGS, "workers": workers})
+    iterator = iter(data.train_dataloader())
+    os.truncate(folder / "latents-00000-of-00001.tar", 600)
+    with pytest.raises(ElfError, match=r"latents-\S+ is cut or damaged \(it ends before") as error:
+        list(iterator)
+    assert "\n" not in str(error.value)
+
+
+def test_a_dead_worker_is_an_error_not_a_hang(make_data):
+    loader = make_data(workers=1).train_dataloader()
+    iterator = iter(loader)
+    next(iterator)
+    (worker,) = loader._reading._loader._iterator._workers
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(ElfError, match=r"a process that reads the shards died \(killed"):
+        while True:
+            list(loader)
+
+
+def test_a_batch_that_no_bucket_fills_is_refused(make_data):
+    with pytest.raises(ElfError, match=r"remainder=drop leaves no batch: no bucket has the 64 pic"):
+        make_data(batch_size=64, remainder="drop", workers=0).train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, r"^data\.batch_size 0 is too small: at least 1$"),
+        ({"workers": -1}, r"^data\.workers -1 is too small: at least 0$"),
+        ({"shard_size": 0}, r"^data\.shard_size 0 is too small: at least 1$"),
+        ({"held_out": 5}, r"^data\.held_out 5 is a share: give a number from 0 to 1$"),
+        ({"caption_dropout": -0.1}, r"^data\.caption_dropout -0\.1 is a share"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_their_key(options, message):
+    with pytest.raises(ElfError, match=message):
+        ShardDataModule(**options)
+
+
+def test_the_signature_is_the_schema_of_the_yaml():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ShardDataModule, "data")
+    config = parser.parse_args(["--data.caption=both", "--data.max_side=null", "--data.seed=3"])
+    data = parser.instantiate(config).data
+    assert data.settings.caption == "both" and data.seed == 3
+    with pytest.raises(Exception, match="caption"):
+        parser.parse_args(["--data.caption=poem"])
+
+
+def test_the_loader_works_in_spawned_workers(make_data, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    loader = make_data(workers=1).train_dataloader()
+    whole = draws(make_data(workers=0).train_dataloader())
+    loader._reading._loader.multiprocessing_context = "spawn"
+    assert draws(loader) == whole

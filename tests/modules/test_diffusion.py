@@ -1,0 +1,155 @@
+"""Training an adapter through the real command: it learns, resumes exactly, refuses mistakes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from elf import trainer
+from elf.checkpoints import read_checkpoint
+from elf.errors import ElfError
+
+
+def fit(training: list[str], folder: Path, *more: str) -> trainer.ElfCLI:
+    return trainer.run(
+        "fit",
+        [
+            *training,
+            f"--trainer.default_root_dir={folder}",
+            "--trainer.log_every_n_steps=1",
+            "--trainer.callbacks=[{class_path: AdapterCheckpoint, init_args: {every_n_steps: 2}}]",
+            *more,
+        ],
+    )
+
+
+def flat(value: object, prefix: str = "") -> dict[str, object]:
+    """Return all leaves of nested dicts and lists by their path."""
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list | tuple)
+        else None
+    )
+    if items is None:
+        return {prefix: value}
+    return {k: v for key, inner in items for k, v in flat(inner, f"{prefix}/{key}").items()}
+
+
+def same(first: Path, second: Path, *parts: str) -> bool:
+    one, two = read_checkpoint(first), read_checkpoint(second)
+    for part in parts:
+        a, b = flat(one[part]), flat(two[part])
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            equal = (
+                torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
+            )
+            if not equal:
+                return False
+    return True
+
+
+LAST = "checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_an_adapter_learns_on_a_fixed_evaluation(
+    training: list[str], tmp_path: Path, kind: str
+) -> None:
+    cli = fit(training, tmp_path, f"--model.adapter.kind={kind}", "--trainer.max_steps=40")
+    metrics = cli.trainer.callback_metrics
+    assert metrics["val/loss"] < 0.95 * metrics["val/loss_base"]
+    assert metrics["val/ratio"] == pytest.approx(
+        float(metrics["val/loss"] / metrics["val/loss_base"]), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("stop", [1, 6, 7, 8, 13])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+    training: list[str], tmp_path: Path, stop: int
+) -> None:
+    """Order, dropout, optimizer, schedule, metrics: bit-equal on a CPU. An epoch has 7 steps."""
+    options = (
+        "--model.adapter.dropout=0.2",
+        "--model.lr_scheduler.class_path=torch.optim.lr_scheduler.CosineAnnealingLR",
+        "--model.lr_scheduler.init_args.T_max=14",
+        "--trainer.val_check_interval=4",
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fit(training, whole, *options, "--trainer.max_steps=14")
+    fit(training, parts, *options, f"--trainer.max_steps={stop}")
+    fit(training, parts, *options, "--trainer.max_steps=14", "--ckpt_path=last")
+    assert same(whole / LAST, parts / LAST, "state_dict", "optimizer_states", "lr_schedulers")
+    assert (whole / "metrics.csv").read_text() == (parts / "metrics.csv").read_text()
+
+
+def test_a_checkpoint_holds_no_base(training: list[str], tmp_path: Path) -> None:
+    fit(training, tmp_path, "--trainer.max_steps=2")
+    checkpoint = read_checkpoint(tmp_path / LAST)
+    assert checkpoint["state_dict"]
+    assert all(".lora_" in key for key in checkpoint["state_dict"])
+    assert checkpoint["elf"]["adapter"]["rank"] == 8
+    assert len(checkpoint["elf"]["base_sha256"]) == 64
+    assert (tmp_path / LAST).stat().st_size < 3e6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--model.adapter.rank=4", "model.adapter.rank is 4 here and 8 in the checkpoint"),
+        ("--model.adapter.kind=dora", "model.adapter.kind is 'dora' here and 'lora' in"),
+        ("--model.min_snr_gamma=null", "model.min_snr_gamma is None here and 5.0 in"),
+        (
+            "--model.optimizer.init_args.lr=0.5",
+            "model.optimizer.lr is 0.5 here and 0.002 in the checkpoint",
+        ),
+        ("--data.seed=5", "this checkpoint was trained with data.seed 0, now it is 5"),
+        ("--data.batch_size=3", "this checkpoint was trained with global batch 4, now it is 3"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(
+    training: list[str], tmp_path: Path, change: str, message: str
+) -> None:
+    fit(training, tmp_path, "--trainer.max_steps=2")
+    with pytest.raises(ElfError) as error:
+        fit(training, tmp_path, "--trainer.max_steps=4", "--ckpt_path=last", change)
+    assert message in str(error.value)
+
+
+def test_a_run_does_not_go_on_with_another_base(
+    training: list[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from elf.tiny import base
+
+    fit(training, tmp_path, "--trainer.max_steps=2")
+    other = tmp_path_factory.mktemp("other")
+    base.build(other, seed=1)
+    with pytest.raises(ElfError, match="caches were made by another|is not the one this run"):
+        fit(training, tmp_path, f"--model.base={other}", "--trainer.max_steps=4", "--ckpt_path=last")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(training: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ElfError, match=r"the loss is (nan|inf) at step \d+ \(pictures [0-9a-f, ]+"):
+        fit(training, tmp_path, "--model.optimizer.init_args.lr=1e30", "--trainer.max_steps=30")
+    last = tmp_path / LAST
+    if last.exists():
+        state = read_checkpoint(last)["state_dict"]
+        assert all(torch.isfinite(tensor).all() for tensor in state.values())
+
+
+def test_gradient_checkpointing_changes_no_number(training: list[str], tmp_path: Path) -> None:
+    fit(training, tmp_path / "a", "--trainer.max_steps=3")
+    fit(training, tmp_path / "b", "--trainer.max_steps=3", "--model.gradient_checkpointing=true")
+    assert same(tmp_path / "a" / LAST, tmp_path / "b" / LAST, "state_dict")
+
+
+def test_validation_does_not_depend_on_the_batch_size(training: list[str], tmp_path: Path) -> None:
+    losses = []
+    for size in (1, 2):
+        folder = tmp_path / str(size)
+        arguments = [*training, f"--trainer.default_root_dir={folder}", f"--data.batch_size={size}"]
+        cli = trainer.run("validate", arguments)
+        losses.append(float(cli.trainer.callback_metrics["val/loss"]))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)

@@ -1,0 +1,76 @@
+"""Who may import what, and how long a file may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import elf
+
+PACKAGE = Path(elf.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+STANDARD_ONLY = {"cli", "errors", "files", "buckets", "resources", "config_errors", "__main__"}
+WITHOUT_TORCH = STANDARD_ONLY | {"epoch", "images", "shards", "manifest"}
+WITHOUT_LIGHTNING = WITHOUT_TORCH | {"adapters", "diffusion", "metrics", "pretrained", "bases"}
+ALONE = {"gradio": {"serve"}, "fiftyone": {"curate", "label"}}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__") or "elf"
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def of_elf(path: Path) -> set[str]:
+    return {name.removeprefix("elf.") for name in imports(path) if name.startswith("elf.")}
+
+
+def libraries(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_each_module_imports_only_what_it_may(path: Path) -> None:
+    name = module_name(path)
+    package = name.split(".")[0]
+    used = {imported.split(".")[0] for imported in of_elf(path)}
+    assert "cli" not in used or name == "__main__", "nothing imports cli"
+    if package == "modules":
+        assert "datamodules" not in used
+    if package == "datamodules":
+        assert "modules" not in used
+    if package in ("taggers", "callbacks"):
+        assert not used & {"modules", "datamodules"}
+    if name in WITHOUT_TORCH:
+        assert not libraries(path) & {"torch", "lightning", "diffusers", "transformers", "peft"}
+    if name in WITHOUT_LIGHTNING or package == "taggers":
+        assert "lightning" not in libraries(path)
+    for library, users in ALONE.items():
+        assert library not in libraries(path) or name in users
+
+
+@pytest.mark.parametrize("name", sorted(STANDARD_ONLY))
+def test_the_core_needs_the_standard_library_alone(name: str) -> None:
+    import sys
+
+    path = PACKAGE / f"{name}.py"
+    outside = libraries(path) - set(sys.stdlib_module_names) - {"elf"}
+    assert not outside
+
+
+def test_files_are_small() -> None:
+    lengths = {module_name(path): len(path.read_text().splitlines()) for path in FILES}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+    assert sorted(lengths.values())[len(lengths) // 2] <= 160
+    assert not [path for path in FILES if path.name == "utils.py"]

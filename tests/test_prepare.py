@@ -1,0 +1,495 @@
+import hashlib
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from elf.bases import StableDiffusionBase
+from elf.caches import read_prepared
+from elf.errors import ElfError
+from elf.images import decode, picture_id
+from elf.prepare import held_out, prepare
+from elf.shards import Reader, read_index
+from elf.sources import Settings
+
+SETTINGS = Settings(resolution=64, bucket_step=8, held_out=0.2)
+ALL = replace(SETTINGS, held_out=0.0)
+SIZES = [(64, 64), (96, 96), (120, 60), (60, 130), (200, 150), (64, 64), (33, 90), (100, 101)]
+
+
+def picture(number, size, **options):
+    """A smooth picture, as bytes of a file."""
+    draw = np.random.default_rng(number)
+    small = Image.fromarray(draw.integers(0, 256, (4, 4, 3), np.uint8))
+    buffer = io.BytesIO()
+    small.resize(size, Image.Resampling.BICUBIC).save(buffer, **({"format": "PNG"} | options))
+    return buffer.getvalue()
+
+
+class Project:
+    """A folder with pictures, labels and shards."""
+
+    def __init__(self, root):
+        self.root = root
+        (root / "labels").mkdir(parents=True)
+        (root / "raw").mkdir()
+
+    def add(self, data, path, tags="tok, cat", caption="A cat."):
+        file = self.root / "raw" / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(data)
+        name = picture_id(data)
+        self.label(name, tags)
+        record = {"id": name, "path": path, "caption": caption, "tags": tags.split(", ")}
+        with open(self.root / "labels/manifest.jsonl", "a") as manifest:
+            manifest.write(json.dumps(record) + "\n")
+        return name
+
+    def label(self, name, tags):
+        (self.root / f"labels/{name}.txt").write_text(tags + "\n")
+
+    def prepare(self, encoder, settings=SETTINGS, **options):
+        return prepare(
+            encoder, settings, self.root / "raw", self.root / "labels", self.shards, **options
+        )
+
+    @property
+    def shards(self):
+        return self.root / "shards"
+
+    def files(self):
+        """The bytes of everything that was prepared (notes and locks are hidden files)."""
+        paths = sorted(path for path in self.shards.iterdir() if path.name[0] != ".")
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+    def samples(self, kind):
+        reader, found = Reader(self.shards), {}
+        for tar in sorted(self.shards.glob(f"{kind}-*.tar")):
+            for entry in read_index(tar).entries:
+                members = {k: reader(tar.name, *where) for k, where in entry.members.items()}
+                found[entry.key] = (members, entry.meta)
+        return found
+
+
+class Counting:
+    """The real encoder, with a record of what it was asked for."""
+
+    def __init__(self, encoder):
+        self.encoder = encoder
+        self.latent_factor = encoder.latent_factor
+        self.pictures, self.captions = 0, []
+
+    def encode_pictures(self, pixels):
+        assert pixels.dtype == torch.float32 and -1 <= pixels.min() and pixels.max() <= 1
+        self.pictures += len(pixels)
+        return self.encoder.encode_pictures(pixels)
+
+    def encode_captions(self, captions):
+        self.captions += captions
+        return self.encoder.encode_captions(captions)
+
+    def fingerprints(self):
+        return self.encoder.fingerprints()
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    from elf.tiny.base import build
+
+    return StableDiffusionBase(str(build(tmp_path_factory.mktemp("base"))))
+
+
+@pytest.fixture(scope="session")
+def real_encoder(base):
+    return base.encoder(torch.device("cpu"))
+
+
+@pytest.fixture
+def encoder(real_encoder):
+    return Counting(real_encoder)
+
+
+@pytest.fixture
+def project(tmp_path):
+    project = Project(tmp_path)
+    for number, size in enumerate(SIZES):
+        project.add(picture(number, size), f"{number}.png", f"tok, number {number % 3}")
+    return project
+
+
+def test_pictures_are_brought_to_their_buckets(project, encoder, capsys):
+    summary = project.prepare(encoder)
+    assert (summary.pictures, summary.held_out) == (len(SIZES) - summary.held_out, summary.held_out)
+    assert summary.held_out >= 1 and sum(summary.buckets.values()) == len(SIZES)
+    samples = project.samples("train") | project.samples("heldout")
+    assert len(samples) == len(SIZES)
+    for members, meta in samples.values():
+        assert decode(members["png"]).size == tuple(meta["bucket"])
+        assert members["txt"].decode() == meta["caption"]
+        assert json.loads(members["json"]) == meta
+        covers = [big >= small for big, small in zip(meta["resized"], meta["bucket"], strict=True)]
+        assert all(covers)
+    printed = capsys.readouterr().out
+    assert f"{summary.pictures} to train on, {summary.held_out} held out" in printed
+    assert "64×64: 4" in printed and "crop loss" in printed
+
+
+def test_a_picture_of_the_right_size_is_passed_through_byte_for_byte(tmp_path, encoder):
+    project = Project(tmp_path)
+    jpeg, webp = picture(1, (64, 64), format="JPEG"), picture(2, (64, 64), format="WEBP")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    sideways = picture(3, (64, 64), format="JPEG", exif=turned)
+    names = [project.add(data, f"{n}.x.jpg") for n, data in enumerate((jpeg, webp, sideways))]
+    project.prepare(encoder, ALL)
+    samples = project.samples("train")
+    assert samples[names[0]][0]["jpg"] == jpeg and samples[names[1]][0]["webp"] == webp
+    assert decode(samples[names[2]][0]["png"]).tobytes() == decode(sideways).tobytes()
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("webp", "webp"), ("jpg", "jpg")])
+def test_resized_pictures_are_stored_as_asked(project, encoder, kind, suffix):
+    changed = replace(ALL, picture_format=kind)
+    project.prepare(encoder, changed)
+    suffixes = [set(members) for members, _ in project.samples("train").values()]
+    assert {suffix, "txt", "json"} in suffixes
+
+
+def test_the_crop_is_the_centre_of_the_resized_picture(tmp_path, encoder):
+    project = Project(tmp_path)
+    image = Image.new("RGB", (400, 100), "red")
+    image.paste("blue", (100, 0, 300, 100))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    name = project.add(buffer.getvalue(), "wide.png")
+    settings = replace(ALL, min_side=64, max_side=64)
+    project.prepare(encoder, settings)
+    members, meta = project.samples("train")[name]
+    assert meta["resized"] == [256, 64] and meta["crop"] == [96, 0]
+    pixels = np.asarray(decode(members["png"]))
+    assert (pixels == (0, 0, 255)).all()
+
+
+def test_caches_hold_what_the_models_give(project, encoder, real_encoder):
+    project.prepare(encoder, batch_size=1)
+    found = read_prepared(project.shards, SETTINGS)
+    reader = Reader(project.shards)
+    pictures = project.samples("train")
+    assert len(found.train) == len(pictures)
+    for example in found.train:
+        members, meta = pictures[example.id]
+        pixels = torch.from_numpy(np.asarray(decode(members["png"])).copy())
+        pixels = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+        mean, std = real_encoder.encode_pictures(pixels)
+        cached = example.latent.read(reader)
+        np.testing.assert_allclose(cached[0], mean[0], rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(cached[1], std[0], rtol=1e-3, atol=1e-6)
+        assert example.size == (meta["bucket"][1], meta["bucket"][0])
+        text = real_encoder.encode_captions([meta["caption"]])[0]
+        np.testing.assert_allclose(example.text.read(reader), text, rtol=1e-3, atol=1e-3)
+    empty = real_encoder.encode_captions([""])[0]
+    np.testing.assert_allclose(found.empty.read(reader), empty, rtol=1e-3, atol=1e-3)
+    assert sorted(encoder.captions) == ["", *(f"tok, number {n}" for n in range(3))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "caption"),
+    [("tags", "tok, dog"), ("sentence", "A dog."), ("both", "tok, dog, A dog.")],
+)
+def test_captions_are_tags_sentences_or_both(tmp_path, encoder, kind, caption):
+    project = Project(tmp_path)
+    name = project.add(picture(0, (64, 64)), "a.png", "tok,  dog", "A\ndog.")
+    project.prepare(encoder, replace(ALL, caption=kind))
+    assert project.samples("train")[name][1]["caption"] == caption
+
+
+# --- a second run -------------------------------------------------------------------------------
+
+
+def test_a_second_run_encodes_nothing_and_leaves_every_byte(project, encoder):
+    project.prepare(encoder)
+    before = project.files()
+    times = {path: path.stat().st_mtime_ns for path in project.shards.glob("[!.]*")}
+    encoder.pictures, encoder.captions = 0, []
+    summary = project.prepare(encoder)
+    assert (encoder.pictures, encoder.captions) == (0, [])
+    assert (summary.rendered, summary.latents, summary.captions) == (0, 0, 0)
+    assert project.files() == before
+    assert times == {path: path.stat().st_mtime_ns for path in project.shards.glob("[!.]*")}
+
+
+def test_a_changed_label_redoes_only_that(project, encoder):
+    project.prepare(encoder)
+    latents = {k: v for k, v in project.files().items() if k.startswith("latents-")}
+    encoder.pictures, encoder.captions = 0, []
+    name = next(iter(project.samples("train")))
+    project.label(name, "tok, something new")
+    summary = project.prepare(encoder)
+    assert encoder.pictures == 0 and encoder.captions == ["tok, something new"]
+    assert (summary.rendered, summary.latents, summary.captions) == (1, 0, 1)
+    assert latents == {k: v for k, v in project.files().items() if k.startswith("latents-")}
+    assert project.samples("train")[name][1]["caption"] == "tok, something new"
+
+
+def test_a_new_picture_is_added_and_the_others_are_copied(project, encoder):
+    project.prepare(encoder)
+    encoder.pictures = 0
+    project.add(picture(99, (70, 50)), "new.png")
+    project.prepare(encoder)
+    assert encoder.pictures == 1
+    clean = Project(project.root / "clean")
+    for number, size in enumerate(SIZES):
+        clean.add(picture(number, size), f"{number}.png", f"tok, number {number % 3}")
+    clean.add(picture(99, (70, 50)), "new.png")
+    clean.prepare(encoder)
+    # all but the bits of the latents, which depend on the pictures that share an encoder's batch
+    for kind in ("train", "heldout"):
+        assert clean.samples(kind) == project.samples(kind)
+    assert clean.samples("latents").keys() == project.samples("latents").keys()
+
+
+def test_a_shards_folder_that_grows_is_split_without_encoding_again(project, encoder):
+    project.prepare(encoder)
+    samples = {kind: project.samples(kind) for kind in ("train", "heldout", "latents", "captions")}
+    encoder.pictures, encoder.captions = 0, []
+    (project.shards / "mine.tar").write_bytes(b"not ours to delete")
+    small = Settings(resolution=64, bucket_step=8, held_out=0.2, shard_size=2)
+    project.prepare(encoder, small)
+    assert encoder.pictures == 0 and not encoder.captions
+    assert {kind: project.samples(kind) for kind in samples} == samples
+    names = [path.name for path in project.shards.glob("latents-*.tar")]
+    assert sorted(names) == [f"latents-0000{n}-of-00004.tar" for n in range(4)]
+    assert (project.shards / "mine.tar").exists()
+    read_prepared(project.shards, small)
+
+
+def test_another_resolution_or_model_makes_the_caches_stale(project, encoder, monkeypatch):
+    project.prepare(encoder)
+    encoder.pictures = 0
+    larger = Settings(resolution=96, bucket_step=8, held_out=0.2)
+    project.prepare(encoder, larger)
+    assert encoder.pictures == len(SIZES)
+    with pytest.raises(ElfError, match=r"data\.resolution=96, this config says 64"):
+        read_prepared(project.shards, SETTINGS)
+    encoder.pictures, encoder.captions = 0, []
+    monkeypatch.setattr(encoder, "fingerprints", lambda: {"vae": "new", "text": "same"})
+    project.prepare(encoder, larger)
+    assert encoder.pictures == len(SIZES) and len(encoder.captions) == 4
+    encoder.pictures, encoder.captions = 0, []
+    monkeypatch.setattr(encoder, "fingerprints", lambda: {"vae": "new", "text": "other"})
+    project.prepare(encoder, larger)
+    assert encoder.pictures == 0 and len(encoder.captions) == 4
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "index", "prepared"])
+def test_what_is_damaged_is_made_again(project, encoder, damage):
+    project.prepare(encoder)
+    before = project.files()
+    tar = next(project.shards.glob("latents-*.tar"))
+    if damage == "flip":
+        data = bytearray(tar.read_bytes())
+        data[700] ^= 4
+        tar.write_bytes(data)
+    elif damage == "truncate":
+        os.truncate(tar, 2048)
+    elif damage == "delete":
+        tar.unlink()
+    elif damage == "index":
+        tar.with_suffix(".index.json").write_bytes(b"{}")
+    else:
+        (project.shards / "prepared.json").write_bytes(b"{}")
+    project.prepare(encoder)
+    assert project.files() == before
+
+
+# --- what goes wrong ----------------------------------------------------------------------------
+
+
+def test_bad_pictures_are_dropped_with_a_reason_and_counted(project, encoder, capsys):
+    project.add(b"no picture at all", "broken.png")
+    cut = picture(50, (80, 80))
+    project.add(cut[: len(cut) // 2], "cut.png")
+    project.add(picture(51, (80, 80)), "gone.png")
+    (project.root / "raw/gone.png").unlink()
+    project.add(picture(52, (80, 80)), "edited.png")
+    (project.root / "raw/edited.png").write_bytes(picture(53, (80, 80)))
+    project.add(picture(54, (80, 80)), "blank.png", "")
+    (project.root / "raw/new.png").write_bytes(picture(55, (80, 80)))
+    (project.root / "raw/twin.png").write_bytes(picture(0, SIZES[0]))
+    outside = {"id": "a" * 16, "path": "../secret.png", "caption": ""}
+    with open(project.root / "labels/manifest.jsonl", "a") as manifest:
+        manifest.write(json.dumps(outside) + "\n" + '{"id": "torn')
+    summary = project.prepare(encoder)
+    reasons = {drop.path: drop.reason for drop in summary.dropped}
+    assert summary.pictures + summary.held_out == len(SIZES)
+    assert reasons.pop("broken.png").startswith("not a picture of a known format")
+    assert reasons.pop("cut.png").startswith("damaged (")
+    assert reasons == {
+        "gone.png": "unreadable (No such file or directory)",
+        "edited.png": "changed since it was labelled: run `elf predict` again",
+        "blank.png": "no caption of kind 'tags'",
+        "new.png": "not labelled",
+        "twin.png": "the same picture twice",
+        "../secret.png": "its path leads out of the pictures' folder",
+    }
+    printed = capsys.readouterr().out
+    assert "dropped    8" in printed and "gone.png: unreadable" in printed
+
+
+def test_no_labels_is_an_error_that_says_what_to_run(tmp_path, encoder):
+    project = Project(tmp_path)
+    with pytest.raises(ElfError, match=r"manifest\.jsonl is missing: run `elf predict` on the pic"):
+        project.prepare(encoder)
+    (tmp_path / "labels/manifest.jsonl").write_text("")
+    with pytest.raises(ElfError, match=r"manifest\.jsonl is empty, so nothing is labelled: run"):
+        project.prepare(encoder)
+
+
+def test_a_manifest_line_without_an_id_is_named(project, encoder):
+    path = project.root / "labels/manifest.jsonl"
+    path.write_text('{"id": "../../x", "path": "a.png"}\n' + path.read_text())
+    with pytest.raises(ElfError, match=r"manifest\.jsonl, line 1: no id or no path"):
+        project.prepare(encoder)
+
+
+def test_nothing_left_is_an_error_with_the_first_reason(tmp_path, encoder):
+    project = Project(tmp_path)
+    project.add(b"rubbish", "a.png")
+    with pytest.raises(
+        ElfError, match=r"no picture is left to train on: all 1 were dropped, the first \(a\.png\)"
+    ):
+        project.prepare(encoder)
+
+
+def test_a_step_that_does_not_suit_the_model_is_refused(project, encoder):
+    with pytest.raises(ElfError, match=r"data\.bucket_step 6 is no multiple of 4, the pixels"):
+        project.prepare(encoder, Settings(resolution=64, bucket_step=6))
+
+
+def test_a_latent_that_is_not_finite_stops_with_the_pictures_name(project, real_encoder):
+    class Overflowing(Counting):
+        def encode_pictures(self, pixels):
+            mean, std = super().encode_pictures(pixels)
+            return mean * torch.where(mean == mean.max(), torch.inf, 1.0), std
+
+    with pytest.raises(ElfError, match=r"^picture \d\.png \([0-9a-f]{16}\): the model gave values"):
+        project.prepare(Overflowing(real_encoder))
+    assert not (project.shards / "prepared.json").exists()
+
+
+def test_a_second_writer_is_refused(project, encoder):
+    from elf.files import FolderLock
+
+    with FolderLock(project.shards), pytest.raises(ElfError, match=r"written by another process"):
+        project.prepare(encoder)
+
+
+# --- held out -----------------------------------------------------------------------------------
+
+
+def ids(count, seed=0):
+    draw = random.Random(seed)
+    return sorted(f"{draw.getrandbits(64):016x}" for _ in range(count))
+
+
+def test_the_held_out_share_is_about_as_asked_and_none_at_zero():
+    names = ids(10_000)
+    assert abs(len(held_out(names, 0.05)) - 500) < 70
+    assert held_out(names, 0) == set()
+
+
+def test_a_pictures_fate_does_not_depend_on_the_others():
+    names = ids(1000)
+    assert held_out(names[:500], 0.1) == held_out(names, 0.1) & set(names[:500])
+    assert held_out(names, 0.1) <= held_out(names, 0.2)
+
+
+def test_at_least_one_is_held_out_where_there_are_enough_and_one_is_trained_on():
+    assert all(len(held_out(ids(8, seed), 1e-6)) == 1 for seed in range(20))
+    assert held_out(ids(7), 1e-6) == set()
+    assert len(held_out(ids(5), 1.0)) == 4
+
+
+# --- kill -9 ------------------------------------------------------------------------------------
+
+CHILD = """
+import sys, torch
+from pathlib import Path
+from elf.prepare import prepare
+from elf.sources import Settings
+torch.set_num_threads(1)
+
+class Encoder:  # importing the real models takes longer than all the rest
+    latent_factor = 8
+    def encode_pictures(self, pixels):
+        mean = torch.nn.functional.avg_pool2d(pixels, 8)
+        return mean, mean.abs()
+    def encode_captions(self, captions):
+        return torch.tensor([[[float(len(caption))] * 8] * 8 for caption in captions])
+    def fingerprints(self):
+        return {"vae": "a", "text": "b"}
+
+root = Path(sys.argv[1])
+import webdataset
+for line in sys.stdin:  # a run at a time, so that the imports are paid for once
+    prepare(Encoder(), Settings(resolution=64, bucket_step=8, shard_size=8), root / "raw",
+            root / "labels", root / line.strip(), batch_size=4, workers=2)
+    print("done", flush=True)
+"""
+
+
+def child(root):
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    return process
+
+
+def run(process, folder):
+    process.stdin.write(f"{folder}\n")
+    process.stdin.flush()
+    while (line := process.stdout.readline()) != "done\n":
+        assert line
+    return process
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_preparation_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path, kills):
+    project = Project(tmp_path)
+    for number in range(40):
+        project.add(picture(number, (70 + number, 64)), f"{number}.png", f"tok, n{number}")
+    steady = child(tmp_path)
+    run(steady, "warm")  # the first run pays for lazy imports
+    start = time.monotonic()
+    run(steady, "clean")
+    whole = time.monotonic() - start
+    clean = {path.name: path.read_bytes() for path in (tmp_path / "clean").glob("[!.]*")}
+    draw, interrupted = random.Random(0), 0
+    for number in range(kills):
+        folder = tmp_path / f"killed{number}"
+        victim = child(tmp_path)
+        run(victim, "warm")
+        victim.stdin.write(f"{folder.name}\n")
+        victim.stdin.flush()
+        time.sleep(whole * (number + draw.random()) / kills)
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.communicate()
+        left = {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
+        interrupted += 0 < len(left) < len(clean)
+        assert left.items() <= clean.items(), "only whole files stand under final names"
+        run(steady, folder.name)
+        assert {path.name: path.read_bytes() for path in folder.glob("[!.]*")} == clean
+        assert not list(folder.glob(".*.tmp"))
+    assert interrupted or kills < 10
+    steady.communicate()

@@ -1,0 +1,171 @@
+"""The real commands: what they refuse, in one line, and what they leave behind."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from elf import cli, trainer
+from elf.errors import ElfError
+
+CONFIG = """
+trainer: {{accelerator: cpu, max_steps: 1, {trainer}}}
+model: {{class_path: DiffusionModule, init_args: {{base: nowhere/at/all, {model}}}}}
+data: {{class_path: ShardDataModule, init_args: {{shards: none, {data}}}}}
+{top}
+"""
+
+
+def write(folder: Path, trainer: str = "", model: str = "", data: str = "", top: str = "") -> Path:
+    path = folder / "mistake.yaml"
+    path.write_text(CONFIG.format(trainer=trainer, model=model, data=data, top=top))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (
+            {"trainer": "max_step: 3"},
+            "unknown key 'trainer.max_step' in {path}, line 2; did you mean 'max_steps'?",
+        ),
+        (
+            {"model": "adapter: {rnk: 4}"},
+            "unknown key 'model.adapter.rnk' in {path}, line 3; did you mean 'rank'?",
+        ),
+        (
+            {"data": "resolutoin: 512"},
+            "unknown key 'data.resolutoin' in {path}, line 4; did you mean 'resolution'?",
+        ),
+        ({"top": "loger: csv"}, "unknown key 'loger' in {path}, line 5; did you mean 'logger'?"),
+        (
+            {"model": "adapter: {kind: lokr}"},
+            "model.adapter.kind: expected Literal['lora', 'dora'], got lokr in {path}, line 3",
+        ),
+        (
+            {"data": "resolution: large"},
+            "data.resolution: expected int, got large in {path}, line 4",
+        ),
+        (
+            {"model": "adapter: {rank: 0}"},
+            "model.adapter.rank: 0 is not a rank; take 4 to 128",
+        ),
+        (
+            {"trainer": "precision: 16-mixed"},
+            "trainer.precision: '16-mixed' needs a GPU and there is none in use; "
+            "on a CPU take --trainer.precision 32-true",
+        ),
+        ({"data": "caption_dropout: 2"}, "data.caption_dropout 2"),
+    ],
+)
+def test_a_mistake_in_a_config_is_one_line(
+    part: dict[str, str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(Path(), **part)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", "--config", str(path)])
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("elf: error: ")]
+    assert errors == lines[-1:]
+    assert message.format(path=path) in errors[0]
+
+
+def refusal(arguments: list[str]) -> str:
+    with pytest.raises(ElfError) as error:
+        trainer.fit(arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_yaml_imports_nothing_but_what_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "hostile.yaml"
+    marker = tmp_path / "ran"
+    path.write_text(
+        f"model: {{class_path: os.system, init_args: {{command: 'touch {marker}'}}}}\n"
+        "data: {class_path: ShardDataModule}\n"
+    )
+    assert "os.system" in refusal([f"--config={path}"])
+    assert not marker.exists()
+    path.write_text(
+        "model: {class_path: DiffusionModule, init_args: {base: x, optimizer: "
+        "{class_path: subprocess.Popen}}}\ndata: {class_path: ShardDataModule}\n"
+    )
+    assert "subprocess" in refusal([f"--config={path}"])
+
+
+def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("trainer: [unclosed\n")
+    assert str(path) in refusal([f"--config={path}"])
+
+
+def test_a_missing_config_is_one_line() -> None:
+    assert "nope.yaml" in refusal(["--config=nope.yaml"])
+
+
+def test_a_missing_required_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "short.yaml"
+    path.write_text("model: {class_path: DiffusionModule}\ndata: {class_path: ShardDataModule}\n")
+    assert "'model.base' is required" in refusal([f"--config={path}"])
+
+
+def test_last_without_a_checkpoint(training: list[str], tmp_path: Path) -> None:
+    message = refusal([*training, f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"])
+    assert message == (
+        f"no checkpoint in {tmp_path / 'checkpoints'}; "
+        "leave --ckpt_path out to start the run from nothing"
+    )
+
+
+def test_a_checkpoint_that_is_not_there(training: list[str], tmp_path: Path) -> None:
+    message = refusal([*training, f"--ckpt_path={tmp_path / 'x.ckpt'}"])
+    assert message == f"ckpt_path: no file {tmp_path / 'x.ckpt'}; give a .ckpt file, or `last`"
+
+
+def test_prepare_needs_a_training_config() -> None:
+    with pytest.raises(ElfError, match="prepare needs a training config"):
+        trainer.prepare(["--config=configs/tag/quickstart.yaml"])
+
+
+def test_a_run_leaves_its_folder_complete(training: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = [*training, f"--trainer.default_root_dir={folder}", "--trainer.max_steps=4"]
+    trainer.fit([*arguments, "--trainer.log_every_n_steps=1", "--logger=tensorboard"])
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["trainer"]["max_steps"] == 4
+    assert config["model"]["init_args"]["adapter"]["rank"] == 8
+    assert (folder / "metrics.csv").read_text().startswith("step,")
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+    assert (folder / "samples" / "step-000000.png").exists()
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert not list(folder.rglob("*.tmp"))
+    message = refusal(arguments)
+    assert message == (
+        f"trainer.default_root_dir: {folder} holds a run already; go on with it by "
+        "--ckpt_path last, or choose another folder by --trainer.default_root_dir"
+    )
+
+
+def test_wandb_runs_offline_without_an_account(
+    training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    folder = tmp_path / "run"
+    trainer.fit(
+        [
+            *training,
+            f"--trainer.default_root_dir={folder}",
+            "--trainer.max_steps=1",
+            "--trainer.log_every_n_steps=1",
+            "--logger=wandb",
+        ]
+    )
+    assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert (folder / "metrics.csv").exists()
