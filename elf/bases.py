@@ -1,5 +1,6 @@
 """A Stable Diffusion base model on disk, and its parts, each loaded when it is needed."""
 
+import hashlib
 from functools import cached_property
 from typing import Any, Literal
 
@@ -86,8 +87,19 @@ class StableDiffusionBase:
         return self._fingerprints[part]
 
     def encoder_fingerprints(self) -> dict[str, str]:
-        """Return the fingerprints of the models whose outputs are cached."""
-        return {"vae": self.fingerprint("vae"), "text": self.fingerprint("text")}
+        """Return hashes of all that decides the cached outputs: ``vae`` and ``text``.
+
+        Weights, the VAE's configuration (scaling and shift) and the tokenizer's files.
+        """
+        tokenizer = sorted(path for path in (self.folder / "tokenizer").iterdir() if path.is_file())
+        parts = {
+            "vae": [self.fingerprint("vae"), sha256_file(self.folder / "vae/config.json")],
+            "text": [self.fingerprint("text"), *map(sha256_file, tokenizer)],
+        }
+        return {
+            name: hashlib.sha256("".join(hashes).encode()).hexdigest()
+            for name, hashes in parts.items()
+        }
 
     def encoder(self, device: torch.device) -> "LatentEncoder":
         """Return what turns pictures and captions into latents and text states."""

@@ -20,9 +20,9 @@ class CLIPEmbedder:
     def __init__(self, name: str, device: torch.device, batch_size: int = 16) -> None:
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-        folder = model_folder(
-            name, "embedder", ("config.json", "model.safetensors", "*.json", "*.txt")
-        )
+        # processor and tokenizer: older models have a file for each part, newer ones fewer
+        needed, optional = ("config.json", "model.safetensors"), ("*.json", "*.txt")
+        folder = model_folder(name, "embedder", needed, optional)
         self.name = name
         self.device = device
         self.batch_size = batch_size

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from elf.errors import ElfError
+from elf.resources import find
 
 T = TypeVar("T")
 
@@ -20,18 +21,23 @@ def is_local(name: str) -> bool:
     )
 
 
-def model_folder(name: str, what: str, files: Sequence[str] = ()) -> Path:
+def model_folder(
+    name: str, what: str, files: Sequence[str] = (), optional: Sequence[str] = ()
+) -> Path:
     """Return the folder of a model, downloading it from the hub when it is named by its hub name.
 
     Args:
-        name: A folder, or a hub name ``owner/name``.
+        name: A folder, a model that ships with Elf (``models/tiny/...``, from any folder), or a
+            hub name ``owner/name``.
         what: What the model is to the user, for the message (``tagger``, ``base model``).
-        files: Glob patterns of the files that are needed; all of them by default.
+        files: Glob patterns of the files that are needed; all of the repository by default.
+        optional: Patterns of files that are downloaded too if the repository has them.
 
     Raises:
         ElfError: If the folder or a needed file is missing, or if the hub cannot be reached and
             the model is not in its local cache; with what to fetch and where to put it.
     """
+    name = find(name)
     if is_local(name):
         folder = Path(name).expanduser()
         if not folder.is_dir():
@@ -39,20 +45,25 @@ def model_folder(name: str, what: str, files: Sequence[str] = ()) -> Path:
                 f"{what}: no folder {name}; give an existing folder or a hub name (owner/name)"
             )
     else:
-        folder = _download(name, what, files)
-    for pattern in files:
-        if not any(folder.glob(pattern)):
-            raise ElfError(f"{what}: {folder} has no {pattern}; is it the right folder?")
+        folder = _from_hub(name, what, files, optional)
+    if missing := _missing(folder, files):
+        raise ElfError(f"{what}: {folder} has no {missing[0]}; is it the right folder?")
     return folder
 
 
-def _download(name: str, what: str, files: Sequence[str]) -> Path:
+def _missing(folder: Path, files: Sequence[str]) -> list[str]:
+    return [pattern for pattern in files if not any(folder.glob(pattern))]
+
+
+def _from_hub(name: str, what: str, files: Sequence[str], optional: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = list(files) or None
+    patterns = [*files, *optional] or None
     try:  # what is in the cache is taken without asking the network
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if not _missing(folder, files):  # another download may have left only a part of it
+            return folder
     except LocalEntryNotFoundError:
         pass
     try:

@@ -10,6 +10,8 @@ HARMLESS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     # shards are read by offset: loading takes microseconds, and workers are the user's choice
     r"The '\w+' does not have many workers",
+    # nothing held out, or nothing left to label: said by the commands themselves
+    r"Total length of `\w+` across ranks is zero",
     # a run's folder holds checkpoints when it goes on from one
     r"Checkpoint directory .* exists and is not empty",
     # small sets: fewer batches than steps between two log rows; each epoch's end logs anyway

@@ -62,6 +62,27 @@ def test_the_hubs_cache_is_taken_without_asking_the_network(monkeypatch, tmp_pat
     assert [call["local_files_only"] for call in calls] == [True]
 
 
+def test_a_part_of_a_model_in_the_cache_is_completed(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    part, whole = tmp_path / "part", tmp_path / "whole"
+    part.mkdir()
+    whole.mkdir()
+    (whole / "model.onnx").touch()
+
+    def download(name, allow_patterns, local_files_only=False):
+        assert allow_patterns == ["*.onnx", "*.md"]
+        return str(part if local_files_only else whole)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert model_folder("owner/name", "tagger", ["*.onnx"], ["*.md"]) == whole
+
+
+def test_a_shipped_model_is_found_from_any_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert model_folder("models/tiny", "tagger", ["README.md"]).is_absolute()
+
+
 def test_weights_that_cannot_be_loaded_are_one_line(tmp_path):
     def loader(folder, **_):
         raise OSError("no file\nin many\nlines")

@@ -17,7 +17,7 @@ from elf.sources import Settings
 
 
 class EvaluationSet(LightningDataModule):
-    """Batches of three tasks: ``generate``, then ``reference`` and ``held_out`` if there are shards.
+    """Batches of three tasks: ``generate``; ``reference`` and ``held_out`` if there are shards.
 
     Args:
         prompts: What to generate; with the trigger where the adapter is to show itself.

@@ -61,7 +61,7 @@ class CachedExamples(Dataset[Any]):
 
     def _batch(self, draws: Sequence[Draw]) -> Batch:
         examples = [self.examples[index] for index, _, _ in draws]
-        latents = torch.from_numpy(np.stack([e.latent.read(self.reader) for e in examples]))
+        latents = torch.from_numpy(np.stack([e.latent.read(self.reader) for e in examples])).float()
         texts = [
             (self.empty if dropped else example.text).read(self.reader)
             for example, (_, _, dropped) in zip(examples, draws, strict=True)
@@ -71,7 +71,7 @@ class CachedExamples(Dataset[Any]):
             "seed": torch.tensor([seed for _, seed, _ in draws], dtype=torch.int64),  # (B,)
             "latent_mean": latents[:, 0].contiguous(),  # (B, C, h, w)
             "latent_std": latents[:, 1].contiguous(),
-            "text": torch.from_numpy(np.stack(texts)),  # (B, T, D)
+            "text": torch.from_numpy(np.stack(texts)).float(),  # (B, T, D)
             # (B, 2) in px: height, width; height, width of the original; top, left
             "size": torch.tensor([example.size for example in examples]),
             "original_size": torch.tensor([example.original_size for example in examples]),

@@ -358,6 +358,7 @@ def test_a_shard_cut_while_training_is_one_line_from_any_worker(kit, tmp_path, w
     with pytest.raises(ElfError, match=r"latents-\S+ is cut or damaged \(it ends before") as error:
         list(iterator)
     assert "\n" not in str(error.value)
+    data.teardown("test")
 
 
 def test_a_dead_worker_is_an_error_not_a_hang(make_data):

@@ -126,8 +126,10 @@ def test_a_run_does_not_go_on_with_another_base(
     fit(training, tmp_path, "--trainer.max_steps=2")
     other = tmp_path_factory.mktemp("other")
     base.build(other, seed=1)
-    with pytest.raises(ElfError, match="caches were made by another|is not the one this run"):
-        fit(training, tmp_path, f"--model.base={other}", "--trainer.max_steps=4", "--ckpt_path=last")
+    with pytest.raises(ElfError, match=r"caches were made by another|is not the one this run"):
+        fit(
+            training, tmp_path, f"--model.base={other}", "--trainer.max_steps=4", "--ckpt_path=last"
+        )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(training: list[str], tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""The README tells the truth: its commands run, its files exist, its tables are complete."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from elf import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def commands(language: str = "bash") -> list[list[str]]:
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return [
+        shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line
+    ]
+
+
+def test_the_two_commands_stand_in_both_shells() -> None:
+    assert ["pip", "install", "-e", ".", "&&", "elf", "quickstart"] in commands()
+    assert ["pip", "install", "-e", ".[test]", "&&", "pytest"] in commands()
+    assert "pip install -e .; if ($?) { elf quickstart }" in README
+    assert "pip install -e '.[test]'; if ($?) { pytest }" in README
+
+
+def test_every_command_that_is_named_exists() -> None:
+    named = set(re.findall(r"elf ([a-z]+)\b", README)) - {"as"}
+    assert named <= cli.COMMANDS.keys()
+    assert cli.COMMANDS.keys() - named <= {"validate"}
+
+
+def test_every_file_that_is_named_exists() -> None:
+    for path in set(re.findall(r"(?<![\w/])((?:elf|configs)/[\w/.-]+)", README)):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_module_map_names_every_package() -> None:
+    for folder in (ROOT / "elf").iterdir():
+        if (folder / "__init__.py").exists() and folder.name in ("modules", "datamodules"):
+            assert f"elf/{folder.name}/" in README
+
+
+def test_the_loop_runs_as_it_is_written(
+    labelled: Path,
+    tiny_models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The README's loop on tiny models: each command as it stands, models and sizes overridden."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(labelled / "pictures", "data/raw")
+    on_cpu = ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    base = f"--model.base={tiny_models['base']}"
+    sampled = ["--model.generation.width=64", "--model.generation.height=64"]
+    sizes = ["--data.resolution=64", "--data.bucket_step=16", "--data.min_side=32"]
+    sizes += ["--data.max_side=128", "--data.workers=0"]
+    callbacks = "--trainer.callbacks=[{class_path: AdapterCheckpoint}]"
+    overrides = {
+        "predict": [
+            *on_cpu,
+            f"--model.wd.model={tiny_models['tagger']}",
+            f"--model.florence.model={tiny_models['captioner']}",
+            "--data.workers=0",
+        ],
+        "prepare": [base, *sizes],
+        "fit": [*on_cpu, base, *sizes, callbacks],
+        "test": [
+            *on_cpu,
+            base,
+            f"--model.embedder={tiny_models['clip']}",
+            "--model.generation.steps=2",
+            *sampled,
+        ],
+        "export": [],
+    }
+    steps = iter((2, 4))
+    ran = []
+    for _, command, *arguments in (line for line in commands() if line[0] == "elf"):
+        more = overrides[command]
+        if command == "fit":
+            more = [*more, f"--trainer.max_steps={next(steps)}"]
+        cli.run([command, *arguments, *more])
+        ran.append(command)
+    assert ran == ["predict", "prepare", "fit", "fit", "test", "export"]
+    for path in (
+        "data/labels/manifest.jsonl",
+        "data/shards/wood_elf/prepared.json",
+        "models/wood_elf/checkpoints/step-000004.ckpt",
+        "models/wood_elf/evaluation/report.md",
+        "models/wood_elf/adapter/pytorch_lora_weights.safetensors",
+    ):
+        assert Path(path).exists(), path
