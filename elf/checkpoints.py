@@ -59,7 +59,5 @@ def last_checkpoint(run_folder: str | Path) -> Path:
     """
     last = Path(run_folder) / "checkpoints" / "last.ckpt"
     if not last.is_file():
-        raise ElfError(
-            f"no checkpoint in {last.parent}; leave --ckpt_path out to start the run from nothing"
-        )
+        raise ElfError(f"no checkpoint in {last.parent}; `elf fit` writes one there")
     return last

@@ -1,6 +1,9 @@
 """Where pretrained weights come from: a local folder or a hub name, or one clear error."""
 
+import importlib
 import os
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,7 +72,8 @@ def _from_hub(name: str, what: str, files: Sequence[str], optional: Sequence[str
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "no answer"
+        words = " ".join(str(error).split()) or "no answer"
+        reason = textwrap.shorten(words.split(". ")[0], 120, placeholder=" …")
         raise ElfError(
             f"{what}: {name} is not on this machine and could not be downloaded ({reason}); "
             f"where there is a network run `hf download {name} --local-dir models/{name}`, "
@@ -85,6 +89,9 @@ def load(loader: Callable[..., T], folder: Path, what: str, **options: Any) -> T
     """
     from safetensors import SafetensorError
 
+    for library in ("diffusers", "transformers"):
+        if library in sys.modules:  # a progress bar for each part of a pipeline says nothing
+            importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
     try:
         return loader(os.fspath(folder), local_files_only=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:

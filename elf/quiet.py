@@ -34,4 +34,5 @@ def silence_harmless_warnings() -> None:
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
+    message = record.getMessage()
+    return "Tip:" not in message and not message.startswith("TPU available")

@@ -123,7 +123,10 @@ class ElfCLI(LightningCLI):
         refuse_half_precision_on_cpu(str(trainer.precision or ""), str(trainer.accelerator))
         folder = Path(trainer.default_root_dir)
         if config.get("ckpt_path") == "last":
-            config.ckpt_path = str(last_checkpoint(folder))
+            try:
+                config.ckpt_path = str(last_checkpoint(folder))
+            except ElfError as error:
+                raise ElfError(f"{error}; leave --ckpt_path out to start from nothing") from None
         elif config.get("ckpt_path") and not Path(config.ckpt_path).is_file():
             raise ElfError(f"ckpt_path: no file {config.ckpt_path}; give a .ckpt file, or `last`")
         elif self.subcommand == "fit" and not config.ckpt_path:

@@ -52,5 +52,5 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ElfError, match=r"other\.ckpt is no checkpoint of Elf; give one that"):
         read_checkpoint(tmp_path / "other.ckpt")
-    with pytest.raises(ElfError, match="leave --ckpt_path out to start the run from nothing"):
+    with pytest.raises(ElfError, match=r"no checkpoint in .*; `elf fit` writes one there"):
         last_checkpoint(tmp_path)

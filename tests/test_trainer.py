@@ -118,8 +118,8 @@ def test_a_missing_required_key_is_named(tmp_path: Path) -> None:
 def test_last_without_a_checkpoint(training: list[str], tmp_path: Path) -> None:
     message = refusal([*training, f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"])
     assert message == (
-        f"no checkpoint in {tmp_path / 'checkpoints'}; "
-        "leave --ckpt_path out to start the run from nothing"
+        f"no checkpoint in {tmp_path / 'checkpoints'}; `elf fit` writes one there; "
+        "leave --ckpt_path out to start from nothing"
     )
 
 

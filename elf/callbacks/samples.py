@@ -34,9 +34,11 @@ class SamplePictures(Callback):
         self.prompts = prompts
         self.every_n_steps = every_n_steps
         self.generation = generation
+        self._sampled = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show what the base makes of the prompts, unless the run goes on."""
+        self._sampled = trainer.global_step
         if trainer.global_step == 0:
             self._sample(trainer, pl_module)
 
@@ -44,9 +46,9 @@ class SamplePictures(Callback):
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
         """Sample after every ``every_n_steps``-th optimizer step."""
-        step = trainer.global_step
-        stepped = not trainer.fit_loop._should_accumulate()
-        if stepped and step % self.every_n_steps == 0:
+        step = trainer.global_step  # the same for all batches that one step accumulates
+        if step != self._sampled and step % self.every_n_steps == 0:
+            self._sampled = step
             self._sample(trainer, pl_module)
 
     def _sample(self, trainer: Trainer, module: Any) -> None:

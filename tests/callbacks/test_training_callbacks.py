@@ -1,0 +1,117 @@
+"""Samples, checkpoints and generator states, in real training runs."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from elf import trainer
+from elf.callbacks import AdapterCheckpoint, Randomness, SamplePictures
+from elf.checkpoints import read_checkpoint
+from elf.errors import ElfError
+from elf.generation import GenerationConfig, grid
+
+
+def fit(training: list[str], folder: Path, callbacks: str, *more: str) -> None:
+    trainer.fit(
+        [
+            *training,
+            f"--trainer.default_root_dir={folder}",
+            f"--trainer.callbacks={callbacks}",
+            "--trainer.limit_val_batches=0",
+            *more,
+        ]
+    )
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+SAMPLES = (
+    "[{class_path: SamplePictures, init_args: {prompts: [a, b], every_n_steps: 2, "
+    "generation: {steps: 2, width: 64, height: 64}}}]"
+)
+
+
+def test_samples_are_drawn_at_step_0_and_every_n_steps(training: list[str], tmp_path: Path) -> None:
+    more = ("--trainer.accumulate_grad_batches=2", "--logger=tensorboard")
+    fit(training, tmp_path, SAMPLES, "--trainer.max_steps=5", *more)
+    folder = tmp_path / "samples"
+    assert names(folder) == [f"step-00000{step}.png" for step in (0, 2, 4)]
+    with Image.open(folder / "step-000000.png") as sheet:
+        assert sheet.size == (2 * 64 + 2, 64)
+    assert (folder / "step-000000.png").read_bytes() != (folder / "step-000004.png").read_bytes()
+
+
+def test_sampling_changes_nothing_about_the_training(training: list[str], tmp_path: Path) -> None:
+    options = ("--trainer.max_steps=3", "--model.adapter.dropout=0.3")
+    checkpoint = "{class_path: AdapterCheckpoint}"
+    fit(training, tmp_path / "without", f"[{checkpoint}]", *options)
+    fit(training, tmp_path / "with", SAMPLES[:-1] + f", {checkpoint}]", *options)
+    states = [
+        read_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"]
+        for name in ("without", "with")
+    ]
+    for key, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][key])
+
+
+def test_the_newest_checkpoints_are_kept_and_last_is_the_last(
+    training: list[str], tmp_path: Path
+) -> None:
+    callbacks = "[{class_path: AdapterCheckpoint, init_args: {every_n_steps: 2, keep: 2}}]"
+    fit(training, tmp_path, callbacks, "--trainer.max_steps=7")
+    folder = tmp_path / "checkpoints"
+    assert names(folder) == ["last.ckpt", "step-000006.ckpt", "step-000007.ckpt"]
+    assert read_checkpoint(folder / "last.ckpt")["global_step"] == 7
+
+
+def test_the_last_step_of_the_last_epoch_is_saved(training: list[str], tmp_path: Path) -> None:
+    callbacks = "[{class_path: AdapterCheckpoint, init_args: {every_n_steps: 100}}]"
+    fit(training, tmp_path, callbacks, "--trainer.max_steps=-1", "--trainer.max_epochs=1")
+    assert "last.ckpt" in names(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SamplePictures([]), "SamplePictures.prompts is empty; give a prompt"),
+        (lambda: SamplePictures(["a"], 0), "SamplePictures.every_n_steps is 0; take 1 or more"),
+        (lambda: AdapterCheckpoint(0), "AdapterCheckpoint.every_n_steps is 0; take 1 or more"),
+        (lambda: AdapterCheckpoint(1, 0), "AdapterCheckpoint.keep is 0; take 1 or more, or -1"),
+    ],
+)
+def test_arguments_that_make_no_sense(make, message: str) -> None:
+    with pytest.raises(ElfError) as error:
+        make()
+    assert message in str(error.value)
+
+
+def test_generator_states_go_round(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    torch.save(Randomness().state_dict(), path)
+    expected = (random.random(), np.random.rand(), torch.rand(2).tolist())
+    restored = Randomness()
+    restored.load_state_dict(torch.load(path, weights_only=True))
+    random.seed(5)
+    torch.manual_seed(5)
+    restored.on_train_start(None, None)
+    assert (random.random(), np.random.rand(), torch.rand(2).tolist()) == expected
+
+
+def test_pictures_make_a_grid() -> None:
+    pictures = [Image.new("RGB", (10, 20), color) for color in ("red", "green", "blue")]
+    sheet = grid(pictures, columns=2)
+    assert sheet.size == (2 * 10 + 2, 2 * 20 + 2)
+    assert sheet.getpixel((0, 0)) == (255, 0, 0)
+    assert sheet.getpixel((12, 0)) == (0, 128, 0)
+    assert sheet.getpixel((0, 22)) == (0, 0, 255)
+    assert sheet.getpixel((12, 22)) == (255, 255, 255)
+
+
+def test_generation_defaults_are_the_bases_own_size() -> None:
+    assert GenerationConfig().width is None
