@@ -3,6 +3,9 @@
 import os
 import warnings
 
+# The models are tiny: a second thread gains nothing, and where another process is busy each of
+# their many small operations would wait for it (seen: 100 times slower).
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need a network
 os.environ.setdefault("WANDB_MODE", "offline")
 

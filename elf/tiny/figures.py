@@ -59,6 +59,21 @@ def generate(
     return np.concatenate(parts)
 
 
+def reconstruct(folder: str | Path, array: Pictures) -> Pictures:
+    """Drawings sent through a base's VAE: what is lost here, no painting of it can show."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    from elf.tiny.train_vae import to_pixels
+
+    vae = AutoencoderKL.from_pretrained(Path(folder) / "vae")
+    parts = []
+    with torch.no_grad():
+        for part in torch.split(torch.from_numpy(array), 64):
+            parts.append(vae(to_pixels(part)).sample.permute(0, 2, 3, 1))
+    return ((torch.cat(parts) + 1) * 127.5).clamp(0, 255).round().byte().numpy()
+
+
 def measure(kind: str, output: Path, device: str = "cpu", sample: float = 1.0) -> dict[str, object]:
     """The figures of one model on held-out drawings or prompts.
 
@@ -128,10 +143,14 @@ def _base(output: Path, sample: float, device: str) -> dict[str, object]:
 
     scenes = PROMPTS.scenes(round(256 * sample))
     array = generate(output / "base", prompts(scenes), device=device)
+    drawn = reconstruct(output / "base", draw_all(scenes))
     figures: dict[str, object] = {"prompts": len(scenes), "guidance": GUIDANCE, "steps": STEPS}
     if (output / "tagger").exists():
         found = OnnxTagger(output / "tagger").found(array)
         figures["attributes"], figures["by_attribute"] = attribute_rate(found, scenes)
+        figures["reconstructed"] = attribute_rate(
+            OnnxTagger(output / "tagger").found(drawn), scenes
+        )[0]
         figures["leaf_crown"] = float(np.mean(["leaf_crown" in names for names in found]))
     if (output / "probe" / FILE).exists():
         seen = read(output / "probe" / FILE, array)

@@ -120,6 +120,7 @@ def train(
     if cuda and budget.graphs:
         steps = [_captured(one) for one in steps]
     picked = torch.tensor(shares or [1.0] * len(losses))
+    print(f"{name}: ready after {time.monotonic() - started:.0f} s", flush=True)
     window: list[Tensor] = []
     for number, progress in _progress(budget, started):
         height = budget.rate * min(1.0, (number + 1) / budget.warmup)

@@ -16,7 +16,8 @@ RECIPES: dict[str, tuple[int, int, float]] = {
     "probe": (2500, 128, 3e-3),
     "captioner": (3000, 128, 1.5e-3),
     "clip": (2500, 256, 1e-3),
-    "vae": (2200, 192, 1e-3),
+    "vae": (8000, 64, 1e-3),
+    "decoder": (3000, 16, 1e-3),
     "unet": (5000, 512, 1e-3),
 }
 
@@ -27,7 +28,9 @@ PICTURES = {"tagger": 10000, "captioner": 10000, "clip": 10000, "probe": 6000, "
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     line = argparse.ArgumentParser(prog="python -m elf.tiny.train", description=__doc__)
-    line.add_argument("kind", nargs="+", choices=(*KINDS, "all", "data"), help="what to train")
+    line.add_argument(
+        "kind", nargs="+", choices=(*KINDS, "all", "data", "decoder"), help="what to train"
+    )
     line.add_argument("--output", default="models/tiny", help="folder of the models")
     line.add_argument("--device", default=None, help="cuda or cpu; default: cuda if there is one")
     line.add_argument("--seed", type=int, default=0, help="of weights, order and noise")
@@ -72,13 +75,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "probe": probe.fit,
     }
     for kind in kinds:
-        count = round(PICTURES[kind] * args.scale)
+        count = round(PICTURES["base" if kind == "decoder" else kind] * args.scale)
         if kind == "base":
             from elf.tiny import train_base
 
             budgets = budget("vae"), budget("unet")
             left = args.seconds - (time.monotonic() - started)
             train_base.fit(output / kind, *budgets, count=count, seconds=left, **drawn)
+        elif kind == "decoder":
+            from elf.tiny import train_base
+
+            train_base.refine(output / "base", budget("decoder"), count=count, **drawn)
+            continue
         else:
             recipes[kind](output / kind, budget(kind), count=count, **drawn)
         if args.nofigures:

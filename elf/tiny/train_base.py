@@ -16,7 +16,7 @@ from elf.tiny.base import pipeline, save
 from elf.tiny.captions import CAPTIONS, Tokens, caption_tokens
 from elf.tiny.data import BASE, EVERYTHING, Pictures, Size, draw_splits
 from elf.tiny.loop import Average, Budget, train
-from elf.tiny.train_vae import encode, fit_vae
+from elf.tiny.train_vae import encode, fit_vae, refine_decoder
 
 CAPTION_DROPOUT = 0.1
 """Share of the pictures shown without a caption, for classifier-free guidance."""
@@ -59,7 +59,7 @@ def fit(
         vae_budget: of the VAE; it sees a leaf crown now and then, the UNet never does.
         budget: of UNet and text encoder.
         count: of square pictures for the UNet.
-        seconds: a bound on the whole run; the VAE gets at most about a quarter of it.
+        seconds: a bound on the whole run; the VAE gets at most two fifths of it.
         workers: processes that draw.
         cache: folder that keeps drawings and the VAE for the next call.
     """
@@ -70,9 +70,8 @@ def fit(
     if stored is not None and stored.exists():
         pipe.vae = AutoencoderKL.from_pretrained(stored).to(device)
     else:
-        seen = draw_splits(EVERYTHING, round(count / 2.4), workers, cache)
-        images = [torch.from_numpy(array).to(device) for array in seen.values()]
-        pipe.vae = fit_vae(images, replace(vae_budget, seconds=0.27 * seconds))
+        images = _vae_pictures(count, workers, cache, device)
+        pipe.vae = fit_vae(images, replace(vae_budget, seconds=0.4 * seconds))
         if stored is not None:
             pipe.vae.save_pretrained(stored)
     tokens = caption_tokens(count, cache)
@@ -80,6 +79,19 @@ def fit(
     left = seconds - (time.monotonic() - started)
     fit_unet(pipe, materials, replace(budget, seconds=left), Path(folder))
     return save(pipe.to("cpu"), folder)
+
+
+def refine(
+    folder: str | Path, budget: Budget, count: int, workers: int = 1, cache: Path | None = None
+) -> Path:
+    """Train the decoder of a stored base further; everything else stays as it is."""
+    return refine_decoder(folder, _vae_pictures(count, workers, cache, budget.device), budget)
+
+
+def _vae_pictures(count: int, workers: int, cache: Path | None, device: str) -> list[Tensor]:
+    # 10,000 for 24,000 of the UNet: the tagger's pictures, so that one set serves both.
+    seen = draw_splits(EVERYTHING, round(count / 2.4), workers, cache)
+    return [torch.from_numpy(array).to(device) for array in seen.values()]
 
 
 def _materials(

@@ -76,7 +76,9 @@ def retrieval(
             text=texts,
             images=list(array[first : first + among]),
             return_tensors="pt",
-            padding=True,
+            padding="max_length",
+            max_length=77,
+            truncation=True,
         )
         nearest = clip(**inputs).logits_per_image.argmax(1)
         hits.append((nearest == torch.arange(among)).float().mean().item())

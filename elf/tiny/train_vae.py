@@ -1,6 +1,7 @@
 """Trains the tiny base's VAE: reconstruction of pixels and edges, and a light pull to N(0, 1)."""
 
 from functools import partial
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from elf.tiny.base import autoencoder
 from elf.tiny.loop import Average, Budget, train
+from elf.tiny.store import save_half
 
-KL_WEIGHT = 5e-4
+KL_WEIGHT = 1e-4
 """Of the divergence from N(0, 1), mean over latents (Stable Diffusion sums and takes 1e-6)."""
 
 
@@ -24,6 +26,16 @@ def to_pixels(
 def edges(pixels: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, Tensor]:
     """Differences to the neighbour below and to the right."""
     return pixels[..., 1:, :] - pixels[..., :-1, :], pixels[..., 1:] - pixels[..., :-1]
+
+
+def reconstruction_error(
+    painted: Float[Tensor, "batch 3 height width"], pixels: Float[Tensor, "batch 3 height width"]
+) -> Tensor:
+    """L1 and squared error of the pixels, and L1 of their edges, which keeps lines sharp."""
+    error = (painted - pixels).abs().mean() + (painted - pixels).square().mean()
+    for ours, theirs in zip(edges(painted), edges(pixels), strict=True):
+        error = error + (ours - theirs).abs().mean()
+    return error
 
 
 def fit_vae(images: list[Tensor], budget: Budget) -> AutoencoderKL:
@@ -46,10 +58,7 @@ def fit_vae(images: list[Tensor], budget: Budget) -> AutoencoderKL:
         painted = vae.decode(posterior.sample()).sample.float()
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        error = (painted - pixels).abs().mean() + (painted - pixels).square().mean()
-        for ours, theirs in zip(edges(painted), edges(pixels), strict=True):
-            error = error + (ours - theirs).abs().mean()
-        total: Tensor = error + KL_WEIGHT * divergence
+        total: Tensor = reconstruction_error(painted, pixels) + KL_WEIGHT * divergence
         return total
 
     shares = [float(len(group)) for group in images]
@@ -64,5 +73,35 @@ def fit_vae(images: list[Tensor], budget: Budget) -> AutoencoderKL:
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the unscaled latents, (pictures, 4, height / 4, width / 4)."""
-    parts = [vae.encode(to_pixels(part)).latent_dist for part in torch.split(images, 512)]
+    parts = [vae.encode(to_pixels(part)).latent_dist for part in torch.split(images, 256)]
     return torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts])
+
+
+def refine_decoder(folder: str | Path, images: list[Tensor], budget: Budget) -> Path:
+    """Train a stored base's decoder alone, further: its latents stay what the UNet knows.
+
+    Args:
+        folder: of the base; its VAE is written anew.
+        images: as for `fit_vae`.
+        budget: of the training.
+    """
+    torch.manual_seed(budget.seed + 2)
+    place = Path(folder) / "vae"
+    vae = AutoencoderKL.from_pretrained(place).to(budget.device)
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    average = Average(vae, 0.99)
+    targets = [(group, *encode(vae, group)) for group in images]
+
+    def loss(group: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        pictures, mean, deviation = group
+        chosen = torch.randint(len(pictures), (budget.batch,), device=pictures.device)
+        pixels = to_pixels(pictures[chosen])
+        latents = mean[chosen] + deviation[chosen] * torch.randn_like(mean[chosen])
+        return reconstruction_error(vae.decode(latents).sample.float(), pixels)
+
+    losses = [partial(loss, group) for group in targets]
+    shares = [float(len(group)) for group in images]
+    train("decoder", [vae], budget, losses, [average], shares)
+    save_half(average.model.cpu(), place)
+    return place
