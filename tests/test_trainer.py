@@ -133,6 +133,17 @@ def test_prepare_needs_a_training_config() -> None:
         trainer.prepare(["--config=configs/tag/quickstart.yaml"])
 
 
+def test_predictions_are_not_kept_in_memory() -> None:
+    """Lightning's default would keep every batch's result until the end."""
+
+    class Parsed(trainer.ElfCLI):
+        def _run_subcommand(self, subcommand: str) -> None:
+            pass
+
+    cli = Parsed(["predict", "--config=configs/tag/quickstart.yaml"])
+    assert cli.config_init["predict"]["return_predictions"] is False
+
+
 def test_a_run_leaves_its_folder_complete(training: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = [*training, f"--trainer.default_root_dir={folder}", "--trainer.max_steps=4"]
