@@ -23,7 +23,7 @@ def make_loggers(name: LoggerName, folder: str) -> list[Logger]:
     """
     loggers: list[Logger] = [MetricsFile(folder)]
     if name == "tensorboard":
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
     elif name == "wandb":
         os.makedirs(folder, exist_ok=True)  # wandb needs its save_dir to exist
         loggers.append(

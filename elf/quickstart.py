@@ -127,6 +127,7 @@ def run(output: Path, pictures: Path | None, kind: str, max_steps: int) -> dict[
         f"--model.base={models}/base",
         f"--model.adapter={run_folder}",
         f"--model.embedder={models}/clip",
+        f"--model.tagger={models}/tagger",
         f"--trainer.default_root_dir={evaluation}",
         f"--data.shards={shards}",
     ]

@@ -11,6 +11,8 @@ from elf.files import atomic_path, write_atomic
 from elf.generation import grid
 from elf.metrics import Interval
 
+VARIANTS = ("base", "adapter")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -34,11 +36,12 @@ class Plan:
         ]
 
     def table(self, scores: np.ndarray) -> np.ndarray:
-        """Arrange scores (N,) of the rows as (P, S)."""
-        table = np.full((len(self.prompts), len(self.seeds)), np.nan)
+        """Arrange scores (N,) of the rows as (P, S); prompts that have no score are left out."""
+        table: np.ndarray = np.full((len(self.prompts), len(self.seeds)), np.nan)
         for place, score in zip(self._places, scores, strict=True):
             table[place] = score
-        return table
+        kept: np.ndarray = table[~np.isnan(table).all(axis=1)]
+        return kept
 
 
 def markdown(rows: list[Row]) -> str:

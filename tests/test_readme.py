@@ -72,6 +72,7 @@ def test_the_loop_runs_as_it_is_written(
             *on_cpu,
             base,
             f"--model.embedder={tiny_models['clip']}",
+            f"--model.tagger={tiny_models['tagger']}",
             "--model.generation.steps=2",
             *sampled,
         ],

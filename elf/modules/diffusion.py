@@ -1,7 +1,7 @@
 """Trains a LoRA or DoRA adapter on the UNet of a Stable Diffusion base."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -96,8 +96,22 @@ class DiffusionModule(LightningModule):
         self.unet = unet.train()  # from_pretrained leaves it in eval mode: no adapter dropout
         schedule = self.base.noise_schedule
         self.prediction_type = str(schedule.config.prediction_type)
+        self._refuse_schedule(schedule.alphas_cumprod)
         self.alphas_cumprod: Tensor
         self.register_buffer("alphas_cumprod", schedule.alphas_cumprod.clone(), persistent=False)
+
+    def _refuse_schedule(self, alphas_cumprod: Tensor) -> None:
+        known = get_args(diffusion.PredictionType)
+        if self.prediction_type not in known:
+            raise ElfError(
+                f"model.base: {self.base_name} predicts {self.prediction_type!r}; "
+                f"Elf trains bases that predict {' or '.join(known)}"
+            )
+        if self.prediction_type == "epsilon" and self.min_snr_gamma and alphas_cumprod[-1] == 0:
+            raise ElfError(
+                "model.min_snr_gamma: the base's last timestep has no signal (zero-terminal SNR), "
+                "where this weight of an ε loss is 0/0; set it to null"
+            )
 
     def configure_optimizers(self) -> Any:
         """Give the optimizer the adapter's parameters alone."""

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from elf import adapters, report
+from elf.attributes import AttributeChecker, AttributeRates
 from elf.embedders import CLIPEmbedder
 from elf.errors import ElfError
 from elf.export import read_adapter
@@ -17,8 +18,7 @@ from elf.files import atomic_path
 from elf.generation import GenerationConfig
 from elf.metrics import paired_difference, similarity_to_references, similarity_to_texts
 from elf.modules.diffusion import DiffusionModule
-
-VARIANTS = ("base", "adapter")
+from elf.report import VARIANTS
 
 
 class ImageEvaluation(LightningModule):
@@ -30,6 +30,10 @@ class ImageEvaluation(LightningModule):
         generation: Steps, guidance, size; the seeds come from the data.
         embedder: Folder or hub name of a CLIP model; None leaves its metrics out.
         trigger: The trigger word, removed from prompts before pictures are compared with them.
+        tagger: Folder or hub name of a WD tagger that counts what the pictures show; None leaves
+            the rates out.
+        tag_threshold: A tag counts as shown from this probability on.
+        concept: The tag of what the trigger stands for; counted apart from the other tags.
     """
 
     def __init__(
@@ -39,6 +43,9 @@ class ImageEvaluation(LightningModule):
         generation: GenerationConfig = GenerationConfig(),  # noqa: B008 (a constant to jsonargparse)
         embedder: str | None = None,
         trigger: str | None = None,
+        tagger: str | None = None,
+        tag_threshold: float = 0.35,
+        concept: str | None = None,
     ) -> None:
         super().__init__()
         self.base_name = base
@@ -46,6 +53,9 @@ class ImageEvaluation(LightningModule):
         self.generation = generation
         self.embedder_name = embedder
         self.trigger = trigger
+        self.tagger_name = tagger
+        self.tag_threshold = tag_threshold
+        self.concept = concept
         self.skipped: dict[str, str] = {}
         self.subject: DiffusionModule
 
@@ -60,19 +70,30 @@ class ImageEvaluation(LightningModule):
         adapters.load_adapter_state(self.subject.unet, state)
 
     def on_test_start(self) -> None:
-        """Load the embedder, or note why its metrics are left out."""
+        """Load the embedder and the tagger, or note why their metrics are left out."""
         self._embedder: CLIPEmbedder | None = None
+        self._attributes: AttributeRates | None = None
         self._rows: list[tuple[str, int]] = []  # (prompt, seed)
         self._embeddings: dict[str, list[np.ndarray]] = {name: [] for name in VARIANTS}
         self._references: list[np.ndarray] = []
         self._errors: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
-        if self.embedder_name is None:
-            self.skipped["similarity"] = "skipped: no embedder; set model.embedder to a CLIP model"
-            return
+        self.skipped = {
+            "similarity": "skipped: no embedder; set model.embedder to a CLIP model",
+            "attributes": "skipped: no tagger; set model.tagger to a WD tagger",
+        }
         try:
-            self._embedder = CLIPEmbedder(self.embedder_name, self.device)
+            if self.embedder_name is not None:
+                self._embedder = CLIPEmbedder(self.embedder_name, self.device)
         except ElfError as error:
             self.skipped["similarity"] = f"skipped: {error}"
+        if self.tagger_name is None:
+            return
+        try:
+            checker = AttributeChecker(self.tagger_name, self.tag_threshold, str(self.device))
+        except ElfError as error:
+            self.skipped["attributes"] = f"skipped: {error}"
+        else:
+            self._attributes = AttributeRates(checker, self.trigger, self.concept)
 
     @property
     def folder(self) -> Path:
@@ -99,6 +120,8 @@ class ImageEvaluation(LightningModule):
                     picture.save(temporary, format="PNG")
             if self._embedder is not None:
                 self._embeddings[name].append(self._embedder.pictures(pictures[name]))
+            if self._attributes is not None:
+                self._attributes.add(name, pictures[name])
         adapters.set_enabled(self.subject.unet, True)
         self._rows += list(zip(prompts, seeds, strict=True))
 
@@ -109,6 +132,10 @@ class ImageEvaluation(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Compute the metrics and write table, grid and ``metrics.json``."""
         rows = self._adapter_rows() + self._loss_rows() + self._similarity_rows()
+        if self._attributes is None:
+            rows.append(report.Row("attributes", None, None, None, self.skipped["attributes"]))
+        else:
+            rows += self._attributes.rows(self._rows)
         pairs: list[list[Image.Image]] = [
             [Image.open(self.picture_path(name, row)) for name in VARIANTS]
             for row in range(len(self._rows))

@@ -1,5 +1,8 @@
 """Training an adapter through the real command: it learns, resumes exactly, refuses mistakes."""
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import torch
 from elf import trainer
 from elf.checkpoints import read_checkpoint
 from elf.errors import ElfError
+from elf.modules import DiffusionModule
 
 
 def fit(training: list[str], folder: Path, *more: str) -> trainer.ElfCLI:
@@ -130,6 +134,38 @@ def test_a_run_does_not_go_on_with_another_base(
         fit(
             training, tmp_path, f"--model.base={other}", "--trainer.max_steps=4", "--ckpt_path=last"
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prediction_type": "sample"}, "predicts 'sample'; Elf trains bases that predict epsilon"),
+        ({"rescale_betas_zero_snr": True}, "has no signal (zero-terminal SNR), where this weight"),
+    ],
+)
+def test_a_base_that_the_loss_does_not_fit_is_refused(
+    tiny_models: dict[str, Path], tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_models["base"], base)
+    config = base / "scheduler/scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
+    with pytest.raises(ElfError, match=re.escape(message)):
+        DiffusionModule(str(base)).configure_model()
+
+
+def test_a_v_prediction_base_learns(
+    training: list[str], tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """With zero-terminal SNR too: the v loss has a weight everywhere."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_models["base"], base)
+    config = base / "scheduler/scheduler_config.json"
+    settings = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
+    cli = fit(training, tmp_path / "run", f"--model.base={base}", "--trainer.max_steps=40")
+    metrics = cli.trainer.callback_metrics
+    assert metrics["val/loss"] < 0.95 * metrics["val/loss_base"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(training: list[str], tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ def arguments(
         f"--model.base={tiny_models['base']}",
         f"--model.adapter={run_folder}",
         f"--model.embedder={tiny_models['clip']}",
+        f"--model.tagger={tiny_models['tagger']}",
+        "--model.concept=leaf_crown",
         f"--trainer.default_root_dir={output}",
         f"--data.shards={labelled / 'shards'}",
         "--model.generation.steps=3",
@@ -46,7 +48,10 @@ def test_base_and_adapter_are_measured_in_pairs(
         "held_out_loss",
         "prompt_similarity",
         "subject_similarity",
+        "concept_rate",
+        "attribute_rate",
     ]
+    assert measured["concept_rate"]["note"].startswith("how often leaf_crown is seen")
     assert measured["weight_change"]["adapter"] > 0
     loss = measured["held_out_loss"]
     assert loss["adapter"] < loss["base"]
@@ -88,13 +93,14 @@ def test_missing_weights_are_a_row_not_a_crash(
 def test_without_shards_or_embedder_the_rest_is_measured(
     run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    more = ("--model.embedder=null", "--data.shards=null")
+    more = ("--model.embedder=null", "--model.tagger=null", "--data.shards=null")
     trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
     measured = rows(tmp_path)
     assert measured["similarity"]["note"] == (
         "skipped: no embedder; set model.embedder to a CLIP model"
     )
     assert measured["held_out_loss"]["note"] == "skipped: no held-out pictures"
+    assert measured["attributes"]["note"] == "skipped: no tagger; set model.tagger to a WD tagger"
 
 
 @pytest.mark.parametrize(
@@ -104,6 +110,7 @@ def test_without_shards_or_embedder_the_rest_is_measured(
         ("--data.seeds=[1,1]", "data.seeds holds one twice; each pair is measured once"),
         ("--data.batch_size=0", "data.batch_size 0 is too small: at least 1"),
         ("--model.adapter=nowhere", "input: no run folder or checkpoint nowhere"),
+        ("--model.concept=elf", "model.concept: 'elf' is no tag of the tagger"),
         ("--data.shards=nowhere", "nowhere/prepared.json is missing: run `elf prepare"),
     ],
 )
