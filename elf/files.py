@@ -63,6 +63,27 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a whole file that a kill cannot tear: its name holds the old bytes or the new ones.
+
+    Nothing is synced: after a power loss the file may be empty or hold zeros. Many files are
+    written so and then settled at once by :func:`sync_disks`.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_disks() -> None:
+    """Make everything written so far survive a power loss; a no-op where there is no such call."""
+    if hasattr(os, "sync"):
+        os.sync()
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the sha256 of a file's bytes in hex."""
     with open(path, "rb") as file:
@@ -117,25 +138,34 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Return the records of a JSON Lines file; a torn last line is left out.
+def iterate_log(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a JSON Lines file, one in memory at a time; a torn last line is not one.
 
     Raises:
         ElfError: If a line other than the last is damaged, with its number.
     """
     path = Path(path)
     if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    records = []
-    for number, line in enumerate(lines, 1):
-        record = parse_line(line)
-        if record is None:
-            if number == len(lines) and not line.endswith(b"\n"):
-                break  # an interrupted write: never acknowledged
-            raise ElfError(f"{path}, line {number}: not a JSON object; mend or delete that line")
-        records.append(record)
-    return records
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            record = parse_line(line)
+            if record is None:
+                if not line.endswith(b"\n"):
+                    return  # an interrupted write: never acknowledged
+                raise ElfError(
+                    f"{path}, line {number}: not a JSON object; mend or delete that line"
+                )
+            yield record
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Return the records of a JSON Lines file; a torn last line is left out.
+
+    Raises:
+        ElfError: If a line other than the last is damaged, with its number.
+    """
+    return list(iterate_log(path))
 
 
 class AppendLog:
@@ -145,15 +175,19 @@ class AppendLog:
     end alone is missing. A damaged line before it is an error, never thrown away. A failed write
     (a full disk) is rolled back to the last whole record before the error is raised.
 
+    Args:
+        path: The file.
+        keep_records: Read what it holds; a long log's owner reads it piece by piece instead.
+
     Attributes:
         records: What the log held when it was opened.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, keep_records: bool = True) -> None:
         self.path = Path(path)
         self._lock = FolderLock(self.path.parent, f".{self.path.name}.lock")
         try:
-            self.records = read_log(self.path)
+            self.records = read_log(self.path) if keep_records else []
             # Unbuffered: what append() wrote is in the system's hands when it returns, so that a
             # kill -9 of this process cannot lose it; sync() guards against power loss.
             self._file = open(self.path, "ab", buffering=0)
@@ -163,11 +197,16 @@ class AppendLog:
             raise
 
     def _mend_torn_tail(self) -> int:
-        data = self.path.read_bytes()
-        size = data.rfind(b"\n") + 1
-        if parse_line(data[size:]) is not None:
+        total = size = self.path.stat().st_size
+        tail = b""
+        with open(self.path, "rb") as file:
+            while size and b"\n" not in tail:
+                file.seek(size := max(0, size - 65536))
+                tail = file.read(total - size)
+        size += tail.rfind(b"\n") + 1
+        if parse_line(tail[tail.rfind(b"\n") + 1 :]) is not None:
             self._file.write(b"\n")
-            return len(data) + 1
+            return total + 1
         self._file.truncate(size)
         return size
 
@@ -183,12 +222,17 @@ class AppendLog:
             raise
         self._size += len(data)
 
-    def rewrite(self, records: Iterable[dict[str, Any]]) -> None:
-        """Replace the whole log atomically: it holds either the old records or the new ones."""
-        data = _lines(records)
+    def rewrite(self, records: Iterable[dict[str, Any] | bytes]) -> None:
+        """Replace the whole log atomically: it holds either the old records or the new ones.
+
+        Args:
+            records: One after the other; bytes are a whole line and written as they are.
+        """
         self._file.close()  # Windows replaces no open file
         try:
-            write_atomic(self.path, data)
+            with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
+                for record in records:
+                    file.write(record if isinstance(record, bytes) else _line(record))
         finally:
             self._file = open(self.path, "ab", buffering=0)
             self._size = self.path.stat().st_size

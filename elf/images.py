@@ -3,18 +3,26 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: larger pictures are refused by name
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = {_TURNS[number] for number in (5, 6, 7, 8)}
 
 
 class BadImage(ValueError):
@@ -51,14 +59,54 @@ def decode(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> I
     Raises:
         BadImage: If the bytes are no whole picture of those formats, or hold too many pixels.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", UserWarning)  # odd metadata does not change pixels
+        return decode_quietly(data, background)
+
+
+def decode_quietly(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """Do what :func:`decode` does, in a thread: filters of warnings are left to the caller.
+
+    Raises:
+        BadImage: As :func:`decode` does.
+    """
+    return decode_small(data, None, background)[0]
+
+
+def decode_small(
+    data: bytes,
+    needed: Callable[[int, int], tuple[int, int]] | None,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode a picture, a JPEG perhaps at 1/2, 1/4 or 1/8 of its size, as its format allows.
+
+    Args:
+        data: As for :func:`decode`.
+        needed: Gives for a width and a height, px, the least ones that will do; none shrinks
+            nothing. The picture may lie on its side: the two are then those of the file.
+        background: As for :func:`decode`.
+
+    Returns:
+        The upright picture, and width and height of the whole upright one, px.
+
+    Raises:
+        BadImage: As :func:`decode` does.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)  # odd metadata does not change pixels
-            with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
-                image.load()
-                upright = _upright(image)
-        return _to_rgb(upright, background)
+        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            if needed is not None and image.format == "JPEG":
+                image.draft(None, needed(width, height))
+            image.load()
+            turn = _turn(image)
+            upright = image if turn is None else image.transpose(turn)
+        if turn is not None:
+            upright.info.pop("exif", None)  # or it would be turned again
+        whole = (height, width) if turn in _SIDEWAYS else (width, height)
+        return _to_rgb(upright, background), whole
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise BadImage(f"more than {MAX_PIXELS:,} pixels: make it smaller") from None
     except UnidentifiedImageError:
@@ -69,13 +117,13 @@ def decode(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> I
         raise BadImage(f"damaged ({type(error).__name__}: {error})") from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        return ImageOps.exif_transpose(image)
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except MemoryError:
         raise
     except Exception:  # damaged EXIF data, of which Pillow raises anything: the pixels are whole
-        return image.copy()
+        return None
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -87,73 +135,4 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
         rgba = image.convert("RGBA")
         canvas = Image.new("RGBA", rgba.size, (*background, 255))
         return Image.alpha_composite(canvas, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-Transform = Callable[[Image.Image], dict[str, NDArray[np.uint8]]]
-
-
-class Item(TypedDict):
-    """One picture file as a loader's worker saw it.
-
-    ``error`` is the reason why it cannot be used, or empty; ``id`` and ``sha256`` are empty if
-    not even its bytes could be read. ``width`` and ``height`` are px of the upright picture.
-    """
-
-    id: str
-    path: str
-    sha256: str
-    width: int
-    height: int
-    error: str
-
-
-class Batch(TypedDict):
-    """Pictures and their pixels: one row for each item without an error, in the items' order."""
-
-    items: list[Item]
-    pixels: dict[str, NDArray[np.uint8]]
-
-
-@dataclass(frozen=True)
-class PictureReader:
-    """A map-style dataset of picture files that turns every failure into an item.
-
-    It stands here, and not beside its datamodule, so that a spawned worker imports no framework.
-    """
-
-    root: str
-    paths: Sequence[str]
-    transform: Transform
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Item, dict[str, NDArray[np.uint8]]]:
-        """Return a picture's item and its pixels by model; no pixels if there is an error."""
-        path = self.paths[index]
-        item = Item(id="", path=path, sha256="", width=0, height=0, error="")
-        try:
-            data = (Path(self.root) / path).read_bytes()
-            item["sha256"] = hashlib.sha256(data).hexdigest()
-            item["id"] = picture_id(data)
-            image = decode(data)
-            item["width"], item["height"] = image.size
-            return item, self.transform(image)
-        except BadImage as error:
-            item["error"] = str(error)
-        except OSError as error:
-            item["error"] = f"could not be read ({error.strerror or error})"
-        except MemoryError:
-            item["error"] = "not enough memory for it"
-        return item, {}
-
-
-def collate(samples: Sequence[tuple[Item, dict[str, NDArray[np.uint8]]]]) -> Batch:
-    """Return what a :class:`PictureReader` gave as one batch."""
-    usable = [pixels for _, pixels in samples if pixels]
-    names = usable[0] if usable else {}
-    return Batch(
-        items=[item for item, _ in samples],
-        pixels={name: np.stack([pixels[name] for pixels in usable]) for name in names},
-    )
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,59 +1,92 @@
 """The labels folder: one text file a picture, the manifest, the quarantine.
 
 Crash-safe by order: a picture's text file is whole before its manifest line is appended, and
-nothing counts as labelled without that line. Only :class:`LabelFolder` writes here.
+nothing counts as labelled without that line. Only :class:`LabelFolder` writes the manifest;
+further processes of the same run write journals (:mod:`elf.journal`), which it takes in.
 """
 
 import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from elf.decisions import apply_decision, is_left_out, read_decisions
 from elf.errors import ElfError
-from elf.files import AppendLog, read_log, write_atomic
+from elf.files import AppendLog, iterate_log, parse_line, read_log, sync_disks
+from elf.labeltext import label_text, write_text
+
+__all__ = ["LabelFolder", "label_text", "labelled_ids", "read_records"]
 
 MANIFEST = "manifest.jsonl"
 QUARANTINE = "quarantine.jsonl"
-PENDING = ".relabelled.jsonl"
+JOURNALS = ".journal-*.jsonl"
+QUARANTINES = ".quarantine-*.jsonl"
+PENDING = ".journal-relabelled.jsonl"
 """New records of pictures that the manifest holds already, until they replace the old ones."""
+UNSETTLED = ".unsettled"
+"""Stands there while text files may not have reached the disk."""
 
 Record = dict[str, Any]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ID = re.compile(r"[0-9a-f]{16}")
+_LINE = re.compile(rb'\{"id": "([0-9a-f]{16})", .*\}\n', re.DOTALL)
 _LEFT_OVER = re.compile(r"\.([0-9a-f]{16}\.txt|(manifest|quarantine)\.jsonl)\.\w+\.tmp")
 
 
 def labelled_ids(folder: str | Path) -> set[str]:
-    """Return the ids that a labels folder's manifest holds; a torn last line does not count."""
-    return {record["id"] for record in read_records(Path(folder) / MANIFEST)}
+    """Return the ids that a labels folder holds; a torn last line does not count."""
+    paths = [Path(folder) / MANIFEST, *Path(folder).glob(JOURNALS)]
+    return {key for path in paths for key, _ in read_lines(path)}
 
 
-def read_records(path: str | Path) -> list[Record]:
-    """Return a manifest's records; a torn last line is left out.
+def read_lines(path: str | Path) -> Iterator[tuple[str, bytes]]:
+    """Yield each record's id and its line, unread beyond that; a torn last line is left out.
 
     Raises:
         ElfError: If a line is damaged or has no proper id, with its number.
     """
-    records = read_log(path)
-    for number, record in enumerate(records, 1):
-        if not _ID.fullmatch(str(record.get("id"))):  # ids name files: nothing else may pass
-            raise ElfError(f"{path}, line {number}: no `id` of 16 hex digits; mend that line")
-    return records
+    path = Path(path)
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if match := _LINE.fullmatch(line):
+                yield match[1].decode(), line
+                continue
+            record = parse_line(line)
+            if record is None and not line.endswith(b"\n"):
+                return
+            if record is None:
+                raise ElfError(
+                    f"{path}, line {number}: not a JSON object; mend or delete that line"
+                )
+            if not _ID.fullmatch(str(record.get("id"))):  # ids name files: nothing else may pass
+                raise ElfError(f"{path}, line {number}: no `id` of 16 hex digits; mend that line")
+            yield record["id"], line if line.endswith(b"\n") else line + b"\n"
 
 
-def label_text(record: Record) -> str:
-    """Return the content of a picture's text file."""
-    return ", ".join(record["tags"]) + "\n"
+def read_records(path: str | Path) -> Iterator[Record]:
+    """Yield a manifest's records; a torn last line is left out.
+
+    Raises:
+        ElfError: If a line is damaged or has no proper id, with its number.
+    """
+    for number, (key, line) in enumerate(read_lines(path), 1):
+        record = parse_line(line)
+        if record is None or record.get("id") != key:
+            raise ElfError(f"{path}, line {number}: not a JSON object; mend or delete that line")
+        yield record
 
 
 class LabelFolder:
     """A labels folder, open for writing by one process.
 
-    Opening mends what a crash left: a torn last line is cut off, temporary files go, relabelled
-    records take their places, and a text file that is missing is written from the manifest.
+    Opening mends what a crash left: a torn last line is cut off, temporary files go, journals
+    are taken in, and a text file that is missing or empty is written from the manifest. It also
+    brings the labels into line with the reviewer's decisions.
 
     Attributes:
         ids: What the manifest holds.
@@ -68,37 +101,55 @@ class LabelFolder:
         self._failed: dict[str, Record] = {}
         self._written: set[str] = set()
         self._pending: AppendLog | None = None
+        self._settled = True
         with self._disk_errors(), contextlib.ExitStack() as stack:
-            self._manifest = stack.enter_context(AppendLog(self.folder / MANIFEST))
-            self._manifest.records.clear()  # only the ids stay in memory
-            self.ids |= labelled_ids(self.folder)
+            manifest = AppendLog(self.folder / MANIFEST, keep_records=False)
+            self._manifest = stack.enter_context(manifest)
             self._quarantine = stack.enter_context(AppendLog(self.folder / QUARANTINE))
+            self._decisions = read_decisions(self.folder)
             self._mend()
             stack.pop_all()  # all is well: they stay open until close()
 
     def _mend(self) -> None:
-        names = set(os.listdir(self.folder))
-        for name in filter(_LEFT_OVER.fullmatch, names):
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(self.folder)}
+        for name in filter(_LEFT_OVER.fullmatch, sizes):
             (self.folder / name).unlink(missing_ok=True)
-        if PENDING in names:
-            self._merge()
-        for record in read_records(self.folder / MANIFEST):
-            if f"{record['id']}.txt" not in names:
-                write_atomic(self.folder / f"{record['id']}.txt", label_text(record))
+        self._take_in(sorted(self.folder.glob(JOURNALS)))
+        self._take_in_quarantines()
+        self.ids |= labelled_ids(self.folder)
+        unsettled = UNSETTLED in sizes
+        changed = {}
+        for key, line in read_lines(self.folder / MANIFEST):
+            name = f"{key}.txt"
+            spoilt = unsettled and sizes.get(name) and b"\0" in (self.folder / name).read_bytes()
+            if not spoilt and sizes.get(name) and key not in self._decisions:
+                if b'"before_review"' not in line:
+                    continue
+            record = parse_line(line)
+            if record is None:
+                raise ElfError(f"{self.folder / MANIFEST}: {key}: not a JSON object; mend it")
+            wanted = apply_decision(record, self._decisions.get(key))
+            if wanted != record:
+                changed[key] = wanted
+            if wanted != record or spoilt or not (sizes.get(name) or is_left_out(wanted)):
+                self._unsettle()
+                write_text(self.folder, wanted)
+        if changed:
+            lines = read_lines(self.folder / MANIFEST)
+            self._manifest.rewrite(changed.get(key, line) for key, line in lines)
+
+    def _unsettle(self) -> None:
+        if self._settled:
+            (self.folder / UNSETTLED).touch()
+            self._settled = False
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        try:
+        with disk_errors(self.folder, self.ids):
             yield
-        except OSError as error:
-            remedy = "make room" if error.errno in _FULL else "mend that"
-            raise ElfError(
-                f"{self.folder}: could not write ({error.strerror or error}); {len(self.ids)} "
-                f"labels are safe: {remedy}, then run the same command again to go on"
-            ) from error
 
     def write(self, record: Record) -> bool:
-        """Write a picture's text file, then its manifest line.
+        """Write a picture's text file, then its manifest line, as the reviewer wants them.
 
         Args:
             record: ``id``, ``tags`` and whatever else the manifest holds about a picture.
@@ -109,11 +160,13 @@ class LabelFolder:
         key = record["id"]
         if key in self._written:
             return False
+        record = apply_decision(record, self._decisions.get(key))
         with self._disk_errors():
-            write_atomic(self.folder / f"{key}.txt", label_text(record))
+            self._unsettle()
+            write_text(self.folder, record)
             if key in self.ids:
                 if self._pending is None:
-                    self._pending = AppendLog(self.folder / PENDING)
+                    self._pending = AppendLog(self.folder / PENDING, keep_records=False)
                 self._pending.append(record)
             else:
                 self._manifest.append(record)
@@ -131,8 +184,9 @@ class LabelFolder:
     def sync(self) -> None:
         """Make all that was written survive a power loss."""
         with self._disk_errors():
-            for log in self._logs():
-                log.sync()
+            for log in (self._manifest, self._quarantine, self._pending):
+                if log is not None:
+                    log.sync()
 
     def finish(self) -> None:
         """End a run that saw every picture: the quarantine then holds its failures and no other."""
@@ -140,6 +194,15 @@ class LabelFolder:
             failed = [self._failed[path] for path in sorted(self._failed)]
             if failed != read_log(self.folder / QUARANTINE):
                 self._quarantine.rewrite(failed)
+
+    def take_in(self) -> None:
+        """Take in the journals that the run's other processes have closed."""
+        with self._disk_errors():
+            self._unsettle()
+            self._take_in(sorted(self.folder.glob(JOURNALS)))
+            self.ids |= labelled_ids(self.folder)
+            for record in self._take_in_quarantines():
+                self._failed[record["path"]] = record
 
     def close(self) -> None:
         """Settle and release the folder; harmless when repeated."""
@@ -150,25 +213,75 @@ class LabelFolder:
             if self._pending is not None:
                 pending, self._pending = self._pending, None
                 pending.close()
-                self._merge()
+                self._take_in([self.folder / PENDING])
+            if (self.folder / UNSETTLED).exists():
+                sync_disks()
+                (self.folder / UNSETTLED).unlink()
+            self._settled = True
 
     def _remove_empty_quarantine(self) -> None:
         path = self.folder / QUARANTINE
         if path.exists() and path.stat().st_size == 0:
             path.unlink()
 
-    def _merge(self) -> None:
-        """Put relabelled records in their old ones' places; repeating it changes nothing."""
-        path = self.folder / PENDING
-        fresh = {record["id"]: record for record in read_records(path)}
+    def _take_in(self, journals: Iterable[Path]) -> None:
+        """Put journals' records in their old ones' places, new ones behind; repeatable."""
+        journals = list(journals)
+        fresh: dict[str, tuple[str, Path, int, int]] = {}  # by id: path, where its line stands
+        for journal in journals:
+            position = 0
+            for key, line in read_lines(journal):
+                path = str((parse_line(line) or {}).get("path", ""))
+                place = (path, journal, position, len(line))
+                fresh[key] = min(fresh.get(key, place), place, key=lambda place: place[0])
+                position += len(line)
         if fresh:
-            old = read_records(self.folder / MANIFEST)
-            merged = [fresh.pop(record["id"], record) for record in old]
-            self._manifest.rewrite([*merged, *fresh.values()])
-        path.unlink()
+            self._manifest.rewrite(self._merged(fresh))
+        for journal in journals:
+            journal.unlink()
+            journal.with_name(f".{journal.name}.lock").unlink(missing_ok=True)
 
-    def _logs(self) -> Iterator[AppendLog]:
-        yield self._manifest
-        yield self._quarantine
-        if self._pending is not None:
-            yield self._pending
+    def _merged(self, fresh: dict[str, tuple[str, Path, int, int]]) -> Iterator[bytes]:
+        with contextlib.ExitStack() as stack:
+            files = {
+                journal: stack.enter_context(open(journal, "rb"))
+                for journal in {place[1] for place in fresh.values()}
+            }
+
+            def line_at(place: tuple[str, Path, int, int]) -> bytes:
+                files[place[1]].seek(place[2])
+                return files[place[1]].read(place[3]).rstrip(b"\n") + b"\n"
+
+            for key, line in read_lines(self.folder / MANIFEST):
+                yield line_at(fresh.pop(key)) if key in fresh else line
+            for key in sorted(fresh, key=lambda key: (fresh[key][0], key)):
+                yield line_at(fresh[key])
+
+    def _take_in_quarantines(self) -> list[Record]:
+        found = []
+        for path in sorted(self.folder.glob(QUARANTINES)):
+            found += list(iterate_log(path))
+        fresh = [record for record in found if record not in self._quarantine.records]
+        if fresh:
+            self._quarantine.append(*sorted(fresh, key=lambda record: str(record["path"])))
+        for path in self.folder.glob(QUARANTINES):
+            path.unlink()
+            path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
+        return found
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path, ids: set[str]) -> Iterator[None]:
+    """Turn an OSError into one line that says what is safe.
+
+    Raises:
+        ElfError: In place of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = "make room" if error.errno in _FULL else "mend that"
+        raise ElfError(
+            f"{folder}: could not write ({error.strerror or error}); {len(ids)} "
+            f"labels are safe: {remedy}, then run the same command again to go on"
+        ) from error

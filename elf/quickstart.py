@@ -111,6 +111,7 @@ def run(output: Path, pictures: Path | None, kind: str, max_steps: int) -> dict[
         f"--model.florence.model={models}/captioner",
         f"--data.root={raw}",
         f"--data.labels={labels}",
+        f"--data.cache={output / 'cache'}",
     ]
     training = [
         f"--config={TRAIN}",

@@ -110,6 +110,8 @@ def _caption(label: Path, record: dict[str, Any], kind: CaptionKind) -> str:
     """Return one line of text; the label file counts, for that is what a reviewer edits."""
     tags = " ".join(label.read_text("utf-8").split()) if label.exists() else ""
     sentence = " ".join(str(record.get("caption") or "").split())
+    if kind == "both" and sentence and sentence in tags:
+        return tags  # the rules wrote both into the label already
     wanted = {"tags": [tags], "sentence": [sentence], "both": [tags, sentence]}[kind]
     return ", ".join(wanted) if all(wanted) else ""
 

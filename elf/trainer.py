@@ -23,6 +23,7 @@ from elf.callbacks import AdapterCheckpoint, Randomness, RewindMetrics
 from elf.checkpoints import AtomicCheckpointIO, last_checkpoint
 from elf.config_errors import ALLOWED, explain, known_names
 from elf.errors import ElfError
+from elf.explain import explain as explain_label
 from elf.files import write_atomic
 from elf.loggers import LoggerName, make_loggers
 from elf.quiet import silence_harmless_warnings
@@ -90,7 +91,22 @@ class ElfCLI(LightningCLI):
         if subcommand == "predict":
             # Lightning's default keeps every batch's result in memory until the end
             parser.set_defaults({"return_predictions": False})
+            parser.add_argument(
+                "--explain",
+                type=str | None,
+                default=None,
+                help="a labelled picture's id: print which rule did what to its tags",
+            )
         return parser
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        key = self.config[subcommand].get("explain")
+        if key is None:
+            super()._run_subcommand(subcommand)
+            return
+        data = self.datamodule
+        labels, cache = getattr(data, "labels", ""), getattr(data, "cache", None)
+        print(explain_label(self.model, labels, cache, key))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse a list of arguments (Lightning warns whenever one is given)."""

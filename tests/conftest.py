@@ -50,6 +50,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Pa
             "--config=configs/tag/quickstart.yaml",
             f"--data.root={folder / 'pictures'}",
             f"--data.labels={folder / 'labels'}",
+            f"--data.cache={folder / 'cache'}",
             f"--model.wd.model={tiny_models['tagger']}",
             f"--model.florence.model={tiny_models['captioner']}",
         ]

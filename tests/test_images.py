@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from elf.images import BadImage, PictureReader, collate, decode, list_pictures, picture_id
+from elf.images import BadImage, decode, decode_small, list_pictures, picture_id
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
 
@@ -143,40 +143,6 @@ def test_listing_is_sorted_and_leaves_out_what_is_hidden_or_no_picture(tmp_path)
     assert found == ["B.webp", "a/z.png", "b.JPG"]
 
 
-def test_a_reader_turns_every_failure_into_an_item(tmp_path):
-    good = encode(gradient("RGB", (4, 6)), "JPEG")
-    (tmp_path / "wrong-suffix.png").write_bytes(good)
-    (tmp_path / "bad.png").write_bytes(b"nope")
-    (tmp_path / "folder.png").mkdir()
-    names = ["wrong-suffix.png", "bad.png", "gone.png", "folder.png"]
-    reader = PictureReader(str(tmp_path), names, lambda image: {"wd": np.asarray(image)})
-    batch = collate([reader[index] for index in range(len(reader))])
-    assert [item["error"] for item in batch["items"]] == [
-        "",
-        "not a picture of a known format (JPEG, PNG, WEBP, GIF, BMP)",
-        "could not be read (No such file or directory)",
-        "could not be read (Is a directory)",
-    ]
-    first, bad, gone, _ = batch["items"]
-    assert (first["width"], first["height"], first["id"]) == (4, 6, picture_id(good))
-    assert bad["id"] == picture_id(b"nope") and gone["id"] == ""
-    assert batch["pixels"]["wd"].shape == (1, 6, 4, 3)
-
-
-def test_a_batch_without_a_usable_picture_has_no_pixels(tmp_path):
-    reader = PictureReader(str(tmp_path), ["gone.png"], lambda image: {})
-    assert collate([reader[0]])["pixels"] == {}
-
-
-def test_a_picture_too_big_for_the_memory_is_an_item_too(tmp_path):
-    def transform(image):
-        raise MemoryError
-
-    (tmp_path / "a.png").write_bytes(encode(gradient()))
-    item, pixels = PictureReader(str(tmp_path), ["a.png"], transform)[0]
-    assert item["error"] == "not enough memory for it" and pixels == {}
-
-
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_damage_at_random_bytes_is_a_picture_or_one_kind_of_error(format_):
     draw = np.random.default_rng(0)
@@ -189,3 +155,20 @@ def test_damage_at_random_bytes_is_a_picture_or_one_kind_of_error(format_):
             assert decode(broken.tobytes()).mode == "RGB"
         except BadImage as error:
             assert "\n" not in str(error)
+
+
+def test_a_jpeg_may_be_decoded_small_and_its_whole_size_is_known():
+    image = gradient("RGB", (64, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # it lies on its side
+    asked = []
+
+    def half(width, height):
+        asked.append((width, height))
+        return width // 2, height // 2
+
+    small, size = decode_small(encode(image, "JPEG", exif=exif), half)
+    assert (small.size, size, asked) == ((16, 32), (32, 64), [(64, 32)])
+    assert decode_small(encode(image, "PNG"), half)[0].size == (64, 32)
+    whole, size = decode_small(encode(image, "JPEG"), None)
+    assert whole.size == size == (64, 32)

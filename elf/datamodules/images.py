@@ -8,63 +8,74 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
 from elf.errors import ElfError
+from elf.fileindex import FileIndex
 from elf.files import sha256_file
-from elf.images import SUFFIXES, Batch, PictureReader, Transform, collate, list_pictures
+from elf.images import SUFFIXES, list_pictures
 from elf.manifest import labelled_ids
+from elf.processes import gather
+from elf.reader import PictureLoader, PictureReader, Task, Transform
 
 
 @runtime_checkable
-class HasTransform(Protocol):
-    """A module that says how a decoded picture becomes the pixels of its models.
-
-    The transform is picklable and runs in the loader's workers.
-    """
+class TakesPictures(Protocol):
+    """A module that says how a decoded picture becomes the pixels of its models."""
 
     @property
     def transform(self) -> Transform:
-        """From an RGB picture to pixels by the models' names."""
+        """From an RGB picture to pixels by the models' names; run by several threads."""
+
+    def missing(self, sha256: str) -> tuple[str, ...]:
+        """Return the models that have to see a picture (all, if its content is not known)."""
 
 
 class PictureFolder(LightningDataModule):
     """All pictures under a folder that have no label yet, sorted by their relative path.
 
+    Of several processes each gets the pictures whose id says so.
+
     Args:
         root: Folder of the pictures, searched with its sub-folders.
         labels: Folder of the labels: what its manifest holds is skipped.
+        cache: Folder of what the models gave, and of what is known about files; none keeps nothing.
         skip_existing: Skip pictures that have a label; otherwise all are labelled again.
         batch_size: Pictures that the models see at once.
-        workers: Processes that decode; 0 decodes between the models' batches.
+        workers: Threads that decode; 0 decodes between the models' batches.
 
     Attributes:
-        paths: The pictures to label, relative to the root, in order.
-        skipped: How many have a label already.
+        paths: The pictures that this process labels, relative to the root, in order.
+        skipped: How many have a label already, for all processes.
         duplicates: Files with the same bytes as an earlier one, and that one's path.
+        loader: The batches, once they were asked for.
     """
 
     def __init__(
         self,
         root: str = "data/raw",
         labels: str = "data/labels",
+        cache: str | None = ".cache/tagging",
         skip_existing: bool = True,
         batch_size: int = 8,
         workers: int = 2,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         if batch_size < 1:
             raise ElfError(f"data.batch_size: {batch_size} is below 1")
         if workers < 0:
-            raise ElfError(f"data.workers: {workers} is negative; 0 decodes in the main process")
+            raise ElfError(f"data.workers: {workers} is negative; 0 decodes in the main thread")
         self.root = root
         self.labels = labels
+        self.cache = cache
         self.skip_existing = skip_existing
         self.batch_size = batch_size
         self.workers = workers
         self.paths: list[str] = []
         self.skipped = 0
         self.duplicates: dict[str, str] = {}
+        self.loader: PictureLoader | None = None
+        self._digests: list[str] = []
 
     def setup(self, stage: str) -> None:
         """Find the pictures, and leave out copies and what is labelled.
@@ -75,38 +86,56 @@ class PictureFolder(LightningDataModule):
         pictures = find_pictures(self.root)
         names = [path.relative_to(self.root).as_posix() for path in pictures]
         labelled = labelled_ids(self.labels) if self.skip_existing else set()
-        self.paths, self.skipped, self.duplicates = [], 0, {}
+        rank = self.trainer.global_rank if self.trainer else 0
+        world = self.trainer.world_size if self.trainer else 1
+        self.paths, self._digests, self.skipped, self.duplicates = [], [], 0, {}
         first: dict[str, str] = {}
-        for name, key in zip(names, _ids(pictures), strict=True):
-            if key is not None and key in first:
-                self.duplicates[name] = first[key]
-            elif key in labelled:
+        digests = self._sha256(pictures, rank, world)
+        for number, (name, digest) in enumerate(zip(names, digests, strict=True)):
+            if digest and digest in first:
+                self.duplicates[name] = first[digest]
+                continue
+            if digest:
+                first[digest] = name
+            if digest[:16] in labelled:
                 self.skipped += 1
-            else:  # what cannot be read is left to a worker, which says why
+            # what cannot be read is left to the reader, which says why
+            elif (int(digest[:16], 16) if digest else number) % world == rank:
                 self.paths.append(name)
-            if key is not None:
-                first.setdefault(key, name)
+                self._digests.append(digest)
 
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """Return the loader of what :meth:`setup` found."""
+    def _sha256(self, pictures: Sequence[Path], rank: int, world: int) -> list[str]:
+        """Return the sha256 of each file, empty where it cannot be read.
+
+        Only new and changed files are opened; each process opens its share of them.
+        """
+        index = FileIndex(self.cache) if self.cache is not None else None
+        try:
+            own = _sha256_all(pictures[rank::world], index)
+        finally:
+            if index is not None:
+                index.close()
+        digests = [""] * len(pictures)
+        for share, found in enumerate(gather(own)):
+            digests[share::world] = found
+        return digests
+
+    def predict_dataloader(self) -> PictureLoader:
+        """Return the batches of what :meth:`setup` found."""
         module = self.trainer.lightning_module if self.trainer else None
-        if not isinstance(module, HasTransform):
+        if not isinstance(module, TakesPictures):
             raise ElfError(
                 f"model.class_path: {type(module).__name__} cannot tag pictures; take TaggerModule"
             )
         if not self.paths:  # all is labelled: that is no reason to warn
-            warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks")
-        reader = PictureReader(self.root, self.paths, module.transform)
-        return DataLoader(
-            reader,
-            batch_size=self.batch_size,
-            shuffle=False,
-            num_workers=self.workers,
-            collate_fn=collate,
-            # a forked child would inherit the models' threads and the labels' lock
-            multiprocessing_context="spawn" if self.workers else None,
-            persistent_workers=self.workers > 0,  # for one pass the same, but Lightning warns
-        )
+            warnings.filterwarnings("ignore", message="Total length of `.*` across ranks is zero")
+        tasks = [
+            Task(path, digest, module.missing(digest))
+            for path, digest in zip(self.paths, self._digests, strict=True)
+        ]
+        reader = PictureReader(self.root, module.transform)
+        self.loader = PictureLoader(reader, tasks, self.batch_size, self.workers)
+        return self.loader
 
 
 def find_pictures(root: str) -> list[Path]:
@@ -129,14 +158,19 @@ def _suffixes() -> str:
     return ", ".join(sorted(SUFFIXES))
 
 
-def _ids(paths: Sequence[Path]) -> list[str | None]:
-    """Return the id of each file, None where it cannot be read; hashing uses all cores."""
+def _sha256_all(paths: Sequence[Path], index: FileIndex | None) -> list[str]:
+    """Return the sha256 of each file, empty where it cannot be read; hashing uses all cores."""
+
+    def digest(path: Path) -> str:
+        try:
+            return index.sha256(path) if index is not None else sha256_file(path)
+        except OSError:
+            return ""
+
+    known = [index.lookup(path) or "" if index is not None else "" for path in paths]
+    unknown = [number for number, found in enumerate(known) if not found]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(_id, paths))
-
-
-def _id(path: Path) -> str | None:
-    try:
-        return sha256_file(path)[:16]
-    except OSError:
-        return None
+        fresh = pool.map(digest, [paths[number] for number in unknown])
+        for number, found in zip(unknown, fresh, strict=True):
+            known[number] = found
+    return known

@@ -1,41 +1,55 @@
 """Tags and captions of pictures, as a Lightning module for the predict loop."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 
 from elf.errors import ElfError
+from elf.fileindex import FileIndex
+from elf.reader import Batch, Item
 from elf.taggers import (
     FlorenceCaptioner,
     FlorenceConfig,
     Preprocess,
     Rules,
     Selector,
+    TagList,
     WDConfig,
     WDTagger,
 )
-from elf.taggers.florence import florence_folder, florence_preprocess
-from elf.taggers.preprocess import WD_VERSION, FlorencePreprocess, WDPreprocess
-from elf.taggers.wd import wd_folder, wd_preprocess
-
-Captions = list[tuple[str | None, str]]
-"""A caption, or None, and the status, for each picture."""
+from elf.taggers.florence import (
+    caption_each,
+    florence_folder,
+    florence_preprocess,
+    refuse_speechless,
+)
+from elf.taggers.outputs import CaptionOutput, ScoreOutput, to_units
+from elf.taggers.preprocess import Decode, FlorencePreprocess, WDPreprocess
+from elf.taggers.store import OutputStore, florence_key, wd_key
+from elf.taggers.wd import FILES, wd_folder, wd_preprocess
 
 
 class TaggerModule(LightningModule):
     """A WD tagger, a Florence-2 captioner and the rules that make labels of their outputs.
 
     The captioner may fail, for a picture or for the run: the labels then hold tags alone, and
-    the manifest says so.
+    the manifest says so. What the models gave is kept in the datamodule's cache folder, and a
+    model that has nothing to look at is not loaded.
 
     Args:
         wd: The tagger.
         florence: The captioner; none labels with tags alone.
         rules: From scores to labels.
+        decode: ``exact`` gives the models the very pixels of their authors' recipe; ``fast`` nearly
+            the same ones: large JPEGs decoded at a fraction, and another bicubic kernel.
+
+    Attributes:
+        transform: The preprocessing for both models.
+        seconds: What the models took so far.
     """
 
     def __init__(
@@ -43,19 +57,28 @@ class TaggerModule(LightningModule):
         wd: WDConfig,
         florence: FlorenceConfig | None = None,
         rules: Rules | None = None,
+        decode: Decode = "fast",
     ) -> None:
         super().__init__()
         self.wd = wd
         self.florence = florence
         self.rules = rules or Rules()
-        self.transform = Preprocess({})
+        self.decode: Decode = decode
+        self.transform = Preprocess({}, decode)
         self.tagger: WDTagger | None = None
         self.captioner: FlorenceCaptioner | None = None
-        self._status = "off"
+        self.seconds = {"tagger": 0.0, "captioner": 0.0}
+        self.store = OutputStore(None, {})
+        self._without_captioner = CaptionOutput(None, "off")
         self._folders: dict[str, Path] = {}
+        self._keys: dict[str, str] = {}
 
     def setup(self, stage: str) -> None:
-        """Find the models and read what their preprocessing needs; no weights are loaded yet."""
+        """Find the models and what the cache holds of them; no weights are loaded yet.
+
+        Raises:
+            ElfError: If the tagger is missing, or if the rules make no sense for its list.
+        """
         folder = wd_folder(self.wd)
         self._folders = {"wd": folder}
         parts: dict[str, WDPreprocess | FlorencePreprocess] = {"wd": wd_preprocess(folder)}
@@ -65,100 +88,178 @@ class TaggerModule(LightningModule):
                 parts["florence"] = florence_preprocess(self._folders["florence"])
             except ElfError as error:
                 self._go_without_captions(error)
-        self.transform = Preprocess(parts)
+        self.transform = Preprocess(parts, self.decode)
+        self.select = Selector(TagList.read(folder / FILES[1]), self.rules)
+        for warning in self.select.unmatched():
+            rank_zero_warn(warning)
+        attached = self._trainer is not None
+        data = getattr(self.trainer, "datamodule", None) if attached else None
+        self.store = self._open_store(getattr(data, "cache", None))
+
+    def recall(
+        self, cache: str | None, sha256: str
+    ) -> tuple[Selector, ScoreOutput | None, CaptionOutput | None]:
+        """Return the rules, and what the models gave for a picture: from a cache, none is loaded.
+
+        Args:
+            cache: Its folder.
+            sha256: Of the picture's bytes.
+        """
+        self.setup("predict")
+        store = self._open_store(cache)
+        try:
+            return self.select, store.scores(sha256), store.caption(sha256)
+        finally:
+            store.close()
+
+    def _open_store(self, cache: str | None) -> OutputStore:
+        if cache is None:
+            return OutputStore(None, {})
+        files = FileIndex(cache)
+        version = self.transform.version
+        self._keys = {"wd": wd_key(self._folders["wd"], files, version)}
+        if self.florence is not None and "florence" in self.transform.parts:
+            self._keys["florence"] = florence_key(
+                self._folders["florence"], files, self.florence, str(self.device), version
+            )
+        files.close()
+        return OutputStore(cache, self._keys)
+
+    def missing(self, sha256: str) -> tuple[str, ...]:
+        """Return the models that have to see a picture (all, if its content is not known)."""
+        return self.store.missing(sha256, tuple(self.transform.parts))
 
     def on_predict_end(self) -> None:
         """Free the models."""
         self.tagger = self.captioner = None
+        self.store.close()
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """Return a record for each picture of a batch; the first usable one loads the models.
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return a record for each picture of a batch; a model's first picture loads it.
 
         Args:
             batch: ``items`` (facts about each picture) and ``pixels`` by the models' names, one
-                row for each item without an error.
+                row for each item that wants them.
             batch_idx: Its number.
 
         Returns:
             For each item the manifest's record, or ``path``, ``id``, ``sha256`` and ``reason``
             if it cannot be used.
         """
-        labels = iter(self._label(batch["pixels"]))
+        scored = self._score(batch)
+        captioned = self._caption(batch)
         records = []
-        for item in batch["items"]:
+        for number, item in enumerate(batch["items"]):
             if item["error"]:
-                kept = {key: item[key] for key in ("id", "path", "sha256")}
+                kept = {"id": item["id"], "path": item["path"], "sha256": item["sha256"]}
                 records.append(kept | {"reason": item["error"]})
-            else:
-                facts = {key: value for key, value in item.items() if key != "error"}
-                records.append(facts | next(labels))
+                continue
+            scores = scored.get(number) or self.store.scores(item["sha256"])
+            caption = captioned.get(number) or self.store.caption(item["sha256"])
+            if scores is None:
+                raise ElfError(
+                    f"{item['path']}: its scores vanished from the cache while they were read; "
+                    "run the same command again"
+                )
+            records.append(self._record(item, scores, caption or self._without_captioner))
         return records
 
-    def _load(self) -> WDTagger:
-        device = str(self.device)
-        self.tagger = WDTagger(self._folders["wd"], device, self.wd.threads)
-        self._select = Selector(self.tagger.tags, self.rules)
-        if self.florence is not None and "florence" in self.transform.parts:
+    def _score(self, batch: Batch) -> dict[int, ScoreOutput]:
+        """Return the outputs for the items that were looked at, by their place in the batch."""
+        if "wd" not in batch["pixels"]:
+            return {}
+        if self.tagger is None:
+            config = self.wd
+            self.tagger = WDTagger(
+                self._folders["wd"], str(self.device), config.threads, config.provider
+            )
+        start = time.perf_counter()
+        rows, embeddings = self.tagger.describe(batch["pixels"]["wd"])
+        self.seconds["tagger"] += time.perf_counter() - start
+        units = to_units(rows)
+        outputs = {}
+        for row, (number, item) in enumerate(_wanting(batch, "wd")):
+            features = None if embeddings is None else embeddings[row].astype(np.float16)
+            provider = self.tagger.provider
+            output = ScoreOutput(units[row], item["width"], item["height"], provider, features)
+            outputs[number] = output
+            self.store.keep(item["sha256"], output)
+        return outputs
+
+    def _caption(self, batch: Batch) -> dict[int, CaptionOutput]:
+        captioner = self._captioner() if "florence" in batch["pixels"] else None
+        if captioner is None:
+            return {}
+        start = time.perf_counter()
+        captions = caption_each(captioner, batch["pixels"]["florence"])
+        self.seconds["captioner"] += time.perf_counter() - start
+        outputs = {}
+        for (number, item), output in zip(_wanting(batch, "florence"), captions, strict=True):
+            outputs[number] = output
+            self.store.keep(item["sha256"], output)
+        return outputs
+
+    def _captioner(self) -> FlorenceCaptioner | None:
+        if self.captioner is None and self.florence is not None and not self._gave_up:
             try:
                 folder = self._folders["florence"]
-                self.captioner = FlorenceCaptioner(self.florence, folder, device)
+                captioner = FlorenceCaptioner(self.florence, folder, str(self.device))
+                size = florence_preprocess(folder)
+                refuse_speechless(captioner, size.height, size.width)
+                self.captioner = captioner
             except (ElfError, RuntimeError) as error:  # RuntimeError: out of GPU memory
                 self._go_without_captions(error)
-        return self.tagger
+        return self.captioner
 
-    def _label(self, pixels: dict[str, UInt8[np.ndarray, "..."]]) -> list[dict[str, Any]]:
-        if not pixels:
-            return []
-        tagger = self.tagger or self._load()
-        scores = tagger.score(pixels["wd"])
-        if self.captioner is None:
-            captions: Captions = [(None, self._status)] * len(scores)
-        else:
-            captions = caption_each(self.captioner, pixels["florence"])
-        labels = []
-        for row, (caption, status) in zip(scores, captions, strict=True):
-            selection = self._select(row)
-            attributes: dict[str, Any] = {
-                "florence_caption": caption,
-                "florence_status": status,
-                "rating": selection.rating,
-                "wd": {
-                    "model": self.wd.model,
-                    "provider": tagger.provider,
-                    "preprocessing": WD_VERSION,
-                },
-            }
-            if self.captioner is not None:
-                config = self.captioner.config
-                attributes["florence"] = {
-                    "model": config.model,
-                    "task": config.task,
-                    "dtype": self.captioner.dtype,
-                }
-            labels.append(
-                {
-                    "tags": selection.tags,
-                    "caption": caption,
-                    "rating": selection.rating,
-                    "attributes": attributes,
-                }
-            )
-        return labels
+    def _record(self, item: Item, scores: ScoreOutput, caption: CaptionOutput) -> dict[str, Any]:
+        selection = self.select(scores.units, caption.text)
+        version = self.transform.version
+        wd = {"model": self.wd.model, "provider": scores.provider, "preprocessing": version}
+        attributes: dict[str, Any] = {
+            "florence_caption": caption.text,
+            "florence_status": caption.status,
+            "rating": selection.rating,
+            "wd": wd | self._fingerprint("wd"),
+        }
+        if self.florence is not None and caption.dtype:
+            attributes["florence"] = {
+                "model": self.florence.model,
+                "task": self.florence.task,
+                "dtype": caption.dtype,
+                "preprocessing": version,
+            } | self._fingerprint("florence")
+        attributes |= {
+            "rules": self.select.version,
+            "text": self.rules.text,
+            "trigger": self.rules.trigger,
+            "scores": selection.scores,
+            "dropped": selection.dropped,
+        }
+        return {
+            "id": item["id"],
+            "path": item["path"],
+            "sha256": item["sha256"],
+            "width": scores.width,
+            "height": scores.height,
+            "tags": selection.tags,
+            "caption": caption.text,
+            "rating": selection.rating,
+            "attributes": attributes,
+        }
+
+    def _fingerprint(self, name: str) -> dict[str, str]:
+        """Return the beginning of the sha256 of a model's files, where they were hashed."""
+        return {"sha256": self._keys[name].split("-")[1]} if name in self._keys else {}
+
+    @property
+    def _gave_up(self) -> bool:
+        return self._without_captioner.status.startswith("unavailable")
 
     def _go_without_captions(self, error: Exception) -> None:
         reason = " ".join(str(error).split())
-        self._status = f"unavailable: {reason[:300]}"
+        self._without_captioner = CaptionOutput(None, f"unavailable: {reason[:300]}")
         rank_zero_warn(f"labels will hold tags alone: {reason}")
 
 
-def caption_each(
-    captioner: FlorenceCaptioner, pixels: UInt8[np.ndarray, "batch height width 3"]
-) -> Captions:
-    """Return captions of a batch; if it fails as a whole, of each picture by itself."""
-    try:
-        texts = captioner.caption(pixels)
-    except Exception as error:  # whatever it is (memory, a kernel): tags alone are better
-        if len(pixels) == 1:
-            return [(None, f"failed: {' '.join(str(error).split())[:300]}")]
-        return [pair for row in pixels for pair in caption_each(captioner, row[None])]
-    return [(text, "ok") if text else (None, "failed: empty") for text in texts]
+def _wanting(batch: Batch, name: str) -> list[tuple[int, Item]]:
+    return [(number, item) for number, item in enumerate(batch["items"]) if name in item["wants"]]

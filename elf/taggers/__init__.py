@@ -1,12 +1,13 @@
 """Models that describe pictures, and the rules that make labels of what they say.
 
 Nothing here knows Lightning, and transformers and onnxruntime are imported when a model is made:
-loader workers, which need the preprocessing alone, start fast.
+what needs the rules or the preprocessing alone starts fast.
 """
 
 from elf.taggers.florence import FlorenceCaptioner, FlorenceConfig
 from elf.taggers.preprocess import FlorencePreprocess, Preprocess, WDPreprocess
-from elf.taggers.rules import Rules, Selection, Selector, StyleRules
+from elf.taggers.rules import NoiseRules, Rules, StyleRules, Vocabulary, WeightRule
+from elf.taggers.select import Selection, Selector
 from elf.taggers.tags import TagList
 from elf.taggers.wd import WDConfig, WDTagger
 
@@ -14,13 +15,16 @@ __all__ = [
     "FlorenceCaptioner",
     "FlorenceConfig",
     "FlorencePreprocess",
+    "NoiseRules",
     "Preprocess",
     "Rules",
     "Selection",
     "Selector",
     "StyleRules",
     "TagList",
+    "Vocabulary",
     "WDConfig",
     "WDPreprocess",
     "WDTagger",
+    "WeightRule",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from elf.errors import ElfError
 from elf.pretrained import load, model_folder
+from elf.taggers.outputs import EMPTY, CaptionOutput
 from elf.taggers.preprocess import FlorencePreprocess
 
 WHAT = "captioner (model.florence.model)"
@@ -140,3 +141,41 @@ class FlorenceCaptioner:
             )
         texts = self._processor.batch_decode(tokens, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
+
+
+def refuse_speechless(captioner: FlorenceCaptioner, height: int, width: int) -> None:
+    """Try a captioner on one picture: some weights give special tokens alone under some versions.
+
+    An error is not taken for that: each picture will tell.
+
+    Raises:
+        ElfError: If it had nothing to say.
+    """
+    ramp = np.linspace(0, 255, height * width * 3).astype(np.uint8).reshape(1, height, width, 3)
+    try:
+        text = captioner.caption(ramp)[0]
+    except Exception:
+        return
+    if not text:
+        raise ElfError(
+            f"{WHAT}: gave special tokens alone for a test picture; weights and transformers do "
+            "not fit each other, take those of florence-community"
+        )
+
+
+def caption_each(
+    captioner: FlorenceCaptioner, pixels: UInt8[np.ndarray, "batch height width 3"]
+) -> list[CaptionOutput]:
+    """Return captions of a batch; if it fails as a whole, of each picture by itself."""
+    dtype = captioner.dtype
+    try:
+        texts = captioner.caption(pixels)
+    except Exception as error:  # whatever it is (memory, a kernel): tags alone are better
+        if len(pixels) == 1:
+            reason = " ".join(str(error).split())[:300]
+            return [CaptionOutput(None, f"failed: {reason}", dtype)]
+        return [output for row in pixels for output in caption_each(captioner, row[None])]
+    return [
+        CaptionOutput(text, "ok", dtype) if text else CaptionOutput(None, EMPTY, dtype)
+        for text in texts
+    ]

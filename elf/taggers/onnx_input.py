@@ -35,28 +35,29 @@ def input_shape(path: str | Path) -> list[int | None]:
 
 
 def _input_shapes(data: mmap.mmap) -> Iterator[list[int | None]]:
-    for graph in _select(data, 0, len(data), 7):
-        for value in _select(data, *graph, 11):
-            for kind in _select(data, *value, 2):
-                for tensor in _select(data, *kind, 1):
-                    for shape in _select(data, *tensor, 2):
-                        yield [_dimension(data, *dim) for dim in _select(data, *shape, 1)]
+    for graph in select(data, 0, len(data), 7):
+        for value in select(data, *graph, 11):
+            for kind in select(data, *value, 2):
+                for tensor in select(data, *kind, 1):
+                    for shape in select(data, *tensor, 2):
+                        yield [_dimension(data, *dim) for dim in select(data, *shape, 1)]
 
 
 def _dimension(data: mmap.mmap, start: int, end: int) -> int | None:
-    for number, value, _ in _fields(data, start, end, values=True):
+    for number, value, _ in fields(data, start, end, values=True):
         if number == 1:
             return value if value > 0 else None
     return None
 
 
-def _select(data: mmap.mmap, start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
-    for number, first, last in _fields(data, start, end):
+def select(data: mmap.mmap, start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each value of a message's field of that number."""
+    for number, first, last in fields(data, start, end):
         if number == wanted:
             yield first, last
 
 
-def _fields(data: mmap.mmap, position: int, end: int, values: bool = False) -> Iterator[Field]:
+def fields(data: mmap.mmap, position: int, end: int, values: bool = False) -> Iterator[Field]:
     """Yield a message's length-delimited fields, or its integers (as start) where asked."""
     while position < end:
         key, position = _varint(data, position)

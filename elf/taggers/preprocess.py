@@ -1,23 +1,36 @@
-"""From a picture to the pixels that each model wants: run in the loader's workers.
+"""From a picture to the pixels that each model wants: run by the loader's threads.
 
-Every preprocessing is a small picklable object that needs no weights, and gives uint8: a
-quarter of float32's bytes between processes. Casts and normalisation follow at the model.
+Every preprocessing is a small object that needs no weights, and gives uint8: a quarter of
+float32's bytes on the way to a GPU. Casts and normalisation follow at the model.
 """
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image
 
 Pixels = UInt8[np.ndarray, "height width 3"]
+Decode = Literal["exact", "fast"]
 
-WD_VERSION = "wd-1"
-"""Written into the manifest; changes whenever the tagger's pixels change."""
+VERSION = 1
+"""Written into the manifest; changes whenever a model's pixels change."""
 
 MAX_SQUARE = 8192
 """Beyond this side (px) the square is not built: a 1 px wide strip would need gigabytes."""
+
+LEAST = {2: 2.25, 4: 4.0, 8: 4.0}
+"""A JPEG that is decoded at 1/2, 1/4 or 1/8 must keep so many px for one of the model's input: at
+fewer, more than 1 in 200 kept tags differ from the whole picture's (benchmarks/labelling.py)."""
+
+REUSED = 3 * 2560 * 2560
+"""Bytes up to which each thread keeps its square: new memory costs more than the copy into it."""
+
+WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,16 @@ class WDPreprocess:
 
     size: int
 
-    def __call__(self, image: Image.Image) -> Pixels:
+    def shrinks_by(self, width: int, height: int) -> int:
+        """Return the fraction (1, 2, 4, 8) at which a JPEG of that size may be decoded.
+
+        The square's border must stand where it stands around the whole picture.
+        """
+        longest = max(width, height)
+        offsets = [(longest - side) // 2 for side in (width, height) if side != longest]
+        return _fraction(longest / self.size, [width, height, *offsets])
+
+    def __call__(self, image: Image.Image, fast: bool = False) -> Pixels:
         """Return an RGB picture as ``(size, size, 3)``, RGB."""
         side = max(image.size)
         if side > MAX_SQUARE:
@@ -39,13 +61,20 @@ class WDPreprocess:
                 Image.Resampling.BICUBIC,
             )
             side = self.size
-        square = image
+        left, top = (side - image.width) // 2, (side - image.height) // 2
+        if fast and side > self.size:
+            square = _square(side)
+            if image.size != (side, side):
+                square.fill(255)
+            square[top : top + image.height, left : left + image.width] = np.asarray(image)
+            return bicubic(square, self.size, self.size)
+        padded = image
         if image.size != (side, side):
-            square = Image.new("RGB", (side, side), (255, 255, 255))
-            square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+            padded = Image.new("RGB", (side, side), WHITE)
+            padded.paste(image, (left, top))
         if side != self.size:
-            square = square.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return np.asarray(square)
+            padded = padded.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return np.asarray(padded)
 
 
 @dataclass(frozen=True)
@@ -62,18 +91,87 @@ class FlorencePreprocess:
     width: int
     resample: int = 3
 
-    def __call__(self, image: Image.Image) -> Pixels:
+    def shrinks_by(self, width: int, height: int) -> int:
+        """Return the fraction (1, 2, 4, 8) at which a JPEG of that size may be decoded."""
+        side = max(self.width, self.height)  # the file may lie on its side
+        return _fraction(min(width, height) / side, [width, height])
+
+    def __call__(self, image: Image.Image, fast: bool = False) -> Pixels:
         """Return an RGB picture as ``(height, width, 3)``, RGB."""
         filter_ = Image.Resampling(self.resample)
+        smaller = image.width >= self.width and image.height >= self.height
+        if fast and smaller and filter_ is Image.Resampling.BICUBIC:
+            return bicubic(np.array(image), self.height, self.width)
         return np.asarray(image.resize((self.width, self.height), filter_))
+
+
+def _fraction(ratio: float, lengths: Sequence[int]) -> int:
+    """Return the largest of 8, 4, 2, 1 that leaves enough px and divides all lengths.
+
+    Args:
+        ratio: The picture's px for one of the model's input.
+        lengths: What must stay on whole px.
+    """
+    fitting = (
+        factor
+        for factor in (8, 4, 2)
+        if ratio >= factor * LEAST[factor] and not any(length % factor for length in lengths)
+    )
+    return next(fitting, 1)
+
+
+_squares = threading.local()
+
+
+def _square(side: int) -> Pixels:
+    """Return a square to be filled, the same memory for every picture of a thread."""
+    size = 3 * side * side
+    if size > REUSED:
+        return np.empty((side, side, 3), np.uint8)
+    memory = getattr(_squares, "memory", None)
+    if memory is None or len(memory) < size:
+        memory = _squares.memory = np.empty(size, np.uint8)
+    return memory[:size].reshape(side, side, 3)
+
+
+def bicubic(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Return a picture made smaller: Pillow's bicubic within 1 of 255, in a third of its time."""
+    # (H, W, 3) → (1, 3, H, W) without moving a byte: the kernel for channels last is the fast one
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    small = torch.nn.functional.interpolate(image, (height, width), mode="bicubic", antialias=True)
+    return small[0].permute(1, 2, 0).contiguous().numpy()
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """All models' preprocessing of one decoded picture."""
+    """All models' preprocessing of one decoded picture.
+
+    Args:
+        parts: By the models' names.
+        decode: ``exact`` gives the very pixels of the models' own recipes; ``fast`` decodes large
+            JPEGs at a fraction and resizes with torch.
+    """
 
     parts: Mapping[str, WDPreprocess | FlorencePreprocess]
+    decode: Decode = "exact"
 
-    def __call__(self, image: Image.Image) -> dict[str, Pixels]:
-        """Return the pixels for each model by its name."""
-        return {name: part(image) for name, part in self.parts.items()}
+    @property
+    def version(self) -> str:
+        """What stands for these pixels in manifest and cache."""
+        return f"{self.decode}{VERSION}"
+
+    def needed(self, names: Sequence[str]) -> Callable[[int, int], tuple[int, int]] | None:
+        """Return the size that a JPEG may be decoded at, as a function of its own."""
+        if self.decode == "exact":
+            return None
+
+        def smallest(width: int, height: int) -> tuple[int, int]:
+            by = min(self.parts[name].shrinks_by(width, height) for name in names)
+            return width // by, height // by
+
+        return smallest
+
+    def __call__(self, image: Image.Image, names: Sequence[str] | None = None) -> dict[str, Pixels]:
+        """Return the pixels for models by their names, for all of them by default."""
+        wanted = self.parts if names is None else names
+        return {name: self.parts[name](image, self.decode == "fast") for name in wanted}

@@ -1,29 +1,29 @@
-"""From scores to kept tags: thresholds, weights, caps, the trigger. Pure functions.
+"""How labels are made of scores and captions: the configuration of the rules.
 
-In the order in which they act: the weight of style tags, the thresholds, the order by weighted
-score, the caps (of a category, of style tags, of all), the trigger in front.
+They act in this order, which is also the order in which an explanation names them: weights
+(``style``, ``weights``), cutoffs (``threshold``, ``thresholds``, ``mcut``, ``style``, ``noise``,
+``vocabularies``), the order by weighted score, ``replace``, ``remove``, the caps, ``first``, tags
+from the caption, ``append``, and the trigger in front of all.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-
-import numpy as np
-from jaxtyping import Float32
+from typing import Literal
 
 from elf.errors import ElfError
-from elf.taggers.tags import CATEGORIES, TagList, display
-
-DECIMALS = 4
-"""Scores are compared to this many decimals: what a batch's size changes lies far below."""
-
-STYLE_TAGS = (
-    *("4koma", "2koma", "3koma", "comic", "silent_comic", "sketch", "monochrome", "greyscale"),
-    *("chibi", "chibi_inset", "chibi_only", "traditional_media", "parody", "style_parody"),
-    *("retro_artstyle", "official_style", "flat_color", "halftone", "screentones"),
-    *("western_comics_(style)", "1970s_(style)", "1980s_(style)", "1990s_(style)"),
+from elf.taggers.tags import CATEGORIES
+from elf.taggers.vocabulary import (
+    ATTIRE,
+    CAPTION_TAGS,
+    FOREST,
+    MAGIC,
+    NOISE_TAGS,
+    REALISM,
+    STYLE_TAGS,
 )
-"""Tags of drawn styles that the prefixes do not reach, as they stand in the real lists."""
+
+Names = tuple[str, ...]
+"""Tags as they stand in the list, or with spaces; ``*`` stands for any characters."""
 
 
 @dataclass(frozen=True)
@@ -32,155 +32,161 @@ class StyleRules:
 
     Args:
         prefixes: A tag whose name starts so is a style tag.
-        tags: Further style tags by their full names.
+        tags: Further style tags.
         exceptions: Names that are none although a prefix fits (a bone's shape).
         weight: A style tag's score is multiplied by it (0.65 is 35 % down).
         threshold: Cutoff of a style tag's weighted score; none takes its category's.
         max_tags: Most style tags in a label.
     """
 
-    prefixes: tuple[str, ...] = ("anime", "cartoon", "lineart")
-    tags: tuple[str, ...] = STYLE_TAGS
-    exceptions: tuple[str, ...] = ("cartoon_bone",)
+    prefixes: Names = ("anime", "cartoon", "lineart")
+    tags: Names = STYLE_TAGS
+    exceptions: Names = ("cartoon_bone",)
     weight: float = 0.65
     threshold: float | None = None
     max_tags: int = 5
 
-    def match(self, name: str) -> bool:
-        """Whether a tag, by its name in the list, is a style tag."""
-        if name in self.exceptions:
-            return False
-        return name in self.tags or name.startswith(self.prefixes)
+
+@dataclass(frozen=True)
+class NoiseRules:
+    """Tags that need a surer score.
+
+    Args:
+        tags: Their names.
+        exceptions: Names that are none of them although a pattern fits.
+        threshold: Cutoff of their weighted score, if it is above the one they have otherwise.
+    """
+
+    tags: Names = NOISE_TAGS
+    exceptions: Names = ()
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True)
+class WeightRule:
+    """A factor on the scores of some tags.
+
+    Args:
+        tags: Their names.
+        weight: The factor, 0 to 1.
+        exceptions: Names that are none of them although a pattern fits.
+    """
+
+    tags: Names
+    weight: float
+    exceptions: Names = ()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tags whose cutoff is lifted or lowered.
+
+    Args:
+        tags: Their names.
+        shift: Added to their cutoff: below 0 they come sooner, above 0 later.
+        exceptions: Names that are none of them although a pattern fits.
+    """
+
+    tags: Names
+    shift: float
+    exceptions: Names = ()
+
+
+def _vocabularies() -> dict[str, Vocabulary]:
+    return {
+        "forest": Vocabulary(FOREST, -0.06),
+        "magic": Vocabulary(MAGIC, -0.05),
+        "attire": Vocabulary(ATTIRE, -0.05),
+        "realism": Vocabulary(REALISM, -0.08),
+    }
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How labels are made of scores.
+    r"""How labels are made.
 
     Args:
         trigger: The word that stands first in every label as it is written here; empty for none.
         threshold: Cutoff of a tag's (weighted) score.
         thresholds: Cutoffs that differ, by category.
-        max_tags: Most tags in a label, the trigger included.
-        max_per_category: Most tags of a category.
-        keep_underscores: Leave underscores instead of writing spaces.
-        escape_parentheses: Write parentheses with a backslash (what A1111's prompts want).
+        mcut: Categories whose cutoff is found in each picture's scores: the middle of their
+            largest gap (Largeron et al. 2012, MCut).
+        mcut_floor: Where such a cutoff ends at the lowest.
         style: The rules for tags of drawn styles.
+        weights: Further factors on scores, by a name of your own.
+        noise: The stricter cutoff.
+        vocabularies: Cutoffs lifted or lowered, by a name of your own.
+        replace: Tags that are written otherwise, in this order; a later one sees what an earlier
+            one wrote.
+        remove: Tags that are never written.
+        max_tags: Most tags in a label, all included.
+        max_per_category: Most tags of a category.
+        first: Tags that stand behind the trigger, in this order, if the label has them.
+        caption_tags: Words of the caption, and the tag that each gives.
+        max_caption_tags: Most tags that come from the caption.
+        append: Tags that end every label.
+        keep_underscores: Leave underscores instead of writing spaces.
+        escape_parentheses: Write parentheses as ``\(`` and ``\)`` (what A1111's prompts want).
+        text: What stands in the text file: tags, the caption (behind the trigger), or both.
     """
 
     trigger: str = "wood_elf"
     threshold: float = 0.28
     thresholds: Mapping[str, float] = field(default_factory=lambda: {"character": 0.85})
+    mcut: tuple[str, ...] = ()
+    mcut_floor: float = 0.15
+    style: StyleRules = field(default_factory=StyleRules)
+    weights: Mapping[str, WeightRule] = field(default_factory=dict)
+    noise: NoiseRules = field(default_factory=NoiseRules)
+    vocabularies: Mapping[str, Vocabulary] = field(default_factory=_vocabularies)
+    replace: Mapping[str, str] = field(default_factory=dict)
+    remove: Names = ()
     max_tags: int = 80
     max_per_category: Mapping[str, int] = field(default_factory=lambda: {"character": 4})
+    first: Names = ()
+    caption_tags: Mapping[str, str] = field(default_factory=lambda: dict(CAPTION_TAGS))
+    max_caption_tags: int = 10
+    append: Names = ()
     keep_underscores: bool = False
     escape_parentheses: bool = False
-    style: StyleRules = field(default_factory=StyleRules)
+    text: Literal["tags", "caption", "both"] = "tags"
 
     def __post_init__(self) -> None:
-        cutoffs: dict[str, float | None] = {"threshold": self.threshold}
-        cutoffs |= {f"thresholds.{name}": value for name, value in self.thresholds.items()}
-        cutoffs |= {"style.threshold": self.style.threshold, "style.weight": self.style.weight}
-        for name, value in cutoffs.items():
+        for name, value in self._shares():
             if value is not None and not 0 <= value <= 1:
                 raise ElfError(f"rules.{name}: {value} is not between 0 and 1")
+        for key, vocabulary in self.vocabularies.items():
+            if not -1 <= vocabulary.shift <= 1:
+                raise ElfError(
+                    f"rules.vocabularies.{key}.shift: {vocabulary.shift} is not between -1 and 1"
+                )
         caps = {"max_tags": self.max_tags, "style.max_tags": self.style.max_tags}
+        caps |= {"max_caption_tags": self.max_caption_tags}
         caps |= {f"max_per_category.{name}": cap for name, cap in self.max_per_category.items()}
         for name, cap in caps.items():
             if cap < 0:
                 raise ElfError(f"rules.{name}: {cap} is negative; 0 keeps none")
-        for key in ("thresholds", "max_per_category"):
+        for key in ("thresholds", "max_per_category", "mcut"):
             for name in getattr(self, key):
                 if name not in CATEGORIES.values():
                     known = ", ".join(CATEGORIES.values())
                     raise ElfError(f"rules.{key}: no category {name!r}; there are {known}")
-        if "," in self.trigger or "\n" in self.trigger:
-            raise ElfError(f"rules.trigger: {self.trigger!r} must be one tag, without commas")
+        for name, tag in self._written():
+            if "," in tag or "\n" in tag:
+                raise ElfError(f"rules.{name}: {tag!r} must be one tag, without commas")
 
+    def _shares(self) -> Iterator[tuple[str, float | None]]:
+        yield "threshold", self.threshold
+        yield "mcut_floor", self.mcut_floor
+        yield from ((f"thresholds.{name}", value) for name, value in self.thresholds.items())
+        yield "style.threshold", self.style.threshold
+        yield "style.weight", self.style.weight
+        yield "noise.threshold", self.noise.threshold
+        yield from ((f"weights.{name}.weight", rule.weight) for name, rule in self.weights.items())
 
-@dataclass(frozen=True)
-class Selection:
-    """What became of one picture's scores.
-
-    Attributes:
-        tags: The label, as written, in order.
-        rating: The most probable rating's name; empty if the list has none.
-        dropped: The rule that dropped a tag, for tags whose raw score reached the threshold.
-    """
-
-    tags: list[str]
-    rating: str
-    dropped: dict[str, str]
-
-
-class Selector:
-    """The rules made ready for one tag list: what does not depend on a picture is done once."""
-
-    def __init__(self, tags: TagList, rules: Rules) -> None:
-        self.tags = tags
-        self.rules = rules
-        style = rules.style
-        self._style = np.array([style.match(name) for name in tags.names])
-        self._weight = np.where(self._style, style.weight, 1.0)
-        cutoffs = [rules.thresholds.get(name, rules.threshold) for name in tags.categories]
-        self._threshold = np.array(cutoffs)
-        if style.threshold is not None:
-            self._threshold[self._style] = style.threshold
-        self._is_rating = np.array([name == "rating" for name in tags.categories])
-        self._ratings = np.flatnonzero(self._is_rating)
-
-    def __call__(self, scores: Float32[np.ndarray, "tags"]) -> Selection:  # noqa: F821
-        """Return the label that the rules make of one picture's scores."""
-        rules = self.rules
-        raw = np.round(scores.astype(np.float64), DECIMALS)
-        weighted = np.round(raw * self._weight, DECIMALS)
-        rating = ""
-        if len(self._ratings):
-            rating = self.tags.names[int(self._ratings[np.argmax(raw[self._ratings])])]
-
-        reached = ~self._is_rating & (raw >= rules.threshold)
-        kept = ~self._is_rating & (weighted >= self._threshold)
-        dropped = {
-            self.tags.names[index]: self._below(index, raw[index], weighted[index])
-            for index in np.flatnonzero(reached & ~kept).tolist()
-        }
-        candidates = np.flatnonzero(kept)
-        # stable: equal scores stay in the list's order
-        order: list[int] = candidates[np.argsort(-weighted[candidates], kind="stable")].tolist()
-
-        label = [rules.trigger] if rules.trigger else []
-        label = label[: rules.max_tags]
-        written = set(label) | {display(tag) for tag in label}
-        counts: Counter[str] = Counter()
-        for index in order:
-            name = self.tags.names[index]
-            text = display(name, rules.keep_underscores, rules.escape_parentheses)
-            if text in written:
-                dropped[name] = "written already"
-            elif reason := self._cap(index, len(label), counts):
-                dropped[name] = reason
-            else:
-                label.append(text)
-                written.add(text)
-                counts[self.tags.categories[index]] += 1
-                counts["style"] += bool(self._style[index])
-        return Selection(label, rating, dropped)
-
-    def _below(self, index: int, raw: float, weighted: float) -> str:
-        cutoff = self._threshold[index]
-        if self._style[index]:
-            weight = self.rules.style.weight
-            return f"style: {raw:.4g} × {weight:.4g} = {weighted:.4g} is below {cutoff:.4g}"
-        return f"{self.tags.categories[index]}: {raw:.4g} is below {cutoff:.4g}"
-
-    def _cap(self, index: int, length: int, counts: Counter[str]) -> str:
-        """Return the cap that a further tag would break, or an empty string."""
-        rules, category = self.rules, self.tags.categories[index]
-        if length >= rules.max_tags:
-            return f"cap of {rules.max_tags} tags"
-        cap = rules.max_per_category.get(category)
-        if cap is not None and counts[category] >= cap:
-            return f"cap of {cap} {category} tags"
-        if self._style[index] and counts["style"] >= rules.style.max_tags:
-            return f"cap of {rules.style.max_tags} style tags"
-        return ""
+    def _written(self) -> Iterator[tuple[str, str]]:
+        """Yield every tag that these rules write, with the name of its key."""
+        yield "trigger", self.trigger
+        yield from (("append", tag) for tag in self.append)
+        yield from ((f"replace.{old}", new) for old, new in self.replace.items())
+        yield from ((f"caption_tags.{word}", tag) for word, tag in self.caption_tags.items())

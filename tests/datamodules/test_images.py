@@ -18,6 +18,9 @@ class Recorder(LightningModule):
         self.transform = Preprocess({"wd": WDPreprocess(8)})
         self.batches = []
 
+    def missing(self, sha256):
+        return ("wd",)
+
     def predict_step(self, batch, batch_idx):
         self.batches.append(batch)
         return []
@@ -31,7 +34,7 @@ def picture(path, shade):
 
 def predict(tmp_path, module=None, **options):
     module = module or Recorder()
-    options = {"batch_size": 2, "workers": 0} | options
+    options = {"batch_size": 2, "workers": 0, "cache": str(tmp_path / "cache")} | options
     data = PictureFolder(str(tmp_path / "raw"), str(tmp_path / "labels"), **options)
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
                       enable_checkpointing=False, default_root_dir=tmp_path)  # fmt: skip
@@ -141,7 +144,7 @@ def test_a_module_that_takes_no_pictures(tmp_path, raw):
     ("settings", "message"),
     [
         ({"batch_size": 0}, r"data.batch_size: 0 is below 1"),
-        ({"workers": -1}, r"data.workers: -1 is negative; 0 decodes in the main process"),
+        ({"workers": -1}, r"data.workers: -1 is negative; 0 decodes in the main thread"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):

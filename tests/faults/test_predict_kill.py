@@ -129,6 +129,7 @@ def test_elf_predict_killed_half_way_and_started_again(tmp_path, tiny_models, ca
         *("--model.init_args.florence.max_new_tokens", "16"),
         *("--trainer.default_root_dir", str(tmp_path)),
         *("--trainer.enable_progress_bar", "false"),
+        *("--data.init_args.cache", str(tmp_path / "cache")),
         "--data.init_args.labels",
     ]
     manifest = tmp_path / "killed" / "manifest.jsonl"

@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 
 from elf.errors import ElfError
-from elf.modules.tagger import TaggerModule, caption_each
+from elf.modules.tagger import TaggerModule
 from elf.taggers import FlorenceCaptioner, FlorenceConfig, Rules, WDConfig, WDTagger
+from elf.taggers.florence import caption_each
+from elf.taggers.outputs import CaptionOutput
 
 COUNT = 8
 
@@ -35,7 +37,8 @@ def picture(number):
 def batch(module, numbers, broken=()):
     items = [
         {"id": f"{number:016x}", "path": f"{number}.png", "sha256": "s", "width": 60 + number,
-         "height": 40, "error": "damaged" if number in broken else ""}
+         "height": 40, "error": "damaged" if number in broken else "",
+         "wants": () if number in broken else tuple(module.transform.parts)}
         for number in numbers
     ]  # fmt: skip
     rows = [module.transform(picture(number)) for number in numbers if number not in broken]
@@ -63,8 +66,12 @@ def test_a_record_holds_what_the_manifest_promises(module, tiny_models):
     assert record["attributes"]["wd"] == {
         "model": str(tiny_models["tagger"]),
         "provider": "CPUExecutionProvider",
-        "preprocessing": "wd-1",
+        "preprocessing": module.transform.version,
     }
+    scores = record["attributes"]["scores"]
+    assert set(scores) <= set(record["tags"]) and all(0 < score <= 1 for score in scores.values())
+    assert record["attributes"]["rules"] == module.select.version
+    assert isinstance(record["attributes"]["dropped"], dict)
     assert record["attributes"]["florence"]["dtype"] == "float32"
 
 
@@ -121,8 +128,27 @@ def test_a_captioner_that_cannot_load_leaves_tags(module, monkeypatch):
     }
 
 
+def test_a_captioner_that_says_nothing_is_given_up_at_the_start(module, monkeypatch):
+    asked = []
+
+    def nothing(self, pixels):
+        asked.append(len(pixels))
+        return [""] * len(pixels)
+
+    monkeypatch.setattr("elf.taggers.FlorenceCaptioner.caption", nothing)
+    with pytest.warns(UserWarning, match="gave special tokens alone for a test picture; weights"):
+        records = predict(module, 2, 4)
+    assert asked == [1]
+    assert all(
+        record["attributes"]["florence_status"].startswith("unavailable: captioner")
+        for record in records
+    )
+
+
 class Captioner(FlorenceCaptioner):
     """Fails on batches that hold a black picture; has nothing to say about white ones."""
+
+    dtype = "float32"
 
     def __init__(self):
         """Load nothing."""
@@ -137,8 +163,10 @@ def test_a_caption_that_fails_costs_no_other():
     pixels = np.zeros((3, 2, 2, 3), np.uint8)
     pixels[0, 0], pixels[2] = 1, 255
     assert caption_each(Captioner(), pixels) == [
-        ("6", "ok"), (None, "failed: black hole"), (None, "failed: empty")
-    ]  # fmt: skip
+        CaptionOutput("6", "ok", "float32"),
+        CaptionOutput(None, "failed: black hole", "float32"),
+        CaptionOutput(None, "failed: empty", "float32"),
+    ]
 
 
 def test_a_missing_tagger_is_an_error():

@@ -5,7 +5,7 @@ import pytest
 
 from elf.errors import ElfError
 from elf.taggers import WDConfig, WDPreprocess, WDTagger
-from elf.taggers.wd import wd_folder, wd_preprocess
+from elf.taggers.wd import fitting_batch, wd_folder, wd_preprocess
 from elf.tiny.onnx_file import Graph
 
 SIZE = 4
@@ -122,3 +122,83 @@ def test_a_missing_model_is_one_line(tmp_path):
         wd_folder(WDConfig(str(tmp_path)))
     with pytest.raises(ElfError, match=r"tagger \(model.wd.model\): no folder ./none; give an ex"):
         wd_folder(WDConfig("./none"))
+
+
+class Starving:
+    """A session that runs out of memory beyond a number of pictures."""
+
+    def __init__(self, session, limit, message="Failed to allocate memory for requested buffer"):
+        self.session, self.limit, self.message = session, limit, message
+        self.sizes = []
+
+    def run(self, outputs, inputs):
+        (pixels,) = inputs.values()
+        self.sizes.append(len(pixels))
+        if len(pixels) > self.limit:
+            raise RuntimeError(self.message)
+        return self.session.run(outputs, inputs)
+
+
+@pytest.mark.parametrize(
+    "message", ["BFCArena: out of space", "CUDA failure 2: out of memory", "std::bad_alloc"]
+)
+def test_the_batch_is_halved_when_memory_runs_out(tmp_path, message):
+    tagger = WDTagger(folder_of(tmp_path))
+    pixels = pictures(13)
+    expected = tagger.score(pixels)
+    tagger._session = session = Starving(tagger._session, 3, message)
+    with pytest.warns(UserWarning, match=r"out of memory with \d+ pictures at once; going on wi"):
+        scores = tagger.score(pixels)
+    np.testing.assert_array_equal(scores, expected)
+    assert session.sizes == [13, 6, 3, 3, 3, 3, 1] and tagger.micro_batch == 3
+    tagger.score(pixels)  # what was learnt stays
+    assert session.sizes[7:] == [3, 3, 3, 3, 1]
+
+
+def test_no_memory_for_a_single_picture_is_one_line(tmp_path):
+    tagger = WDTagger(folder_of(tmp_path))
+    tagger._session = Starving(tagger._session, 0)
+    with pytest.raises(ElfError, match="not enough memory for a single picture on CPUExecutionPro"):
+        tagger.score(pictures(1))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path):
+    tagger = WDTagger(folder_of(tmp_path))
+    tagger._session = Starving(tagger._session, 0, "invalid argument")
+    with pytest.raises(RuntimeError, match="invalid argument"):
+        tagger.score(pictures(4))
+
+
+def test_the_batch_that_fits_is_a_power_of_two():
+    gibibyte, picture = 1 << 30, 448 * 448 * 3 * 4
+    assert fitting_batch(6 * gibibyte, picture) == 8
+    assert fitting_batch(70 * gibibyte, picture) == 64
+    assert fitting_batch(0, picture) == 1
+
+
+def test_a_gpu_that_was_named_and_cannot_be_used_is_refused(tiny_models, monkeypatch):
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession",
+        lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"]),
+    )  # fmt: skip
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    with pytest.raises(ElfError, match=r"model.wd.provider: .* runs on CPUExecutionProvider alth"):
+        WDTagger(tiny_models["tagger"], "cuda:0", provider="cuda")
+
+
+def test_the_cpu_can_be_named_beside_a_gpu(tiny_models):
+    assert WDTagger(tiny_models["tagger"], "cuda:0", provider="cpu").provider == (
+        "CPUExecutionProvider"
+    )
+
+
+def test_memory_is_asked_for_on_a_gpu_alone(tiny_models, monkeypatch):
+    import elf.taggers.wd
+
+    monkeypatch.setattr(elf.taggers.wd, "CUDA", "CPUExecutionProvider")  # as if it were one
+    monkeypatch.setattr(elf.taggers.wd, "free_memory", lambda device: 1 << 30)
+    tagger = WDTagger(tiny_models["tagger"])
+    assert tagger.micro_batch == fitting_batch(1 << 30, 64 * 64 * 3 * 4)

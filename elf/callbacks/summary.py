@@ -1,0 +1,103 @@
+"""What a labelling run did and how fast, in words."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from elf.manifest import MANIFEST, QUARANTINE
+
+HISTOGRAM = 15
+"""Tags that the summary counts at the most."""
+
+LIMITS = {"decode": "decoding", "tagger": "the tagger", "captioner": "the captioner"}
+
+
+@dataclass
+class LabelSummary:
+    """What a run did, in pictures.
+
+    Attributes:
+        labelled: Given a label.
+        cached: Of those, the ones whose label needed no model.
+        without_caption: Of those, the ones whose caption failed.
+        quarantined: Damaged or unreadable, with the reason in the quarantine file.
+        skipped: Labelled by an earlier run.
+        duplicates: Files with the same bytes as another, by path, and that one's path.
+        total: Labels in the manifest now.
+        tags: How many of the labels have each tag.
+        seconds: For ``decode`` the wait for pictures, for the models their work, and ``all``.
+    """
+
+    labelled: int = 0
+    cached: int = 0
+    without_caption: int = 0
+    quarantined: int = 0
+    skipped: int = 0
+    duplicates: Mapping[str, str] = field(default_factory=dict)
+    total: int = 0
+    tags: Counter[str] = field(default_factory=Counter)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def count(self, record: Mapping[str, Any], cached: bool) -> None:
+        """Count a label that was written."""
+        self.labelled += 1
+        self.cached += cached
+        status = record["attributes"]["florence_status"]
+        self.without_caption += status not in ("ok", "off")
+        self.tags.update(record["tags"])
+
+    @classmethod
+    def of(cls, shares: Iterable["LabelSummary"]) -> "LabelSummary":
+        """Return the summary of several processes, each of which saw the same folder."""
+        first, *others = shares
+        for other in others:
+            for name in ("labelled", "cached", "without_caption", "quarantined"):
+                setattr(first, name, getattr(first, name) + getattr(other, name))
+            first.tags.update(other.tags)
+        return first
+
+    def limit(self) -> str:
+        """Return what the time went into: decoding, the tagger, the captioner, or writing."""
+        parts = {LIMITS[name]: self.seconds.get(name, 0.0) for name in LIMITS}
+        parts["writing"] = self.seconds.get("all", 0.0) - sum(parts.values())
+        return max(parts, key=lambda name: parts[name])
+
+    def pace(self, world: int = 1) -> str:
+        """Return pictures a second and what limits them, for a progress bar.
+
+        Args:
+            world: Processes that do the same.
+        """
+        done = (self.labelled + self.quarantined) * world
+        rate = done / max(self.seconds.get("all", 0.0), 1e-9)
+        return f"{rate:,.1f} pictures/s, limited by {self.limit()}"
+
+    def lines(self, folder: str) -> list[str]:
+        """Return the summary as text."""
+        notes = [f"{self.cached} from the cache"] * bool(self.cached)
+        notes += [f"{self.without_caption} with tags alone"] * bool(self.without_caption)
+        how = f" ({', '.join(notes)})" if notes else ""
+        text = [
+            f"{self.labelled} pictures labelled{how}, "
+            f"{self.skipped} skipped (labelled before), "
+            f"{self.quarantined} in quarantine; {folder}/{MANIFEST} holds {self.total}"
+        ]
+        if self.labelled and self.seconds:
+            text.append(f"{self.pace()} ({self._shares()})")
+        if self.tags:
+            common = self.tags.most_common(HISTOGRAM)
+            text.append("most frequent: " + ", ".join(f"{tag} {count}" for tag, count in common))
+        if self.quarantined:
+            text.append(f"what is wrong with those in quarantine: {folder}/{QUARANTINE}")
+        copies = sorted(self.duplicates.items())
+        text += [f"{path} has the same bytes as {first}: labelled once" for path, first in copies]
+        return text
+
+    def _shares(self) -> str:
+        whole = max(self.seconds.get("all", 0.0), 1e-9)
+        named = {"waiting for pictures": "decode", "tagger": "tagger", "captioner": "captioner"}
+        return ", ".join(
+            f"{name} {100 * self.seconds.get(key, 0.0) / whole:.0f} %"
+            for name, key in named.items()
+        )

@@ -1,0 +1,39 @@
+"""A picture's text file: what stands in it, and how it is written."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from elf.decisions import is_left_out
+from elf.files import replace_file
+
+Record = dict[str, Any]
+
+
+def label_text(record: Record) -> str:
+    """Return the content of a picture's text file: one line of tags, or a caption, or both.
+
+    ``attributes.text`` says which; where there is no caption the tags stand for it.
+    """
+    tags = [tag for tag in record["tags"] if tag]
+    caption = " ".join(str(record.get("caption") or "").split())
+    kind = record.get("attributes", {}).get("text", "tags")
+    if not caption or kind == "tags":
+        return ", ".join(tags) + "\n"
+    if kind == "both":
+        return ", ".join([*tags, caption]) + "\n"
+    trigger = record["attributes"].get("trigger", "")
+    return ", ".join([trigger] * bool(trigger) + [caption]) + "\n"
+
+
+def write_text(folder: Path, record: Record) -> None:
+    """Write a record's text file if it holds something else; none for what is left out."""
+    path = folder / f"{record['id']}.txt"
+    if is_left_out(record):
+        path.unlink(missing_ok=True)
+        return
+    data = label_text(record).encode()
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == data:
+            return
+    replace_file(path, data)

@@ -1,0 +1,186 @@
+"""From picture files to batches of pixels, decoded ahead by threads.
+
+Threads do: Pillow lets go of Python's lock while it decodes and resizes, and so does hashing.
+They start at once, and pixels go to the models without a copy between processes.
+"""
+
+import hashlib
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from elf.images import BadImage, decode_small
+
+Pixels = dict[str, NDArray[np.uint8]]
+
+MAX_CACHED = 256
+"""Pictures in a batch whose results are all cached: they cost next to nothing."""
+
+
+class Transform(Protocol):
+    """How a decoded picture becomes the pixels of the models."""
+
+    def __call__(self, image: Image.Image, names: Sequence[str]) -> Pixels:
+        """Return the pixels for the models of those names."""
+
+    def needed(self, names: Sequence[str]) -> Callable[[int, int], tuple[int, int]] | None:
+        """Return what :func:`elf.images.decode_small` wants to know; none decodes in full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A picture file to be read.
+
+    Attributes:
+        path: Relative to the folder of the pictures.
+        sha256: Of its bytes, if that is known; else empty.
+        wants: The models that need its pixels; with none the file is not opened.
+    """
+
+    path: str
+    sha256: str
+    wants: tuple[str, ...]
+
+
+class Item(TypedDict):
+    """One picture file as the reader saw it.
+
+    ``error`` is the reason why it cannot be used, or empty; ``id`` and ``sha256`` are empty if
+    not even its bytes could be read. ``width`` and ``height`` are px of the upright picture, 0 if
+    it was not opened. ``wants`` names the models that have a row for it among the pixels.
+    """
+
+    id: str
+    path: str
+    sha256: str
+    width: int
+    height: int
+    error: str
+    wants: tuple[str, ...]
+
+
+class Batch(TypedDict):
+    """Pictures and their pixels: for each model one row for each item that wants it, in order."""
+
+    items: list[Item]
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class PictureReader:
+    """Reads picture files and turns every failure into an item."""
+
+    root: str
+    transform: Transform
+
+    def read(self, task: Task) -> tuple[Item, Pixels]:
+        """Return a picture's item and its pixels by model; no pixels if there is an error."""
+        item = Item(
+            id=task.sha256[:16],
+            path=task.path,
+            sha256=task.sha256,
+            width=0,
+            height=0,
+            error="",
+            wants=task.wants,
+        )
+        if not task.wants:
+            return item, {}
+        try:
+            data = (Path(self.root) / task.path).read_bytes()
+            item["sha256"] = hashlib.sha256(data).hexdigest()
+            item["id"] = item["sha256"][:16]
+            image, size = decode_small(data, self.transform.needed(task.wants))
+            item["width"], item["height"] = size
+            return item, self.transform(image, task.wants)
+        except BadImage as error:
+            item["error"] = str(error)
+        except OSError as error:
+            item["error"] = f"could not be read ({error.strerror or error})"
+        except MemoryError:
+            item["error"] = "not enough memory for it"
+        return item | {"wants": ()}, {}
+
+
+def collate(samples: Sequence[tuple[Item, Pixels]]) -> Batch:
+    """Return what a :class:`PictureReader` gave as one batch."""
+    names = dict.fromkeys(name for _, pixels in samples for name in pixels)
+    return Batch(
+        items=[item for item, _ in samples],
+        pixels={
+            name: np.stack([pixels[name] for _, pixels in samples if name in pixels])
+            for name in names
+        },
+    )
+
+
+class PictureLoader:
+    """Batches of pictures in the order of their tasks; at most two batches are read ahead.
+
+    Attributes:
+        waited: Seconds for which the models had to wait for pictures.
+    """
+
+    def __init__(
+        self, reader: PictureReader, tasks: Sequence[Task], batch_size: int, workers: int
+    ) -> None:
+        self.reader = reader
+        self.batches = list(split(tasks, batch_size))
+        self.workers = workers
+        self.waited = 0.0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # For the whole process, as filters of warnings cannot be set for a thread: odd metadata
+        # does not change pixels, and a bomb is refused.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+        if self.workers == 0:
+            for tasks in self.batches:
+                start = time.perf_counter()
+                batch = collate([self.reader.read(task) for task in tasks])
+                self.waited += time.perf_counter() - start
+                yield batch
+            return
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        ahead: deque[list[Future[tuple[Item, Pixels]]]] = deque()
+        try:
+            for tasks in self.batches:
+                ahead.append([pool.submit(self.reader.read, task) for task in tasks])
+                if len(ahead) > 2:
+                    yield self._next(ahead)
+            while ahead:
+                yield self._next(ahead)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _next(self, ahead: deque[list[Future[tuple[Item, Pixels]]]]) -> Batch:
+        start = time.perf_counter()
+        batch = collate([future.result() for future in ahead.popleft()])
+        self.waited += time.perf_counter() - start
+        return batch
+
+
+def split(tasks: Sequence[Task], batch_size: int) -> Iterator[list[Task]]:
+    """Yield batches with at most ``batch_size`` pictures to be read, and some that are not."""
+    batch: list[Task] = []
+    fresh = 0
+    for task in tasks:
+        if batch and (len(batch) >= MAX_CACHED or (task.wants and fresh >= batch_size)):
+            yield batch
+            batch, fresh = [], 0
+        batch.append(task)
+        fresh += bool(task.wants)
+    if batch:
+        yield batch

@@ -1,0 +1,286 @@
+"""From scores and a caption to kept tags: the rules as a pure function of one picture's outputs."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import UInt16
+from numpy.typing import NDArray
+
+from elf.taggers.names import NameSet, list_name, nearest, unmatched
+from elf.taggers.outputs import UNITS
+from elf.taggers.rules import Rules
+from elf.taggers.tags import TagList, display
+
+_NOT = re.compile(r"\b(no|not|without|neither|nor)(\s+\w+)?\s*$")
+
+
+@dataclass
+class Selection:
+    """What became of one picture's scores.
+
+    Attributes:
+        tags: The label, as written, in order.
+        rating: The most probable rating's name; empty if the list has none.
+        scores: The raw score of each written tag that the tagger gave.
+        dropped: The rule that dropped a tag, for tags whose raw score reached ``threshold``
+            or their category's cutoff.
+        notes: What happened to a written tag beyond its cutoff.
+        sources: The name in the tagger's list of each written tag that it gave.
+    """
+
+    tags: list[str] = field(default_factory=list)
+    rating: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+
+
+class Selector:
+    """The rules made ready for one tag list: what does not depend on a picture is done once.
+
+    Attributes:
+        version: What stands for these rules in the manifest.
+    """
+
+    def __init__(self, tags: TagList, rules: Rules) -> None:
+        self.tags = tags
+        self.rules = rules
+        self.version = version(rules)
+        names = tags.names
+        style = NameSet(
+            [*rules.style.tags, *(f"{prefix}*" for prefix in rules.style.prefixes)],
+            rules.style.exceptions,
+        )
+        self._style = np.array([name in style for name in names])
+        self._weight = np.where(self._style, rules.style.weight, 1.0)
+        self._weighted_by: dict[int, list[str]] = {
+            index: ["style"] for index in np.flatnonzero(self._style).tolist()
+        }
+        for key, rule in rules.weights.items():
+            for index in self._matching(rule.tags, rule.exceptions):
+                self._weight[index] *= rule.weight
+                self._weighted_by.setdefault(index, []).append(key)
+        cutoffs = [rules.thresholds.get(name, rules.threshold) for name in tags.categories]
+        self._cutoff = np.array(cutoffs)
+        self._cut_by: dict[int, list[str]] = {}
+        if rules.style.threshold is not None:
+            self._cutoff[self._style] = rules.style.threshold
+        for index in self._matching(rules.noise.tags, rules.noise.exceptions):
+            if rules.noise.threshold > self._cutoff[index]:
+                self._cutoff[index] = rules.noise.threshold
+                self._cut_by[index] = ["noise"]
+        for key, vocabulary in rules.vocabularies.items():
+            for index in self._matching(vocabulary.tags, vocabulary.exceptions):
+                self._cutoff[index] += vocabulary.shift
+                self._cut_by.setdefault(index, []).append(f"{key} {vocabulary.shift:+.4g}")
+        self._cutoff = np.clip(np.round(self._cutoff, 4), 1 / UNITS, 1.0)
+        rating = np.array([name == "rating" for name in tags.categories])
+        self._ratings = np.flatnonzero(rating)
+        self._cutoff[rating] = np.inf  # a rating is no tag
+        self._near = np.where(rating, np.inf, np.minimum(cutoffs, rules.threshold))
+        self._mcut = {name: self._of_category(name) for name in rules.mcut}
+        self._known: dict[int, tuple[str, str, list[str], bool]] = {}
+        self._replace = [(NameSet([old]), new) for old, new in rules.replace.items()]
+        self._remove = NameSet(rules.remove)
+        self._first = [NameSet([name]) for name in rules.first]
+        self._words = [
+            (re.compile(rf"(?<![\w-]){re.escape(word.lower())}(?![\w-])"), tag)
+            for word, tag in rules.caption_tags.items()
+        ]
+
+    def _matching(self, names: tuple[str, ...], exceptions: tuple[str, ...]) -> list[int]:
+        chosen = NameSet(names, exceptions)
+        return [index for index, name in enumerate(self.tags.names) if name in chosen]
+
+    def _of_category(self, category: str) -> NDArray[np.intp]:
+        return np.flatnonzero(np.array([name == category for name in self.tags.categories]))
+
+    def unmatched(self) -> list[str]:
+        """Return a line for each name in the rules, other than the defaults, that fits no tag."""
+        rules, usual = self.rules, Rules()
+        known = {*self.tags.names, *map(list_name, rules.replace.values())}
+        known |= set(map(list_name, rules.caption_tags.values()))
+        places = {
+            "style.tags": (rules.style.tags, usual.style.tags),
+            "noise.tags": (rules.noise.tags, usual.noise.tags),
+            "replace": (tuple(rules.replace), ()),
+            "remove": (rules.remove, ()),
+            "first": (rules.first, ()),
+            **{f"weights.{key}": (rule.tags, ()) for key, rule in rules.weights.items()},
+            **{
+                f"vocabularies.{key}": (rule.tags, usual.vocabularies[key].tags)
+                if key in usual.vocabularies
+                else (rule.tags, ())
+                for key, rule in rules.vocabularies.items()
+            },
+        }
+        return [
+            f"rules.{place}: the tagger has no tag {name!r}{nearest(list_name(name), known)}"
+            for place, (names, defaults) in places.items()
+            for name in unmatched([name for name in names if name not in defaults], known)
+        ]
+
+    def __call__(
+        self,
+        units: UInt16[np.ndarray, "tags"],  # noqa: F821
+        caption: str | None = None,
+    ) -> Selection:
+        """Return the label that the rules make of one picture's scores (in units of 1e-4)."""
+        raw = units / UNITS
+        weighted = np.round(raw * self._weight, 4)
+        cutoff = self._cutoff
+        if self._mcut:
+            cutoff = cutoff + self._mcut_shift(raw)
+        result = Selection()
+        if len(self._ratings):
+            result.rating = self.tags.names[int(self._ratings[np.argmax(units[self._ratings])])]
+        kept = weighted >= cutoff
+        for index in np.flatnonzero((raw >= self._near) & ~kept).tolist():
+            name = self.tags.names[index]
+            result.dropped[name] = self._below(index, raw[index], weighted[index], cutoff[index])
+        candidates = np.flatnonzero(kept)
+        # stable: equal scores stay in the list's order
+        order: list[int] = candidates[np.argsort(-weighted[candidates], kind="stable")].tolist()
+        self._write(result, order, raw, caption)
+        return result
+
+    def _mcut_shift(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
+        shift = np.zeros(len(raw))
+        for category, members in self._mcut.items():
+            usual = self.rules.thresholds.get(category, self.rules.threshold)
+            shift[members] = max(mcut(raw[members]), self.rules.mcut_floor) - usual
+        return np.round(shift, 4)
+
+    def _write(
+        self, result: Selection, order: list[int], raw: NDArray[np.float64], caption: str | None
+    ) -> None:
+        rules = self.rules
+        trigger = [rules.trigger] * bool(rules.trigger)
+        spoken = self._from_caption(caption)
+        ends = list(dict.fromkeys(self._text(list_name(tag)) for tag in rules.append))
+        room = max(0, rules.max_tags - len(trigger) - len(ends))
+        spoken = dict(list(spoken.items())[: min(room, rules.max_caption_tags)])
+        taken = {list_name(text) for text in (*trigger, *ends)}
+        places = taken | set(map(list_name, spoken))
+        counts: Counter[str] = Counter()
+        body: list[str] = []
+        for index in order:
+            name = self.tags.names[index]
+            plain, text, notes, removed = self._written(index)
+            if removed:
+                result.dropped[name] = "remove"
+            elif plain in taken:
+                result.dropped[name] = "written already"
+            elif reason := self._cap(index, counts, plain in places, room - len(spoken)):
+                result.dropped[name] = reason
+            else:
+                body.append(text)
+                taken.add(plain)
+                counts["all"] += plain not in places
+                counts[self.tags.categories[index]] += 1
+                counts["style"] += bool(self._style[index])
+                result.scores[text] = round(float(raw[index]), 4)
+                result.sources[text] = name
+                result.notes[text] = list(notes)
+        first = [text for rule in self._first for text in body if list_name(text) in rule]
+        first = list(dict.fromkeys(first))
+        for text in first:
+            result.notes[text].append("first")
+        for tag, word in spoken.items():
+            if list_name(tag) not in taken and list_name(tag) not in self._remove:
+                body.append(tag)
+                taken.add(list_name(tag))
+                result.notes[tag] = [f"the caption says {word!r}"]
+        rest = [text for text in body if text not in first]
+        result.tags = [*trigger, *first, *rest, *ends][: rules.max_tags]
+        result.notes |= {text: ["append"] for text in ends}
+        result.notes |= {text: ["trigger"] for text in trigger}
+
+    def _written(self, index: int) -> tuple[str, str, list[str], bool]:
+        """Return how a tag is written (as in a list, as in a label), why, and if it is removed."""
+        if index not in self._known:
+            written, notes = self._replaced(self.tags.names[index])
+            plain = list_name(written)
+            self._known[index] = (plain, self._text(plain), notes, plain in self._remove)
+        return self._known[index]
+
+    def _replaced(self, name: str) -> tuple[str, list[str]]:
+        notes = []
+        written = name
+        for old, new in self._replace:
+            if list_name(written) in old and written != new:
+                notes.append(f"replace {written} by {new}")
+                written = new
+        return written, notes
+
+    def _from_caption(self, caption: str | None) -> dict[str, str]:
+        """Return the tags that a caption's words give, and the word, in the caption's order."""
+        if not caption or not self._words:
+            return {}
+        text = caption.lower()
+        found: list[tuple[int, str, str]] = []
+        for pattern, tag in self._words:
+            for match in pattern.finditer(text):
+                if not _NOT.search(text[: match.start()]):
+                    found.append((match.start(), self._text(list_name(tag)), match[0]))
+                    break
+        spoken: dict[str, str] = {}
+        for _, tag, word in sorted(found):
+            spoken.setdefault(tag, word)
+        return spoken
+
+    def _text(self, name: str) -> str:
+        return display(name, self.rules.keep_underscores, self.rules.escape_parentheses)
+
+    def _below(self, index: int, raw: float, weighted: float, cutoff: float) -> str:
+        by = " ".join(self._weighted_by.get(index, [])) or self.tags.categories[index]
+        if self._cut_by.get(index):
+            by = f"{by}, {', '.join(self._cut_by[index])}"
+        if self.rules.mcut and self.tags.categories[index] in self.rules.mcut:
+            by = f"{by}, mcut"
+        product = f" × {self._weight[index]:.4g} = {weighted:.4g}" if weighted != raw else ""
+        return f"{by}: {raw:.4g}{product} is below {cutoff:.4g}"
+
+    def _cap(self, index: int, counts: Counter[str], has_place: bool, room: int) -> str:
+        """Return the cap that a further tag would break, or an empty string."""
+        rules, category = self.rules, self.tags.categories[index]
+        if counts["all"] >= room and not has_place:
+            return f"cap of {rules.max_tags} tags"
+        cap = rules.max_per_category.get(category)
+        if cap is not None and counts[category] >= cap:
+            return f"cap of {cap} {category} tags"
+        if self._style[index] and counts["style"] >= rules.style.max_tags:
+            return f"cap of {rules.style.max_tags} style tags"
+        return ""
+
+    def why(self, name: str) -> str:
+        """Return what decides over a tag of the list: its factor and its cutoff, by their rules."""
+        index = self.tags.names.index(name)
+        weight = ""
+        if self._weighted_by.get(index):
+            weight = f"{' '.join(self._weighted_by[index])} × {self._weight[index]:.4g}, "
+        changed = self._cut_by.get(index, [])
+        by = f" ({', '.join(changed)})" if changed else ""
+        mine = self.tags.categories[index]
+        return f"{weight}{mine}, cutoff {self._cutoff[index]:.4g}{by}"
+
+
+def mcut(scores: NDArray[np.float64]) -> float:
+    """Return the middle of the largest gap between scores in order (Largeron et al. 2012)."""
+    ordered = np.sort(scores)[::-1]
+    if len(ordered) < 2:
+        return 0.0
+    widest = int(np.argmax(ordered[:-1] - ordered[1:]))
+    return float(ordered[widest] + ordered[widest + 1]) / 2
+
+
+def version(rules: Rules) -> str:
+    """Return what stands for rules in the manifest: the beginning of a hash of all their values."""
+    text = json.dumps(dataclasses.asdict(rules), sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,43 @@
+"""What a picture is trained with: the label file first, the manifest's sentence beside it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from elf.sources import read_sources
+
+KEY = "0123456789abcdef"
+SENTENCE = "A boy in a forest."
+
+
+def captions(
+    folder: Path, label: str | None, kind: str, caption: str | None = SENTENCE
+) -> list[str]:
+    record = {"id": KEY, "path": "a.png", "tags": ["x"], "caption": caption}
+    (folder / "manifest.jsonl").write_text(json.dumps(record) + "\n")
+    if label is not None:
+        (folder / f"{KEY}.txt").write_text(label)
+    found, dropped = read_sources(folder / "none", folder, kind)
+    assert len(found) + len(dropped) == 1
+    return [source.caption for source in found]
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "expected"),
+    [
+        ("tags", "wood_elf, 1boy\n", ["wood_elf, 1boy"]),
+        ("sentence", "wood_elf, 1boy\n", [SENTENCE]),
+        ("both", "wood_elf, 1boy\n", [f"wood_elf, 1boy, {SENTENCE}"]),
+        # the label holds the sentence already (rules.text: both): it is not said twice
+        ("both", f"wood_elf, 1boy, {SENTENCE}\n", [f"wood_elf, 1boy, {SENTENCE}"]),
+        ("tags", None, []),
+        ("both", None, []),
+    ],
+)
+def test_captions(tmp_path: Path, kind: str, label: str | None, expected: list[str]) -> None:
+    assert captions(tmp_path, label, kind) == expected
+
+
+def test_without_a_sentence_there_is_no_caption_of_that_kind(tmp_path: Path) -> None:
+    assert captions(tmp_path, "wood_elf\n", "sentence", caption=None) == []
