@@ -176,7 +176,7 @@ def compare(folder: Path, tagger: Path, kind: str, repeats: int) -> list[dict[st
                 pictures, tagger, work / "b", 16, 2
             ),
             "elf predict, exact": lambda work=work: elf(pictures, tagger, work / "exact", "exact"),
-            "elf predict": lambda work=work: elf(pictures, tagger, work / "fast", "fast"),
+            "elf predict, fast": lambda work=work: elf(pictures, tagger, work / "fast", "fast"),
             "elf predict, rules changed": lambda work=work: elf(
                 pictures, tagger, work / "fast", "fast", threshold=0.3, skip_existing=False
             ),

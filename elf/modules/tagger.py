@@ -45,7 +45,7 @@ class TaggerModule(LightningModule):
         florence: The captioner; none labels with tags alone.
         rules: From scores to labels.
         decode: ``exact`` gives the models the very pixels of their authors' recipe; ``fast`` nearly
-            the same ones: large JPEGs decoded at a fraction, and another bicubic kernel.
+            the same ones: large JPEGs are decoded at a fraction.
 
     Attributes:
         transform: The preprocessing for both models.
@@ -57,7 +57,7 @@ class TaggerModule(LightningModule):
         wd: WDConfig,
         florence: FlorenceConfig | None = None,
         rules: Rules | None = None,
-        decode: Decode = "fast",
+        decode: Decode = "exact",
     ) -> None:
         super().__init__()
         self.wd = wd

@@ -72,23 +72,6 @@ def test_all_parts_from_one_picture_and_picklable():
     assert shapes == {"wd": (32, 32, 3), "florence": (16, 16, 3)}
 
 
-@pytest.mark.parametrize("size", [(1280, 1280), (1024, 700), (333, 517), (449, 448)])
-def test_the_fast_bicubic_is_pillows_within_one(size):
-    image = noise(*size)
-    exact = WDPreprocess(448)(image).astype(int)
-    fast = WDPreprocess(448)(image, fast=True)
-    assert np.abs(exact - fast).max() <= 1 and np.abs(exact - fast).mean() < 0.02
-    exact = FlorencePreprocess(300, 320)(image).astype(int)
-    fast = FlorencePreprocess(300, 320)(image, fast=True)
-    assert np.abs(exact - fast).max() <= 1 and fast.dtype == np.uint8
-
-
-def test_what_is_made_larger_is_left_to_pillow():
-    image = noise(30, 20)
-    assert (WDPreprocess(64)(image) == WDPreprocess(64)(image, fast=True)).all()
-    assert (FlorencePreprocess(64, 10)(image) == FlorencePreprocess(64, 10)(image, fast=True)).all()
-
-
 @pytest.mark.parametrize(
     ("width", "height", "by"),
     [
@@ -116,10 +99,3 @@ def test_all_models_must_have_enough_pixels():
     assert fast.needed(["wd", "florence"])(1024, 1024) == (256, 256)
     assert Preprocess(parts, "exact").needed(["wd"]) is None
     assert (fast.version, Preprocess(parts).version) == ("fast1", "exact1")
-
-
-def test_a_threads_memory_is_used_again_without_a_trace():
-    wide, tall = noise(200, 90), noise(80, 170, seed=1)
-    for image in (wide, tall, wide, Image.new("RGB", (300, 300))):
-        exact = WDPreprocess(64)(image).astype(int)
-        assert np.abs(exact - WDPreprocess(64)(image, fast=True)).max() <= 1
