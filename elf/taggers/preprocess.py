@@ -114,7 +114,7 @@ class Preprocess:
         parts: By the models' names.
         decode: ``exact`` gives the very pixels of the models' own recipes; ``fast`` decodes large
             JPEGs at a fraction. The resize is Pillow's in both: torch's uint8 kernel is three times
-            as fast, but was seen to be off by 16 of 255 in one run of many (torch 2.14).
+            as fast, but was off by 16 of 255 once, by 2 now and then (torch 2.14, cause unknown).
     """
 
     parts: Mapping[str, WDPreprocess | FlorencePreprocess]
