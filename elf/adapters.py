@@ -1,7 +1,8 @@
 """LoRA and DoRA adapters on a network: which layers, how many parameters, to and from files."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -169,6 +170,16 @@ def set_enabled(network: nn.Module, enabled: bool) -> None:
         layer.enable_adapters(enabled)
 
 
+@contextmanager
+def disabled(network: nn.Module) -> Iterator[None]:
+    """The base model for as long as it lasts."""
+    set_enabled(network, False)
+    try:
+        yield
+    finally:
+        set_enabled(network, True)
+
+
 def set_strength(network: nn.Module, strength: float) -> None:
     """Scale the update ΔW by a factor; 1 is the adapter as it was trained."""
     for layer in layers(network):
@@ -176,10 +187,14 @@ def set_strength(network: nn.Module, strength: float) -> None:
 
 
 def metadata(config: AdapterConfig) -> dict[str, Any]:
-    """Return the adapter's configuration as plain values, as peft writes it into files."""
+    """Return the adapter's configuration as plain values, as peft writes it into files.
+
+    Dropout is left out: who loads a file through diffusers gets the new layers in training mode,
+    even under a network in evaluation mode, and would sample with it (diffusers 0.42).
+    """
     return {
         key: sorted(value) if isinstance(value, set) else value
-        for key, value in peft_config(config).to_dict().items()
+        for key, value in peft_config(replace(config, dropout=0.0)).to_dict().items()
     }
 
 

@@ -27,10 +27,9 @@ PROMPTS = ["wood_elf, forest", "forest"]
 def checkpoint(
     request: pytest.FixtureRequest, tiny_models: dict[str, Path], tmp_path: Path
 ) -> Path:
-    """A checkpoint of an adapter with strong random values and alpha ≠ rank."""
-    module = DiffusionModule(
-        str(tiny_models["base"]), AdapterConfig(kind=request.param, rank=4, alpha=2)
-    )
+    """A checkpoint of an adapter with strong random values, alpha ≠ rank, trained with dropout."""
+    config = AdapterConfig(kind=request.param, rank=4, alpha=2, dropout=0.5)
+    module = DiffusionModule(str(tiny_models["base"]), config)
     module.configure_model()
     state = module.state_dict()
     random = torch.Generator().manual_seed(0)
