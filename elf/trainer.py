@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import (
@@ -220,12 +221,18 @@ def _subclasses(base: type) -> list[type]:
 
 
 def run(command: str, arguments: list[str]) -> ElfCLI:
-    """Run one of Lightning's commands and return what it was run with."""
+    """Run one of Lightning's commands and return what it was run with.
+
+    Raises:
+        ElfError: For all that is wrong with the input, Lightning's own refusals included.
+    """
     silence_harmless_warnings()
     try:
         return ElfCLI([command, *arguments])
     except yaml.YAMLError as error:
         raise ElfError(f"not valid YAML: {' '.join(str(error).split())[:200]}") from None
+    except MisconfigurationException as error:
+        raise ElfError(f"trainer: {' '.join(str(error).split())}") from None
 
 
 def prepare(arguments: list[str]) -> None:

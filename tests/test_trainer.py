@@ -56,6 +56,10 @@ def write(folder: Path, trainer: str = "", model: str = "", data: str = "", top:
             "on a CPU take --trainer.precision 32-true",
         ),
         ({"data": "caption_dropout: 2"}, "data.caption_dropout 2"),
+        (
+            {"trainer": "val_check_interval: often"},
+            "trainer: Invalid time format for `val_check_interval`: 'often'",
+        ),
     ],
 )
 def test_a_mistake_in_a_config_is_one_line(
