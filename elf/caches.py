@@ -21,6 +21,7 @@ from elf.checked import VERSION, canonical, read_checked, write_checked
 from elf.errors import ElfError
 from elf.shards import Entry, Index, Reader, read_index, verify
 from elf.sources import Settings
+from elf.trigger import without_trigger
 
 Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
@@ -98,7 +99,10 @@ class Cached:
 
 @dataclass(frozen=True)
 class Example:
-    """One sample as training sees it; sizes are (height, width), crops (top, left), in px."""
+    """One sample as training sees it; sizes are (height, width), crops (top, left), in px.
+
+    Where no trigger was given, or the caption has none, ``text_without_trigger`` is ``text``.
+    """
 
     id: str
     size: tuple[int, int]
@@ -106,6 +110,7 @@ class Example:
     crop: tuple[int, int]
     latent: Cached
     text: Cached
+    text_without_trigger: Cached
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,10 @@ def read_prepared(folder: Path, settings: Settings) -> Prepared:
 
     def examples(prefix: str) -> list[Example]:
         entries = [e for n in names if n.startswith(prefix) for e in indexes[n].entries]
-        return [_example(e, latents, texts) for e in sorted(entries, key=lambda e: e.key)]
+        return [
+            _example(e, latents, texts, settings.trigger)
+            for e in sorted(entries, key=lambda e: e.key)
+        ]
 
     train = examples("train-")
     identity = [[e.meta["stamp"], e.key] for n in names if n.startswith("train-")
@@ -194,13 +202,18 @@ def read_prepared(folder: Path, settings: Settings) -> Prepared:
     )
 
 
-def _example(entry: Entry, latents: dict[str, Cached], texts: dict[str, Cached]) -> Example:
+def _example(
+    entry: Entry, latents: dict[str, Cached], texts: dict[str, Cached], trigger: str | None
+) -> Example:
     meta = entry.meta
+    caption = meta["caption"]
+    plain = without_trigger(caption, trigger) if trigger else caption
     return Example(
         entry.key,
         (meta["bucket"][1], meta["bucket"][0]),
         (meta["height"], meta["width"]),
         (meta["crop"][1], meta["crop"][0]),
         latents[entry.key],
-        texts[text_key(meta["caption"])],
+        texts[text_key(caption)],
+        texts[text_key(plain)],
     )

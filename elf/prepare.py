@@ -25,6 +25,7 @@ from elf.images import BadImage, decode
 from elf.shards import Sample
 from elf.shardset import Item, ShardFolder
 from elf.sources import Dropped, Settings, Source
+from elf.trigger import has_trigger, without_trigger
 
 if TYPE_CHECKING:
     pass
@@ -98,8 +99,9 @@ def prepare(
         workers: Threads that decode and resize pictures.
 
     Raises:
-        ElfError: If nothing is labelled, nothing is left to train on, the settings do not suit
-            the model, or a latent is not finite (with the picture's name).
+        ElfError: If nothing is labelled, nothing is left to train on, no caption holds the
+            trigger, the settings do not suit the model, or a latent is not finite (with the
+            picture's name).
     """
     buckets = _buckets(settings, encoder.latent_factor)
     root, folder = Path(pictures), Path(shards)
@@ -126,7 +128,7 @@ def prepare(
         made["latents"] = state.update("latents", latents, make_latents)
         captions = [
             Item(caches.text_key(text), caches.text_stamp(names["text"], text), text)
-            for text in sorted({"", *(picture.source.caption for picture in chosen)})
+            for text in sorted(_texts([p.source.caption for p in chosen], settings.trigger))
         ]
         make_texts = partial(encode_captions, encoder, batch_size)
         made["captions"] = state.update("captions", captions, make_texts)
@@ -144,6 +146,18 @@ def prepare(
     )
     print(summary)
     return summary
+
+
+def _texts(captions: list[str], trigger: str | None) -> set[str]:
+    """Return all that text states are wanted of: captions, those without trigger, the empty one."""
+    if trigger is None:
+        return {"", *captions}
+    if not any(has_trigger(caption, trigger) for caption in captions):
+        raise ElfError(
+            f"data.trigger: no caption holds {trigger!r} (one is {captions[0]!r}); name the "
+            "trigger that the labels were made with"
+        )
+    return {"", *captions, *(without_trigger(caption, trigger) for caption in captions)}
 
 
 def held_out(ids: Sequence[str], fraction: float) -> set[str]:

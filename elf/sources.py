@@ -35,6 +35,7 @@ class Settings:
         max_side: Longest bucket side, px; twice the resolution if not given.
         held_out: The share of pictures kept for validation, 0-1.
         caption: What a picture is trained with: its tags, its sentence, or tags then sentence.
+        trigger: The trigger word; captions are then cached without it too.
         picture_format: How resized pictures are stored.
         shard_size: At most about this many samples go into one shard.
     """
@@ -45,6 +46,7 @@ class Settings:
     max_side: int | None = None
     held_out: float = 0.05
     caption: CaptionKind = "tags"
+    trigger: str | None = None
     picture_format: PictureFormat = "png"
     shard_size: int = 1000
 

@@ -213,6 +213,32 @@ def test_captions_are_tags_sentences_or_both(tmp_path, encoder, kind, caption):
     assert project.samples("train")[name][1]["caption"] == caption
 
 
+def test_captions_are_cached_without_the_trigger_too(project, encoder, real_encoder):
+    project.prepare(encoder, replace(SETTINGS, trigger="tok"))
+    numbers = [f"number {n}" for n in range(3)]
+    assert sorted(encoder.captions) == ["", *numbers, *(f"tok, {n}" for n in numbers)]
+    found = read_prepared(project.shards, replace(SETTINGS, trigger="tok"))
+    captions = {name: meta["caption"] for name, (_, meta) in project.samples("train").items()}
+    reader = Reader(project.shards)
+    for example in found.train:
+        plain = captions[example.id].removeprefix("tok, ")
+        state = real_encoder.encode_captions([plain])[0]
+        cached = example.text_without_trigger.read(reader)
+        np.testing.assert_allclose(cached, state, rtol=1e-3, atol=1e-3)
+    without = project.prepare(encoder, SETTINGS)
+    assert without.captions == 0  # what is there already is not made again
+    for example in read_prepared(project.shards, SETTINGS).train:
+        assert example.text_without_trigger == example.text
+
+
+def test_a_trigger_that_no_caption_holds_is_refused(project, encoder):
+    message = (
+        r"data\.trigger: no caption holds 'tock' \(one is 'tok, number \d'\); name the trigger"
+    )
+    with pytest.raises(ElfError, match=message):
+        project.prepare(encoder, replace(SETTINGS, trigger="tock"))
+
+
 # --- a second run -------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ it does with it decides the shape of ``EpochLoader``:
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -29,7 +29,22 @@ from elf.errors import ElfError
 from elf.shards import Reader
 
 Batch = dict[str, Any]
-Draw = tuple[int, int, bool]  # index of a sample, its seed, whether its caption is dropped
+
+
+class Draw(NamedTuple):
+    """One place of a batch.
+
+    Attributes:
+        sample: Its number among the examples.
+        seed: What everything about it is drawn from.
+        dropped: Whether it gets the empty caption.
+        preserved: Whether it is to keep what the base predicts, and its caption has no trigger.
+    """
+
+    sample: int
+    seed: int
+    dropped: bool = False
+    preserved: bool = False
 
 
 class CachedExamples(Dataset[Any]):
@@ -60,15 +75,16 @@ class CachedExamples(Dataset[Any]):
             return error
 
     def _batch(self, draws: Sequence[Draw]) -> Batch:
-        examples = [self.examples[index] for index, _, _ in draws]
+        examples = [self.examples[draw.sample] for draw in draws]
         latents = torch.from_numpy(np.stack([e.latent.read(self.reader) for e in examples])).float()
         texts = [
-            (self.empty if dropped else example.text).read(self.reader)
-            for example, (_, _, dropped) in zip(examples, draws, strict=True)
+            self._text(example, draw).read(self.reader)
+            for example, draw in zip(examples, draws, strict=True)
         ]
         return {
             "id": [example.id for example in examples],
-            "seed": torch.tensor([seed for _, seed, _ in draws], dtype=torch.int64),  # (B,)
+            "seed": torch.tensor([draw.seed for draw in draws], dtype=torch.int64),  # (B,)
+            "preserved": torch.tensor([draw.preserved for draw in draws]),  # (B,)
             "latent_mean": latents[:, 0].contiguous(),  # (B, C, h, w)
             "latent_std": latents[:, 1].contiguous(),
             "text": torch.from_numpy(np.stack(texts)).float(),  # (B, T, D)
@@ -77,6 +93,11 @@ class CachedExamples(Dataset[Any]):
             "original_size": torch.tensor([example.original_size for example in examples]),
             "crop": torch.tensor([example.crop for example in examples]),
         }
+
+    def _text(self, example: Example, draw: Draw) -> Cached:
+        if draw.dropped:
+            return self.empty
+        return example.text_without_trigger if draw.preserved else example.text
 
 
 class Plan(Protocol):
@@ -139,12 +160,14 @@ class _Remaining:
         world: int,
         rank: int,
         caption_dropout: float,
+        prior_preservation: float,
         drop: bool,
     ) -> None:
         self.words, self.buckets = words, np.asarray(buckets)
         self.global_batch, self.seed, self.drop = global_batch, seed, drop
         self.world, self.rank = world, rank
         self.caption_dropout = caption_dropout
+        self.prior_preservation = prior_preservation
         self.epoch = 0
         self.batch = 0
         counts = np.unique(self.buckets, return_counts=True)[1]
@@ -160,7 +183,9 @@ class _Remaining:
             mine = row[self.rank :: self.world]
             seeds = draw_seed(self.seed, epoch, self.words[mine], times[self.rank :: self.world])
             dropped = uniform(seeds, "caption dropout") < self.caption_dropout
-            yield list(zip(mine.tolist(), seeds.tolist(), dropped.tolist(), strict=True))
+            preserved = uniform(seeds, "prior preservation") < self.prior_preservation
+            columns = (column.tolist() for column in (mine, seeds, dropped, preserved))
+            yield [Draw(*values) for values in zip(*columns, strict=True)]
 
 
 class EpochLoader:
@@ -180,6 +205,7 @@ class EpochLoader:
         rank: This rank.
         workers: Processes that read.
         caption_dropout: The share of samples that get the empty caption.
+        prior_preservation: The share of samples that keep what the base predicts.
         drop: Leave out what does not fill a batch, instead of filling it.
     """
 
@@ -194,13 +220,15 @@ class EpochLoader:
         rank: int = 0,
         workers: int = 0,
         caption_dropout: float = 0.0,
+        prior_preservation: float = 0.0,
         drop: bool = False,
     ) -> None:
         self.index_hash = index_hash
         words = id_words([example.id for example in dataset.examples])
         self.position = _Remaining(
-            words, buckets, global_batch, seed, world, rank, caption_dropout, drop
-        )
+            words, buckets, global_batch, seed, world, rank,
+            caption_dropout, prior_preservation, drop,
+        )  # fmt: skip
         self._reading = _Reading(dataset, self.position, workers)
 
     def __len__(self) -> int:
@@ -284,7 +312,7 @@ class HeldOutLoader:
             members = np.flatnonzero(numbers == bucket).tolist()
             for start in range(0, len(members), batch_size):
                 chosen = members[start : start + batch_size]
-                plan.append([(index, int(seeds[index]), False) for index in chosen])
+                plan.append([Draw(index, int(seeds[index])) for index in chosen])
         self._plan = plan[rank::world]
         self._reading = _Reading(dataset, self._plan, workers)
 

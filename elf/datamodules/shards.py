@@ -25,7 +25,10 @@ class ShardDataModule(LightningDataModule):
         max_side: Longest bucket side, px; twice the resolution if not given.
         held_out: The share of pictures kept for validation, 0-1.
         caption: What a picture is trained with: its tags, its sentence, or both.
+        trigger: The trigger word of the labels; only prior preservation needs it.
         caption_dropout: The share of samples trained with the empty caption, 0-1.
+        prior_preservation: The share of samples whose caption loses the trigger, and whose target
+            is what the base predicts: what the adapter learns then stays with the trigger. 0-1.
         batch_size: Pictures a step and device.
         remainder: A bucket's last batch is filled with its first pictures, or dropped.
         workers: Processes that read shards; `elf prepare`: threads that resize pictures.
@@ -51,7 +54,9 @@ class ShardDataModule(LightningDataModule):
         max_side: int | None = None,
         held_out: float = 0.05,
         caption: CaptionKind = "tags",
+        trigger: str | None = None,
         caption_dropout: float = 0.0,
+        prior_preservation: float = 0.0,
         batch_size: int = 1,
         remainder: Literal["fill", "drop"] = "fill",
         workers: int = 2,
@@ -67,11 +72,20 @@ class ShardDataModule(LightningDataModule):
         ):
             if number < least:
                 raise ElfError(f"data.{key} {number} is too small: at least {least}")
-        for key, share in (("held_out", held_out), ("caption_dropout", caption_dropout)):
+        for key, share in (
+            ("held_out", held_out),
+            ("caption_dropout", caption_dropout),
+            ("prior_preservation", prior_preservation),
+        ):
             if not 0 <= share <= 1:
                 raise ElfError(f"data.{key} {share} is a share: give a number from 0 to 1")
+        if prior_preservation and not trigger:
+            raise ElfError(
+                "data.prior_preservation takes the trigger out of captions: set data.trigger"
+            )
         self.pictures, self.labels, self.shards = pictures, labels, shards
         self.caption_dropout = caption_dropout
+        self.prior_preservation = prior_preservation
         self.batch_size = batch_size
         self.remainder = remainder
         self.workers = workers
@@ -83,6 +97,7 @@ class ShardDataModule(LightningDataModule):
             max_side=max_side,
             held_out=held_out,
             caption=caption,
+            trigger=trigger or None,
             picture_format=picture_format,
             shard_size=shard_size,
         )
@@ -127,6 +142,7 @@ class ShardDataModule(LightningDataModule):
             rank,
             self.workers,
             self.caption_dropout,
+            self.prior_preservation,
             self.remainder == "drop",
         )
         if not len(loader):

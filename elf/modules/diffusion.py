@@ -138,6 +138,8 @@ class DiffusionModule(LightningModule):
             return batch
         batch = dict(batch)
         sources = diffusion.generators(batch["seed"])
+        # As row numbers, found here on the CPU: the step then waits for no mask of the GPU's.
+        batch["preserved"] = batch["preserved"].nonzero()[:, 0]
         mean, std = batch.pop("latent_mean"), batch.pop("latent_std")
         shape = tuple(mean.shape[1:])
         batch["timesteps"] = diffusion.draw_timesteps(sources, len(self.alphas_cumprod))
@@ -153,19 +155,40 @@ class DiffusionModule(LightningModule):
         return prediction
 
     def _errors(
-        self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        preserved: Tensor | None = None,
     ) -> Tensor:  # (B,)
         noisy = diffusion.add_noise(latents, noise, timesteps, self.alphas_cumprod)
         wanted = diffusion.target(
             self.prediction_type, latents, noise, timesteps, self.alphas_cumprod
         )
+        if preserved is not None and len(preserved):
+            rows = (noisy[preserved], timesteps[preserved], text[preserved])
+            wanted = wanted.index_copy(0, preserved, self._base_prediction(*rows))
         return diffusion.squared_error(self(noisy, timesteps, text), wanted)
+
+    @torch.no_grad()
+    def _base_prediction(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """Return what the base predicts (R, C, h, w): the target of prior preservation.
+
+        DreamBooth (Ruiz et al. 2023, equation 2) trains on pictures that the base made; here the
+        base's prediction itself is kept, as in Learning without Forgetting (Li & Hoiem 2016).
+        """
+        with adapters.disabled(self.unet):
+            prediction: Tensor = self(noisy, timesteps, text).float()
+        return prediction
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the (min-SNR weighted) mean squared error of a batch."""
         self._refuse_non_finite_loss()  # of the batch before: nothing waits for the GPU
         timesteps = batch["timesteps"]
-        errors = self._errors(batch["latents"], batch["noise"], timesteps, batch["text"])
+        errors = self._errors(
+            batch["latents"], batch["noise"], timesteps, batch["text"], batch["preserved"]
+        )
         if self.min_snr_gamma is not None:
             errors = errors * diffusion.min_snr_weight(
                 self.prediction_type, timesteps, self.alphas_cumprod, self.min_snr_gamma
@@ -225,11 +248,8 @@ class DiffusionModule(LightningModule):
     def errors_of_base(self, batch: dict[str, Any]) -> Tensor:
         """Return the same (B, K) with the adapter off, measured once for each picture."""
         if any(key not in self._base_errors for key in batch["id"]):
-            adapters.set_enabled(self.unet, False)
-            try:
+            with adapters.disabled(self.unet):
                 errors = self.stratified_errors(batch)
-            finally:
-                adapters.set_enabled(self.unet, True)
             self._base_errors |= dict(zip(batch["id"], errors, strict=True))
         return torch.stack([self._base_errors[key] for key in batch["id"]])
 

@@ -10,9 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from elf.caches import pack, text_key, write_prepared
 from elf.datamodules.shards import ShardDataModule
 from elf.shards import Sample, write_shard
+from elf.trigger import without_trigger
 
 CHANNELS, TOKENS, WIDTH = 2, 3, 4
-SETTINGS = {"resolution": 64, "bucket_step": 8, "batch_size": 2, "caption_dropout": 0.3}
+SETTINGS = {"resolution": 64, "bucket_step": 8, "batch_size": 2, "caption_dropout": 0.3,
+            "trigger": "tok", "prior_preservation": 0.25}  # fmt: skip
 
 
 def write_prepared_folder(folder, counts=((64, 64, 12), (48, 80, 8)), held_out=3):
@@ -22,7 +24,7 @@ def write_prepared_folder(folder, counts=((64, 64, 12), (48, 80, 8)), held_out=3
     for width, height, count in counts:
         for number in range(count):
             key = f"{width * 1000 + number:016x}"[::-1]
-            caption = f"caption {number % 4}"
+            caption = f"tok, caption {number % 4}"
             meta = {"stamp": key, "width": 2 * width, "height": 2 * height,
                     "bucket": [width, height], "resized": [width, height], "crop": [0, 0],
                     "caption": caption}  # fmt: skip
@@ -30,10 +32,11 @@ def write_prepared_folder(folder, counts=((64, 64, 12), (48, 80, 8)), held_out=3
             shape = (2, CHANNELS, height // 8, width // 8)
             data = pack(draw.normal(size=shape).astype(np.float32), key)
             latents.append(Sample(key, {"latent.npy": data}, {"stamp": "", "shape": shape}))
-            captions.add(caption)
+            captions |= {caption, without_trigger(caption, "tok")}
     texts = []
     for caption in captions:
-        state = np.full((TOKENS, WIDTH), len(caption) and int(caption[-1]) + 1, np.float32)
+        number = len(caption) and int(caption[-1]) + 1  # below 0 without the trigger
+        state = np.full((TOKENS, WIDTH), number if "tok" in caption else -number, np.float32)
         meta = {"stamp": "", "shape": state.shape}
         texts.append(Sample(text_key(caption), {"text.npy": pack(state, caption)}, meta))
     tars = []

@@ -287,13 +287,36 @@ def test_a_batch_holds_what_training_needs(make_data, prepared, workers):
 def test_caption_dropout_gives_the_empty_captions_state_at_the_asked_rate(make_data):
     for share in (0.0, 1.0):
         loader = make_data(workers=0, caption_dropout=share).train_dataloader()
-        empty = [float(text.max()) == 0 for batch in loader for text in batch["text"]]
+        empty = [not text.any() for batch in loader for text in batch["text"]]
         assert np.mean(empty) == share
     loader = make_data(workers=0, caption_dropout=0.3).train_dataloader()
     dropped = []
     for loader.position.epoch in range(200):
-        dropped += [dropped for draws in loader.position for *_, dropped in draws]
+        dropped += [draw.dropped for draws in loader.position for draw in draws]
     assert abs(np.mean(dropped) - 0.3) < 0.03  # 3,200 draws: deviation 0.008
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_preserved_samples_get_the_caption_without_the_trigger(make_data, workers):
+    options = {"workers": workers, "caption_dropout": 0.0, "prior_preservation": 0.5}
+    rows = [(float(text.mean()), bool(preserved))
+            for batch in make_data(**options).train_dataloader()
+            for text, preserved in zip(batch["text"], batch["preserved"], strict=True)]  # fmt: skip
+    assert {preserved for _, preserved in rows} == {True, False}
+    assert all((number < 0) is preserved for number, preserved in rows)
+    validated = list(make_data(**options).val_dataloader())
+    assert all(not batch["preserved"].any() and (batch["text"] > 0).all() for batch in validated)
+
+
+def test_the_asked_share_is_preserved_whatever_is_dropped(make_data):
+    loader = make_data(workers=0, caption_dropout=0.4, prior_preservation=0.3).train_dataloader()
+    draws = []
+    for loader.position.epoch in range(200):
+        draws += [draw for draws in loader.position for draw in draws]
+    preserved = np.array([draw.preserved for draw in draws])
+    dropped = np.array([draw.dropped for draw in draws])
+    assert abs(preserved.mean() - 0.3) < 0.03  # 3,200 draws: deviation 0.008
+    assert abs(preserved[dropped].mean() - 0.3) < 0.05  # the draws are independent
 
 
 def test_a_sample_that_fills_a_batch_gets_another_seed(make_data):
@@ -385,6 +408,8 @@ def test_a_batch_that_no_bucket_fills_is_refused(make_data):
         ({"shard_size": 0}, r"^data\.shard_size 0 is too small: at least 1$"),
         ({"held_out": 5}, r"^data\.held_out 5 is a share: give a number from 0 to 1$"),
         ({"caption_dropout": -0.1}, r"^data\.caption_dropout -0\.1 is a share"),
+        ({"prior_preservation": 1.1}, r"^data\.prior_preservation 1\.1 is a share"),
+        ({"prior_preservation": 0.3}, r"takes the trigger out of captions: set data\.trigger$"),
     ],
 )
 def test_values_out_of_range_are_refused_by_their_key(options, message):

@@ -1,5 +1,6 @@
 """Training an adapter through the real command: it learns, resumes exactly, refuses mistakes."""
 
+import csv
 import json
 import re
 import shutil
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from elf import trainer
+from elf import adapters, trainer
 from elf.checkpoints import read_checkpoint
+from elf.diffusion import add_noise
 from elf.errors import ElfError
 from elf.modules import DiffusionModule
 
@@ -87,6 +89,37 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     fit(training, parts, *options, "--trainer.max_steps=14", "--ckpt_path=last")
     assert same(whole / LAST, parts / LAST, "state_dict", "optimizer_states", "lr_schedulers")
     assert (whole / "metrics.csv").read_text() == (parts / "metrics.csv").read_text()
+
+
+def test_what_only_preserves_the_base_learns_nothing(training: list[str], tmp_path: Path) -> None:
+    """A new LoRA changes nothing, so it agrees with the base exactly, and gets no gradient."""
+    fit(training, tmp_path, "--trainer.max_steps=2", "--data.prior_preservation=1")
+    with (tmp_path / "metrics.csv").open() as file:
+        losses = [row["train/loss"] for row in csv.DictReader(file)]
+    assert [float(loss) for loss in losses if loss] == [0, 0]
+    state = read_checkpoint(tmp_path / LAST)["state_dict"]
+    assert all(not tensor.any() for key, tensor in state.items() if ".lora_B." in key)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_preserved_samples_aim_at_the_base_the_others_at_the_noise(
+    training: list[str], tmp_path: Path, kind: str
+) -> None:
+    cli = fit(training, tmp_path, "--trainer.max_steps=20", f"--model.adapter.kind={kind}")
+    module = cli.model.eval()
+    random = torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(3, 4, 16, 16, generator=random) for _ in range(2))
+    text = torch.randn(3, 77, 128, generator=random)
+    steps = torch.tensor([10, 500, 990])
+    with torch.no_grad():
+        noisy = add_noise(latents, noise, steps, module.alphas_cumprod)
+        ours = module(noisy, steps, text)
+        with adapters.disabled(module.unet):
+            base = module(noisy, steps, text)
+        mixed = module._errors(latents, noise, steps, text, torch.tensor([0, 2]))
+    assert not torch.allclose(ours, base, atol=1e-4)
+    wanted = torch.stack([base[0], noise[1], base[2]])
+    torch.testing.assert_close(mixed, (ours - wanted).square().mean((1, 2, 3)))
 
 
 def test_a_checkpoint_holds_no_base(training: list[str], tmp_path: Path) -> None:
