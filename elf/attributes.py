@@ -9,6 +9,7 @@ from elf.errors import ElfError
 from elf.metrics import paired_difference
 from elf.report import VARIANTS, Plan, Row
 from elf.taggers.wd import WDConfig, WDTagger, wd_folder, wd_preprocess
+from elf.trigger import has_trigger
 
 
 def prompt_tags(prompt: str, known: set[str]) -> list[str]:
@@ -85,7 +86,7 @@ class AttributeRates:
             chosen = [
                 number
                 for number, (prompt, _) in enumerate(plan)
-                if (bool(self._trigger) and str(self._trigger) in prompt) is with_trigger
+                if bool(self._trigger and has_trigger(prompt, self._trigger)) is with_trigger
             ]
             if self._concept is not None:
                 asked = [[self._concept]] * len(chosen)

@@ -1,6 +1,7 @@
 """The evaluation's result as files: ``metrics.json``, ``report.md`` and ``grid.png``."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from elf.generation import grid
 from elf.metrics import Interval
 
 VARIANTS = ("base", "adapter")
+GRID_PAIRS = 32  # in a grid of more, only the first seed of each prompt is shown
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,36 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def shown_pairs(plan: list[tuple[str, int]]) -> list[int]:
+    """Return which pictures the grid shows: all, or of many the first seed of each prompt."""
+    if len(plan) <= GRID_PAIRS:
+        return list(range(len(plan)))
+    first = {prompt: number for number, (prompt, _) in reversed(list(enumerate(plan)))}
+    return sorted(first.values())
+
+
+def enlarged(path: Path) -> Image.Image:
+    """Read a picture, a small one at twice, three times … its size, so that it can be looked at."""
+    with Image.open(path) as picture:
+        times = max(1, 128 // min(picture.size))
+        size = (times * picture.width, times * picture.height)
+        return picture.resize(size, Image.Resampling.NEAREST)
+
+
 def write(
     folder: Path,
     rows: list[Row],
     plan: list[tuple[str, int]],
-    pairs: list[list[Image.Image]],
+    picture_path: Callable[[str, int], Path],
 ) -> None:
-    """Write the report's files: in the grid each line shows pairs base | adapter."""
+    """Write the report's files: in the grid each line shows pairs base | adapter.
+
+    Args:
+        folder: Where they go.
+        rows: What was measured.
+        plan: Prompt and seed of each picture.
+        picture_path: Gives a picture's file by variant and its number in the plan.
+    """
     write_atomic(
         folder / "metrics.json",
         json.dumps(
@@ -73,18 +98,20 @@ def write(
             indent=2,
         ),
     )
-    if pairs:
+    text = "# Evaluation\n\n" + markdown(rows)
+    if plan:
+        shown = shown_pairs(plan)
         with atomic_path(folder / "grid.png") as temporary:
             sheet = grid(
-                [picture for pair in pairs for picture in pair], columns=min(8, 2 * len(pairs))
+                [enlarged(picture_path(name, number)) for number in shown for name in VARIANTS],
+                columns=min(8, 2 * len(shown)),
             )
             sheet.save(temporary, format="PNG")
-    text = "# Evaluation\n\n" + markdown(rows)
-    if pairs:
         text += "\n![base and adapter, in pairs](grid.png)\n\n"
         text += "Pairs base | adapter, from left to right and top to bottom:\n\n"
         text += "".join(
-            f"{i}. {prompt} (seed {seed})\n" for i, (prompt, seed) in enumerate(plan, 1)
+            f"{i}. {plan[number][0]} (seed {plan[number][1]})\n"
+            for i, number in enumerate(shown, 1)
         )
     write_atomic(folder / "report.md", text)
     print(markdown(rows))

@@ -19,6 +19,7 @@ from elf.generation import GenerationConfig
 from elf.metrics import paired_difference, similarity_to_references, similarity_to_texts
 from elf.modules.diffusion import DiffusionModule
 from elf.report import VARIANTS
+from elf.trigger import without_trigger
 
 
 class ImageEvaluation(LightningModule):
@@ -136,11 +137,7 @@ class ImageEvaluation(LightningModule):
             rows.append(report.Row("attributes", None, None, None, self.skipped["attributes"]))
         else:
             rows += self._attributes.rows(self._rows)
-        pairs: list[list[Image.Image]] = [
-            [Image.open(self.picture_path(name, row)) for name in VARIANTS]
-            for row in range(len(self._rows))
-        ]
-        report.write(self.folder, rows, self._rows, pairs)
+        report.write(self.folder, rows, self._rows, self.picture_path)
         values = {
             f"{row.name}/{side}": value
             for row in rows
@@ -194,8 +191,7 @@ class ImageEvaluation(LightningModule):
     def _without_trigger(self, prompt: str) -> str:
         if not self.trigger:
             return prompt
-        parts = (part.strip() for part in prompt.replace(self.trigger, "").split(","))
-        return ", ".join(part for part in parts if part)
+        return without_trigger(prompt, self.trigger)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse ``--ckpt_path``: the adapter is named by ``model.adapter``."""

@@ -30,6 +30,8 @@ def arguments(
         f"--trainer.default_root_dir={output}",
         f"--data.shards={labelled / 'shards'}",
         "--model.generation.steps=3",
+        '--data.prompts=["wood_elf, forest", "wood_elf, snow", "wood_elf, city", "night"]',
+        "--data.seeds=[0, 1]",
         *more,
     ]
 
@@ -50,6 +52,8 @@ def test_base_and_adapter_are_measured_in_pairs(
         "subject_similarity",
         "concept_rate",
         "attribute_rate",
+        "concept_rate_without_trigger",
+        "attribute_rate_without_trigger",
     ]
     assert measured["concept_rate"]["note"].startswith("how often leaf_crown is seen")
     assert measured["weight_change"]["adapter"] > 0
@@ -66,7 +70,7 @@ def test_base_and_adapter_are_measured_in_pairs(
     assert "| held_out_loss |" in report
     assert "1. wood_elf, forest (seed 0)" in report
     with Image.open(tmp_path / "grid.png") as grid:
-        assert grid.width == 8 * 66 - 2  # 64 px pictures, 2 px apart
+        assert grid.width == 8 * 130 - 2  # 64 px pictures at twice their size, 2 px apart
 
 
 def test_the_same_evaluation_gives_the_same_figures(
