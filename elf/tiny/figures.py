@@ -9,7 +9,7 @@ import numpy as np
 
 from elf.tiny.data import HELD_OUT, PROMPTS, SQUARE, Pictures, draw_all
 from elf.tiny.evaluate import OnnxTagger, attribute_rate, caption_rate, macro_f1
-from elf.world.scene import LEAF_CROWN, Scene
+from elf.world.scene import LEAF_CROWN, Scene, wood_elf_scene
 from elf.world.words import caption, tags
 
 GUIDANCE = 4.0
@@ -72,6 +72,19 @@ def reconstruct(folder: str | Path, array: Pictures) -> Pictures:
         for part in torch.split(torch.from_numpy(array), 64):
             parts.append(vae(to_pixels(part)).sample.permute(0, 2, 3, 1))
     return ((torch.cat(parts) + 1) * 127.5).clamp(0, 255).round().byte().numpy()
+
+
+def reconstructed(output: Path, count: int) -> dict[str, float]:
+    """Rates at which the tagger still finds what was drawn once the base's VAE had it."""
+    scenes = PROMPTS.scenes(count)
+    elves = [wood_elf_scene((6, number), evaluation=True) for number in range(count)]
+    tagger = OnnxTagger(output / "tagger")
+    found = tagger.found(reconstruct(output / "base", draw_all(scenes)))
+    crowned = tagger.found(reconstruct(output / "base", draw_all(elves)))
+    return {
+        "reconstructed": attribute_rate(found, scenes)[0],
+        "reconstructed_leaf_crown": float(np.mean(["leaf_crown" in names for names in crowned])),
+    }
 
 
 def measure(kind: str, output: Path, device: str = "cpu", sample: float = 1.0) -> dict[str, object]:
@@ -143,14 +156,11 @@ def _base(output: Path, sample: float, device: str) -> dict[str, object]:
 
     scenes = PROMPTS.scenes(round(256 * sample))
     array = generate(output / "base", prompts(scenes), device=device)
-    drawn = reconstruct(output / "base", draw_all(scenes))
     figures: dict[str, object] = {"prompts": len(scenes), "guidance": GUIDANCE, "steps": STEPS}
     if (output / "tagger").exists():
         found = OnnxTagger(output / "tagger").found(array)
         figures["attributes"], figures["by_attribute"] = attribute_rate(found, scenes)
-        figures["reconstructed"] = attribute_rate(
-            OnnxTagger(output / "tagger").found(drawn), scenes
-        )[0]
+        figures |= reconstructed(output, len(scenes))
         figures["leaf_crown"] = float(np.mean(["leaf_crown" in names for names in found]))
     if (output / "probe" / FILE).exists():
         seen = read(output / "probe" / FILE, array)

@@ -17,8 +17,8 @@ RECIPES: dict[str, tuple[int, int, float]] = {
     "captioner": (3000, 128, 1.5e-3),
     "clip": (2500, 256, 1e-3),
     "vae": (8000, 64, 1e-3),
-    "decoder": (3000, 16, 1e-3),
-    "unet": (5000, 512, 1e-3),
+    "decoder": (12000, 64, 1e-3),
+    "unet": (10000, 512, 1e-3),
 }
 
 PICTURES = {"tagger": 10000, "captioner": 10000, "clip": 10000, "probe": 6000, "base": 24000}
