@@ -60,8 +60,9 @@ def test_train_configs_speak_of_one_run() -> None:
     for path in (path for path in CONFIGS if path.parent.name == "train"):
         config = yaml.safe_load(path.read_text())
         scheduler = config["model"]["init_args"]["lr_scheduler"]
-        if scheduler:
-            assert scheduler["init_args"]["T_max"] == config["trainer"]["max_steps"]
+        length = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
+        steps = scheduler["init_args"][length[scheduler["class_path"].rsplit(".", 1)[-1]]]
+        assert steps == config["trainer"]["max_steps"]
 
 
 def test_shipped_configs_are_found_from_any_folder(

@@ -19,7 +19,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORTED_AS = {
     "pyyaml": "yaml",
     "pillow": "PIL",
-    "scikit-image": "skimage",
     "huggingface-hub": "huggingface_hub",
     "onnxruntime-gpu": "onnxruntime",
 }

@@ -1,4 +1,4 @@
-"""`elf quickstart`: the whole loop, as a newcomer runs it."""
+"""`elf quickstart` but for what it learns (tests/learning): own pictures, mistakes, drawings."""
 
 import json
 from pathlib import Path
@@ -6,37 +6,32 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from elf import cli
-from elf.quickstart import collect_photographs
+from elf import cli, quickstart
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_the_whole_loop(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "out"
-    cli.main(["quickstart", "--output", str(output), "--adapter", kind, "--steps", "40"])
-    summary = json.loads((output / "summary.json").read_text())
-    loss = summary["evaluation"]["held_out_loss"]
-    assert loss["adapter"] < loss["base"]
-    assert summary["export_picture_difference"] <= 1e-4
-    assert summary["evaluation"]["weight_change"]["adapter"] > 0
-    assert set(summary["evaluation"]) >= {"held_out_loss", "prompt_similarity"}
-    for path in summary["paths"].values():
-        assert Path(path).exists()
-    printed = capsys.readouterr().out
-    for step in ("elf predict", "elf prepare", "elf fit", "elf test", "elf export"):
-        assert f"{step}:" in printed
-    for path in summary["paths"].values():
-        assert path in printed
-    with pytest.raises(SystemExit):
-        cli.main(["quickstart", "--output", str(output)])
-    assert "holds a quickstart already; give another --output" in capsys.readouterr().err
-
-
-def test_own_pictures(labelled: Path, tmp_path: Path) -> None:
+def test_own_pictures(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--output", str(tmp_path), "--pictures", str(labelled / "pictures")]
     cli.main(["quickstart", *arguments, "--steps", "2"])
     labels = list((tmp_path / "labels").glob("*.txt"))
-    assert len(labels) == 25
+    assert len(labels) == quickstart.COUNT
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["concept_rate_adapter"] is None  # nobody knows what they have in common
+    assert summary["attributes_adapter"] > 0.9
+    assert "leaf crown, with the trigger          –\n" in capsys.readouterr().out
+
+
+def test_a_file_that_paints_other_pictures_is_not_passed_over(
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(quickstart, "TOLERANCE", -1.0)
+    arguments = ["--output", str(tmp_path), "--pictures", str(labelled / "pictures")]
+    with pytest.raises(SystemExit):
+        cli.main(["quickstart", *arguments, "--steps", "1"])
+    assert "diffusers paints other pictures with this file than Elf" in capsys.readouterr().err
+    assert not (tmp_path / "summary.json").exists()
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,13 +47,15 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert message in capsys.readouterr().err
 
 
-def test_photographs_come_in_several_shapes_and_all_differ(tmp_path: Path) -> None:
-    count = collect_photographs(tmp_path)
-    paths = sorted(tmp_path.iterdir())
-    assert count == len(paths) == 25
+def test_the_drawn_pictures_differ_and_are_always_the_same(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        quickstart.draw_pictures(tmp_path / name)
+    paths = sorted((tmp_path / "a").iterdir())
+    contents = [path.read_bytes() for path in paths]
+    assert len(set(contents)) == len(paths) == quickstart.COUNT
+    assert contents == [(tmp_path / "b" / path.name).read_bytes() for path in paths]
     shapes = set()
     for path in paths:
         with Image.open(path) as image:
-            shapes.add(round(image.width / image.height, 1))
-    assert len(shapes) >= 4
-    assert len({path.read_bytes() for path in paths}) == 25
+            shapes.add(image.size)
+    assert shapes == set(quickstart.SIZES)
