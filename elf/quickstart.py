@@ -113,7 +113,7 @@ def run(output: Path, pictures: Path | None, kind: str, max_steps: int) -> dict[
         trainer.predict(labelling)
     with steps.step("prepare", "elf prepare: shards, buckets, latents, text states"):
         trainer.prepare(training)
-    with steps.step("fit", f"elf fit: {max_steps} steps of a {KINDS[kind]}"):
+    with steps.step("fit", f"elf fit: {max_steps} steps of a {KINDS[kind]}, some minutes"):
         trainer.fit(training)
     with steps.step("test", "elf test: base against adapter"):
         trainer.test(evaluating)
@@ -156,18 +156,15 @@ def run(output: Path, pictures: Path | None, kind: str, max_steps: int) -> dict[
 def table(summary: dict[str, Any]) -> str:
     """Return the closing table."""
 
-    def pair(values: dict[str, float | None], form: str) -> str:
-        base, adapter = values["base"], values["adapter"]
-        return "–" if base is None else f"{base:{form}} → {adapter:{form}}"
+    def pair(base: float | None, adapter: float | None) -> str:
+        return "–" if base is None else f"{base:.0%} → {adapter:.0%}"
 
     rows: list[tuple[str, str]] = [("base → adapter:", "")]
     for suffix, when in (("", "with the trigger"), ("_without_trigger", "without it")):
         for short, what in (("concept_rate", "leaf crown"), ("attributes", "what was asked for")):
-            sides = {side: summary[f"{short}_{side}{suffix}"] for side in ("base", "adapter")}
-            rows.append((f"  {what}, {when}", pair(sides, ".0%")))
-    loss = summary["evaluation"]["held_out_loss"]
+            base, adapter = (summary[f"{short}_{side}{suffix}"] for side in ("base", "adapter"))
+            rows.append((f"  {what}, {when}", pair(base, adapter)))
     rows += [
-        ("  loss on held-out pictures", pair(loss, ".4f")),
         ("export and memory differ by", f"{summary['export_picture_difference']:.1e}"),
         ("training", f"{summary['train_seconds']:.0f} s"),
         ("in all", f"{sum(summary['seconds'].values()):.0f} s"),
