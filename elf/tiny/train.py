@@ -28,9 +28,7 @@ PICTURES = {"tagger": 10000, "captioner": 10000, "clip": 10000, "probe": 6000, "
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     line = argparse.ArgumentParser(prog="python -m elf.tiny.train", description=__doc__)
-    line.add_argument(
-        "kind", nargs="+", choices=(*KINDS, "all", "data", "decoder"), help="what to train"
-    )
+    line.add_argument("kind", nargs="+", choices=(*KINDS, "all", "data"), help="what to train")
     line.add_argument("--output", default="models/tiny", help="folder of the models")
     line.add_argument("--device", default=None, help="cuda or cpu; default: cuda if there is one")
     line.add_argument("--seed", type=int, default=0, help="of weights, order and noise")
@@ -40,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--batch", type=int, default=None, help="pictures a step, to try out")
     line.add_argument("--nofigures", action="store_true", help="train and write, measure later")
     line.add_argument("--eager", action="store_true", help="no CUDA graphs")
-    line.add_argument("--seconds", type=float, default=float("inf"), help="bound on the base's run")
+    line.add_argument(
+        "--seconds", type=float, default=float("inf"), help="bound on the base, refinement aside"
+    )
     return line
 
 
@@ -75,18 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "probe": probe.fit,
     }
     for kind in kinds:
-        count = round(PICTURES["base" if kind == "decoder" else kind] * args.scale)
+        count = round(PICTURES[kind] * args.scale)
         if kind == "base":
             from elf.tiny import train_base
 
             budgets = budget("vae"), budget("unet")
             left = args.seconds - (time.monotonic() - started)
             train_base.fit(output / kind, *budgets, count=count, seconds=left, **drawn)
-        elif kind == "decoder":
-            from elf.tiny import train_base
-
-            train_base.refine(output / "base", budget("decoder"), count=count, **drawn)
-            continue
+            train_base.refine(output / kind, budget("decoder"), count=count, **drawn)
         else:
             recipes[kind](output / kind, budget(kind), count=count, **drawn)
         if args.nofigures:
