@@ -160,7 +160,7 @@ class ImageEvaluation(LightningModule):
             return [report.Row("held_out_loss", None, None, None, "skipped: no held-out pictures")]
         base, adapter = (torch.cat(self._errors[name]).double().numpy() for name in VARIANTS)
         difference = paired_difference(base, adapter)  # paired by picture, strata nested
-        note = f"{len(base)} held-out pictures; lower is better"
+        note = f"{len(base)} held-out picture{'s' * (len(base) > 1)}; lower is better"
         return [report.Row("held_out_loss", base.mean(), adapter.mean(), difference, note)]
 
     def _similarity_rows(self) -> list[report.Row]:
