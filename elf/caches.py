@@ -207,13 +207,14 @@ def _example(
 ) -> Example:
     meta = entry.meta
     caption = meta["caption"]
-    plain = without_trigger(caption, trigger) if trigger else caption
+    text = texts[text_key(caption)]
+    plain = texts[text_key(without_trigger(caption, trigger))] if trigger else text
     return Example(
         entry.key,
         (meta["bucket"][1], meta["bucket"][0]),
         (meta["height"], meta["width"]),
         (meta["crop"][1], meta["crop"][0]),
         latents[entry.key],
-        texts[text_key(caption)],
-        texts[text_key(plain)],
+        text,
+        plain,
     )

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -26,9 +26,6 @@ from elf.shards import Sample
 from elf.shardset import Item, ShardFolder
 from elf.sources import Dropped, Settings, Source
 from elf.trigger import has_trigger, without_trigger
-
-if TYPE_CHECKING:
-    pass
 
 _FEW = 8  # with fewer pictures none is held out only to have one
 _AT_ONCE = 64  # pictures in memory at a time

@@ -29,8 +29,8 @@ class Fit:
 
 
 def fit_threshold(
-    scores: ArrayLike | Float[np.ndarray, "tags"],  # noqa: F821
-    kept: ArrayLike | Bool[np.ndarray, "tags"],  # noqa: F821
+    scores: ArrayLike | Float[np.ndarray, " tags"],
+    kept: ArrayLike | Bool[np.ndarray, " tags"],
 ) -> Fit | None:
     """Return the cutoff with the best F1 against a reviewer's judgement.
 

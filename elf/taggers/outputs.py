@@ -39,11 +39,11 @@ class ScoreOutput:
         embedding: What stands before the tagger's head, for the search for duplicates.
     """
 
-    units: UInt16[np.ndarray, "tags"]  # noqa: F821
+    units: UInt16[np.ndarray, " tags"]
     width: int
     height: int
     provider: str
-    embedding: Float16[np.ndarray, "features"] | None = None  # noqa: F821
+    embedding: Float16[np.ndarray, " features"] | None = None
 
     def pack(self) -> bytes:
         """Return the output as bytes."""

@@ -128,7 +128,7 @@ class Selector:
 
     def __call__(
         self,
-        units: UInt16[np.ndarray, "tags"],  # noqa: F821
+        units: UInt16[np.ndarray, " tags"],
         caption: str | None = None,
     ) -> Selection:
         """Return the label that the rules make of one picture's scores (in units of 1e-4)."""
