@@ -193,7 +193,7 @@ def compare(folder: Path, tagger: Path, kind: str, repeats: int) -> list[dict[st
     medians = {name: statistics.median(values) for name, values in rates.items()}
     base = medians["kohya's procedure, defaults"]
     best = medians["kohya's procedure, best flags"]
-    first = medians["elf predict"]
+    first = medians["elf predict, exact"]
     rows = []
     for name, value in medians.items():
         baseline = first if "changed" in name else base

@@ -27,6 +27,7 @@ class LabelSummary:
         total: Labels in the manifest now.
         tags: How many of the labels have each tag.
         seconds: For ``decode`` the wait for pictures, for the models their work, and ``all``.
+        processes: The pictures that each of several processes labelled.
     """
 
     labelled: int = 0
@@ -38,6 +39,7 @@ class LabelSummary:
     total: int = 0
     tags: Counter[str] = field(default_factory=Counter)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    processes: list[int] = field(default_factory=list)
 
     def count(self, record: Mapping[str, Any], cached: bool) -> None:
         """Count a label that was written."""
@@ -51,6 +53,8 @@ class LabelSummary:
     def of(cls, shares: Iterable["LabelSummary"]) -> "LabelSummary":
         """Return the summary of several processes, each of which saw the same folder."""
         first, *others = shares
+        if others:
+            first.processes = [share.labelled for share in (first, *others)]
         for other in others:
             for name in ("labelled", "cached", "without_caption", "quarantined"):
                 setattr(first, name, getattr(first, name) + getattr(other, name))
@@ -83,6 +87,8 @@ class LabelSummary:
             f"{self.skipped} skipped (labelled before), "
             f"{self.quarantined} in quarantine; {folder}/{MANIFEST} holds {self.total}"
         ]
+        if self.processes:
+            text.append(f"by process: {', '.join(map(str, self.processes))} pictures")
         if self.labelled and self.seconds:
             text.append(f"{self.pace()} ({self._shares()})")
         if self.tags:

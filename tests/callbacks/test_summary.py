@@ -45,6 +45,8 @@ def test_several_processes_are_summed_up():
     assert (whole.labelled, whole.cached, whole.without_caption, whole.quarantined) == (6, 2, 2, 2)
     assert whole.skipped == 4  # each of them saw the whole folder
     assert whole.tags == Counter(elf=6, fern=2)
+    assert whole.lines("labels")[1] == "by process: 3, 3 pictures"
+    assert "by process" not in "".join(LabelSummary.of([made()]).lines("labels"))
 
 
 def test_the_histogram_is_short():
