@@ -222,7 +222,7 @@ def rerun(folder: Path, tagger: Path, count: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def agreement(tagger: Path, count: int = 300) -> list[dict[str, Any]]:
+def agreement(tagger: Path, count: int = 1500) -> list[dict[str, Any]]:
     """Measure how many kept tags the fast decoding shares with the exact one, of their mean number.
 
     The tiny tagger sees 64 px, so the pictures are as many times larger as real ones are than

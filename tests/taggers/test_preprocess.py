@@ -98,4 +98,32 @@ def test_all_models_must_have_enough_pixels():
     assert fast.needed(["wd"])(1024, 1024) == (128, 128)
     assert fast.needed(["wd", "florence"])(1024, 1024) == (256, 256)
     assert Preprocess(parts, "exact").needed(["wd"]) is None
-    assert (fast.version, Preprocess(parts).version) == ("fast1", "exact1")
+    assert (fast.version, Preprocess(parts).version) == ("fast2", "exact1")
+
+
+@pytest.mark.parametrize("size", [(1280, 1280), (1024, 700), (333, 517), (449, 448), (30, 20)])
+def test_fast_pixels_are_nearly_the_exact_ones(size):
+    image = noise(*size)
+    parts = {"wd": WDPreprocess(448), "florence": FlorencePreprocess(300, 320)}
+    exact, fast = (Preprocess(parts, decode)(image) for decode in ("exact", "fast"))
+    for name in parts:
+        off = np.abs(exact[name].astype(int) - fast[name])
+        assert fast[name].dtype == np.uint8 and fast[name].shape == exact[name].shape
+        assert off.max() <= 2 and off.mean() < 0.02
+
+
+def test_fast_leaves_other_filters_to_pillow():
+    image = noise(90, 50)
+    parts = {"florence": FlorencePreprocess(32, 40, resample=0)}
+    exact, fast = (Preprocess(parts, decode)(image) for decode in ("exact", "fast"))
+    assert (exact["florence"] == fast["florence"]).all()
+
+
+def test_a_threads_memory_is_used_again_without_a_trace():
+    wide, tall = noise(200, 90), noise(80, 170, seed=1)
+    exact, fast = (Preprocess({"wd": WDPreprocess(64)}, decode) for decode in ("exact", "fast"))
+    kept = []
+    for image in (wide, tall, wide, Image.new("RGB", (300, 300)), Image.new("RGB", (9000, 1))):
+        kept.append((exact(image)["wd"], fast(image)["wd"]))
+    for one, other in kept:  # after all of them: no result lies in the memory that is used again
+        assert np.abs(one.astype(int) - other).max() <= 2
