@@ -85,6 +85,7 @@ class Selector:
         self._cutoff[rating] = np.inf  # a rating is no tag
         self._near = np.where(rating, np.inf, np.minimum(cutoffs, rules.threshold))
         self._mcut = {name: self._of_category(name) for name in rules.mcut}
+        self._least = self._least_units()
         self._known: dict[int, tuple[str, str, list[str], bool]] = {}
         self._replace = [(NameSet([old]), new) for old, new in rules.replace.items()]
         self._remove = NameSet(rules.remove)
@@ -100,6 +101,20 @@ class Selector:
 
     def _of_category(self, category: str) -> NDArray[np.intp]:
         return np.flatnonzero(np.array([name == category for name in self.tags.categories]))
+
+    def _least_units(self) -> UInt16[np.ndarray, " tags"]:
+        """Return below which score, in units, a tag is neither kept nor worth a note.
+
+        Few of a list's ten thousand reach it: the rules look at no other. A unit of slack stands
+        for all roundings.
+        """
+        kept = np.full(len(self._cutoff), np.inf)
+        np.divide(self._cutoff, self._weight, out=kept, where=self._weight > 0)
+        least = np.floor(np.minimum(kept, self._near) * UNITS) - 1
+        for members in self._mcut.values():  # their cutoffs change with the picture
+            least[members] = 0
+        units: NDArray[np.uint16] = np.clip(least, 0, np.iinfo(np.uint16).max).astype(np.uint16)
+        return units
 
     def unmatched(self) -> list[str]:
         """Return a line for each name in the rules, other than the defaults, that fits no tag."""
@@ -132,22 +147,25 @@ class Selector:
         caption: str | None = None,
     ) -> Selection:
         """Return the label that the rules make of one picture's scores (in units of 1e-4)."""
-        raw = units / UNITS
-        weighted = np.round(raw * self._weight, 4)
-        cutoff = self._cutoff
-        if self._mcut:
-            cutoff = cutoff + self._mcut_shift(raw)
         result = Selection()
         if len(self._ratings):
             result.rating = self.tags.names[int(self._ratings[np.argmax(units[self._ratings])])]
+        able = np.flatnonzero(units >= self._least)
+        raw = units[able] / UNITS
+        weighted = np.round(raw * self._weight[able], 4)
+        cutoff = self._cutoff[able]
+        if self._mcut:
+            cutoff = cutoff + self._mcut_shift(units / UNITS)[able]
         kept = weighted >= cutoff
-        for index in np.flatnonzero((raw >= self._near) & ~kept).tolist():
+        for at in np.flatnonzero((raw >= self._near[able]) & ~kept).tolist():
+            index = int(able[at])
             name = self.tags.names[index]
-            result.dropped[name] = self._below(index, raw[index], weighted[index], cutoff[index])
+            result.dropped[name] = self._below(index, raw[at], weighted[at], cutoff[at])
         candidates = np.flatnonzero(kept)
         # stable: equal scores stay in the list's order
-        order: list[int] = candidates[np.argsort(-weighted[candidates], kind="stable")].tolist()
-        self._write(result, order, raw, caption)
+        order = candidates[np.argsort(-weighted[candidates], kind="stable")]
+        scores = dict(zip(able[order].tolist(), raw[order].tolist(), strict=True))
+        self._write(result, scores, caption)
         return result
 
     def _mcut_shift(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -157,9 +175,8 @@ class Selector:
             shift[members] = max(mcut(raw[members]), self.rules.mcut_floor) - usual
         return np.round(shift, 4)
 
-    def _write(
-        self, result: Selection, order: list[int], raw: NDArray[np.float64], caption: str | None
-    ) -> None:
+    def _write(self, result: Selection, scores: dict[int, float], caption: str | None) -> None:
+        """Write the label: ``scores`` are the raw ones of the kept tags, by number, in order."""
         rules = self.rules
         trigger = [rules.trigger] * bool(rules.trigger)
         spoken = self._from_caption(caption)
@@ -170,7 +187,7 @@ class Selector:
         places = taken | set(map(list_name, spoken))
         counts: Counter[str] = Counter()
         body: list[str] = []
-        for index in order:
+        for index, score in scores.items():
             name = self.tags.names[index]
             plain, text, notes, removed = self._written(index)
             if removed:
@@ -185,7 +202,7 @@ class Selector:
                 counts["all"] += plain not in places
                 counts[self.tags.categories[index]] += 1
                 counts["style"] += bool(self._style[index])
-                result.scores[text] = round(float(raw[index]), 4)
+                result.scores[text] = round(score, 4)
                 result.sources[text] = name
                 result.notes[text] = list(notes)
         first = [text for rule in self._first for text in body if list_name(text) in rule]

@@ -333,3 +333,30 @@ def test_what_decides_over_a_tag_is_told():
     assert selector.why("moss") == "general, cutoff 0.22 (forest -0.06)"
     assert selector.why("blush") == "general, cutoff 0.5 (noise)"
     assert selector.why("aa") == "general, cutoff 0.28"
+
+
+@pytest.mark.parametrize("mcut_of", [(), ("general",), ("general", "character")])
+def test_tags_too_weak_to_be_looked_at_would_have_changed_nothing(mcut_of):
+    kinds = ["rating"] * 4 + ["general"] * 300 + ["character"] * 60
+    tags = TagList([f"tag{number}" for number in range(len(kinds))], kinds)
+    rules = Rules(
+        mcut=mcut_of,
+        weights={
+            "half": WeightRule(tuple(f"tag{number}" for number in range(10, 90)), 0.5),
+            "tiny": WeightRule(("tag7*",), 0.0001),
+            "none": WeightRule(("tag20",), 0.0),
+        },
+        vocabularies={
+            "sooner": Vocabulary(("tag1*",), -1.0),
+            "later": Vocabulary(("tag3*",), 0.4),
+        },
+    )
+    quick, thorough = Selector(tags, rules), Selector(tags, rules)
+    thorough._least = np.zeros_like(thorough._least)
+    draw = np.random.default_rng(0)
+    edges = np.array([0, 1, 2, 1499, 1500, 2799, 2800, 2801, 5599, 5600, 5601, 8499, 8500, 10_000])
+    for number in range(200):
+        units = draw.integers(0, 10_001, len(tags))
+        if number % 2:
+            units = draw.choice(edges, len(tags))
+        assert quick(units.astype(np.uint16)) == thorough(units.astype(np.uint16))
