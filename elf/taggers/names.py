@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from elf.taggers.tags import is_kaomoji
 
@@ -26,6 +26,15 @@ class NameSet:
         if self._but_patterns and self._but_patterns.fullmatch(name):
             return False
         return name in self._names or bool(self._patterns and self._patterns.fullmatch(name))
+
+    def among(self, names: Sequence[str]) -> list[int]:
+        """Return at which places of a list its members stand; quicker than to ask for each."""
+        known = set(names)
+        members = self._names & known
+        if self._patterns:
+            members |= set(filter(self._patterns.fullmatch, known))
+        members = {name for name in members if name in self}  # less the exceptions
+        return [place for place, name in enumerate(names) if name in members]
 
 
 def _compile(names: Iterable[str]) -> tuple[set[str], re.Pattern[str] | None]:

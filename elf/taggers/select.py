@@ -57,11 +57,11 @@ class Selector:
             [*rules.style.tags, *(f"{prefix}*" for prefix in rules.style.prefixes)],
             rules.style.exceptions,
         )
-        self._style = np.array([name in style for name in names])
-        self._weight = np.where(self._style, rules.style.weight, 1.0)
-        self._weighted_by: dict[int, list[str]] = {
-            index: ["style"] for index in np.flatnonzero(self._style).tolist()
-        }
+        self._style = frozenset(style.among(names))
+        drawn = sorted(self._style)
+        self._weight = np.ones(len(names))
+        self._weight[drawn] = rules.style.weight
+        self._weighted_by: dict[int, list[str]] = {index: ["style"] for index in drawn}
         for key, rule in rules.weights.items():
             for index in self._matching(rule.tags, rule.exceptions):
                 self._weight[index] *= rule.weight
@@ -70,7 +70,7 @@ class Selector:
         self._cutoff = np.array(cutoffs)
         self._cut_by: dict[int, list[str]] = {}
         if rules.style.threshold is not None:
-            self._cutoff[self._style] = rules.style.threshold
+            self._cutoff[drawn] = rules.style.threshold
         for index in self._matching(rules.noise.tags, rules.noise.exceptions):
             if rules.noise.threshold > self._cutoff[index]:
                 self._cutoff[index] = rules.noise.threshold
@@ -96,8 +96,7 @@ class Selector:
         ]
 
     def _matching(self, names: tuple[str, ...], exceptions: tuple[str, ...]) -> list[int]:
-        chosen = NameSet(names, exceptions)
-        return [index for index, name in enumerate(self.tags.names) if name in chosen]
+        return NameSet(names, exceptions).among(self.tags.names)
 
     def _of_category(self, category: str) -> NDArray[np.intp]:
         return np.flatnonzero(np.array([name == category for name in self.tags.categories]))
@@ -201,7 +200,7 @@ class Selector:
                 taken.add(plain)
                 counts["all"] += plain not in places
                 counts[self.tags.categories[index]] += 1
-                counts["style"] += bool(self._style[index])
+                counts["style"] += index in self._style
                 result.scores[text] = round(score, 4)
                 result.sources[text] = name
                 result.notes[text] = list(notes)
@@ -214,7 +213,7 @@ class Selector:
                 body.append(tag)
                 taken.add(list_name(tag))
                 result.notes[tag] = [f"the caption says {word!r}"]
-        rest = [text for text in body if text not in first]
+        rest = [text for text in body if text not in first] if first else body
         result.tags = [*trigger, *first, *rest, *ends][: rules.max_tags]
         result.notes |= {text: ["append"] for text in ends}
         result.notes |= {text: ["trigger"] for text in trigger}
@@ -272,7 +271,7 @@ class Selector:
         cap = rules.max_per_category.get(category)
         if cap is not None and counts[category] >= cap:
             return f"cap of {cap} {category} tags"
-        if self._style[index] and counts["style"] >= rules.style.max_tags:
+        if index in self._style and counts["style"] >= rules.style.max_tags:
             return f"cap of {rules.style.max_tags} style tags"
         return ""
 

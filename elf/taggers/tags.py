@@ -34,13 +34,15 @@ class TagList:
         path = Path(path)
         names, categories = [], []
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.reader(file)
             try:
-                for row in reader:
-                    names.append(row["name"])
-                    number = int(row["category"])
+                header = next(reader, [])
+                name, category = header.index("name"), header.index("category")
+                for row in filter(None, reader):  # blank lines are none
+                    names.append(row[name])
+                    number = int(row[category])
                     categories.append(CATEGORIES.get(number, str(number)))
-            except (KeyError, TypeError, ValueError, csv.Error):
+            except (IndexError, ValueError, csv.Error):
                 raise ElfError(
                     f"{path}, line {reader.line_num}: not a row of a tag list; "
                     "the columns `name` and `category` (a number) are needed"

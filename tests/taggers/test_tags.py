@@ -31,7 +31,7 @@ def test_a_list_is_read_with_real_csv_quoting(tmp_path, newline, start):
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("tag,count\na,1\n", 2), ("name,category\na,b\n", 2), ("name,category\na,0\nb\n", 3)],
+    [("tag,count\na,1\n", 1), ("", 0), ("name,category\na,b\n", 2), ("name,category\na,0\nb\n", 3)],
 )
 def test_a_damaged_row_is_named_by_its_line(tmp_path, text, line):
     path = tmp_path / "tags.csv"
