@@ -36,8 +36,9 @@ def bicubic(pixels: Pixels, height: int, width: int) -> Pixels:
 def _by_torch(pixels: Pixels, height: int, width: int) -> Pixels:
     import torch  # rules and records are read without it
 
-    # (H, W, 3) → (1, 3, H, W) without moving a byte: the kernel for channels last is the fast one
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    # (H, W, 3) → (1, 3, H, W) without moving a byte: the kernel for channels last is the fast one.
+    # The first dimension must come first: its stride decides if the result has its channels last.
+    image = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
     small = torch.nn.functional.interpolate(image, (height, width), mode="bicubic", antialias=True)
     return small[0].permute(1, 2, 0).contiguous().numpy()
 
