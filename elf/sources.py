@@ -83,6 +83,10 @@ def read_sources(
     records = read_log(manifest)
     if not records:
         raise ElfError(f"{manifest} is empty, so nothing is labelled: {remedy}")
+    present = [path.relative_to(pictures).as_posix() for path in list_pictures(pictures)]
+    # `elf rename` may have come after the labels: a picture is then called by its id
+    renamed = {PurePosixPath(name).stem: name for name in present}
+    there = set(present)
     sources: dict[str, Source] = {}
     dropped = []
     for number, record in enumerate(records, 1):
@@ -95,12 +99,14 @@ def read_sources(
             continue
         text = _caption(labels / f"{name}.txt", record, caption)
         if text:
-            sources[name] = Source(name, path, text)
+            found = path if path in there else renamed.get(name, path)
+            sources[name] = Source(name, found, text)
         else:
             dropped.append(Dropped(path, f"no caption of kind {caption!r}"))
     labelled = {str(record["path"]) for record in records}
+    labelled |= {source.path for source in sources.values()}
     ids = {str(record["id"]) for record in records}
-    dropped += list(_unlabelled(pictures, labelled, ids))
+    dropped += list(_unlabelled(pictures, present, labelled, ids))
     return [sources[name] for name in sorted(sources)], dropped
 
 
@@ -118,11 +124,12 @@ def _caption(label: Path, record: dict[str, Any], kind: CaptionKind) -> str:
     return ", ".join(wanted) if all(wanted) else ""
 
 
-def _unlabelled(pictures: Path, labelled: set[str], ids: set[str]) -> Iterable[Dropped]:
-    for path in list_pictures(pictures):
-        name = path.relative_to(pictures).as_posix()
+def _unlabelled(
+    pictures: Path, present: list[str], labelled: set[str], ids: set[str]
+) -> Iterable[Dropped]:
+    for name in present:
         if name not in labelled:
-            known = picture_id(path.read_bytes()) in ids
+            known = picture_id((pictures / name).read_bytes()) in ids
             yield Dropped(name, "the same picture twice" if known else "not labelled")
 
 

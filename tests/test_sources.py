@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from elf.images import picture_id
+from elf.rename import rename
 from elf.sources import read_sources
 
 KEY = "0123456789abcdef"
@@ -41,3 +43,27 @@ def test_captions(tmp_path: Path, kind: str, label: str | None, expected: list[s
 
 def test_without_a_sentence_there_is_no_caption_of_that_kind(tmp_path: Path) -> None:
     assert captions(tmp_path, "wood_elf\n", "sentence", caption=None) == []
+
+
+def test_pictures_that_were_renamed_after_they_were_labelled_are_found(tmp_path: Path) -> None:
+    pictures, labels = tmp_path / "raw", tmp_path / "labels"
+    labels.mkdir()
+    lines = []
+    for name in ("a.png", "sub/b.png", "gone.png"):
+        path = pictures / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+        key = picture_id(path.read_bytes())
+        lines.append(json.dumps({"id": key, "path": name, "tags": ["x"]}))
+        (labels / f"{key}.txt").write_text("x\n")
+    (labels / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+    (pictures / "gone.png").unlink()
+    rename(pictures)
+    found, dropped = read_sources(pictures, labels, "tags")
+    assert not dropped
+    paths = {source.id: source.path for source in found}
+    assert paths == {
+        picture_id(b"a.png"): f"{picture_id(b'a.png')}.png",
+        picture_id(b"sub/b.png"): f"sub/{picture_id(b'sub/b.png')}.png",
+        picture_id(b"gone.png"): "gone.png",  # load() says what is wrong with it
+    }

@@ -1,0 +1,289 @@
+"""``elf rename``: pictures get their content ids as names, and can get their old names back.
+
+The journal, a hidden file in the pictures' folder, holds every rename before it is done, and a
+mark behind those that were. A run that was cut off is completed by the next one; each picture
+has exactly one name at every instant.
+"""
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from elf.command_parser import CommandParser
+from elf.errors import ElfError
+from elf.files import AppendLog, sha256_file, sync_folder
+from elf.images import FORMATS, list_pictures
+
+JOURNAL = ".elf-rename.jsonl"
+SHOWN = 20
+"""Names that are listed at the most, of each kind."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A file's old and new path, relative to the pictures' folder."""
+
+    source: str
+    target: str
+
+
+@dataclass
+class Plan:
+    """What a rename would do.
+
+    Attributes:
+        moves: In an order in which no target is taken; files beside a picture that share its
+            name follow it.
+        pictures: How many of them are pictures.
+        named: Pictures that have their name already.
+        left: Files that keep their names, and why.
+    """
+
+    moves: list[Move] = field(default_factory=list)
+    pictures: int = 0
+    named: int = 0
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def make_plan(root: Path) -> Plan:
+    """Return what is to be renamed under a folder, sub-folders included; nothing is changed.
+
+    A picture becomes ``{id}{suffix}`` in the folder where it lies: the first 16 hex digits of its
+    bytes' sha256, and the suffix of what it is, whatever it was called.
+
+    Raises:
+        ElfError: If there is no such folder or no picture in it.
+    """
+    if not root.is_dir():
+        raise ElfError(f"root: no folder {root}; give the folder of the pictures")
+    pictures = list_pictures(root)
+    if not pictures:
+        raise ElfError(f"root: no pictures in {root}; put some there, or give another folder")
+    plan = Plan()
+    wanted: dict[str, str] = {}
+    first: dict[str, str] = {}
+    names = [path.relative_to(root).as_posix() for path in pictures]
+    found = dict(zip(names, _targets(root, names), strict=True))
+    # of several with the same bytes, the one that has its name already keeps it
+    for name in sorted(names, key=lambda name: (name != found[name][1], name)):
+        digest, target = found[name]
+        if not digest:
+            plan.left[name] = target  # the reason
+        elif digest in first:
+            plan.left[name] = f"has the same bytes as {first[digest]}"
+        else:
+            first[digest] = name
+            plan.named += name == target
+            if name != target:
+                wanted[name] = target
+    _order(root, wanted, set(names), plan)
+    return plan
+
+
+def _targets(root: Path, names: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield each picture's sha256 and new path; an empty one and the reason if it is unreadable."""
+
+    def target(name: str) -> tuple[str, str]:
+        path = root / name
+        try:
+            digest = sha256_file(path)
+            return digest, (Path(name).parent / f"{digest[:16]}{_suffix(path)}").as_posix()
+        except OSError as error:
+            return "", f"could not be read ({error.strerror or error})"
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(target, names)
+        yield from tqdm(found, "reading", len(names), leave=False, unit=" pictures", disable=None)
+
+
+def _suffix(path: Path) -> str:
+    """Return the suffix of a picture's format; its own, in small letters, if that is not known."""
+    # whatever Pillow raises on damaged files: `elf predict` says what is wrong with it
+    with contextlib.suppress(Exception), Image.open(path, formats=list(FORMATS)) as image:
+        return FORMATS[str(image.format)]
+    return path.suffix.lower()
+
+
+def _order(root: Path, wanted: dict[str, str], pictures: set[str], plan: Plan) -> None:
+    """Put the moves into an order in which every target is free; what cannot be is left."""
+    beside, taken = _beside(root, pictures)
+    todo = wanted
+    while todo:
+        later = {}
+        for source, target in todo.items():
+            stem = target.removesuffix(Path(target).suffix)
+            moves = [Move(source, target)]
+            moves += [Move(name, stem + Path(name).suffix) for name in beside.get(source, ())]
+            if any(move.target in taken for move in moves):
+                later[source] = target
+                continue
+            taken -= {move.source for move in moves}
+            taken |= {move.target for move in moves}
+            plan.moves += moves
+            plan.pictures += 1
+        if len(later) == len(todo):
+            break
+        todo = later
+    else:
+        return
+    plan.left |= {name: f"another file is called {target}" for name, target in todo.items()}
+
+
+def _beside(root: Path, pictures: set[str]) -> tuple[dict[str, list[str]], set[str]]:
+    """Return the files that share a picture's name but for the suffix, and all files' paths."""
+    stems = Counter(name.removesuffix(Path(name).suffix) for name in pictures)
+    owners = {name.removesuffix(Path(name).suffix): name for name in pictures}
+    beside: dict[str, list[str]] = {}
+    taken = set()
+    for folder in {(root / name).parent for name in pictures}:
+        for entry in sorted(os.listdir(folder)):
+            name = (folder / entry).relative_to(root).as_posix()
+            taken.add(name)
+            stem = name.removesuffix(Path(name).suffix)
+            if name not in pictures and stems[stem] == 1 and (folder / entry).is_file():
+                beside.setdefault(owners[stem], []).append(name)
+    return beside, taken
+
+
+def rename(root: Path) -> Plan:
+    """Rename the pictures under a folder; what a run that was cut off had begun is completed.
+
+    Raises:
+        ElfError: If there are none, if another process renames there, or if the disk refuses.
+    """
+    if not root.is_dir():
+        return make_plan(root)  # which says so
+    with _journal(root) as journal:
+        begun = list(_begun(journal.records))
+        _do(root, begun)
+        plan = make_plan(root)
+        with _disk_errors(root):
+            if plan.moves:
+                journal.append(*({"from": m.source, "to": m.target} for m in plan.moves))
+                journal.sync()
+            _do(root, plan.moves)
+            if begun or plan.moves:
+                journal.append({"done": True})
+    return plan
+
+
+def undo(root: Path) -> tuple[int, dict[str, str]]:
+    """Give all files their old names back.
+
+    Returns:
+        How many were renamed, and those that were not, with the reason.
+
+    Raises:
+        ElfError: If nothing was renamed there, if another process renames, or the disk refuses.
+    """
+    if not (root / JOURNAL).exists():
+        raise ElfError(f"root: nothing to undo, {root / JOURNAL} does not exist")
+    count, left, kept = 0, {}, []
+    with _journal(root) as journal, _disk_errors(root):
+        for record in reversed([record for record in journal.records if "from" in record]):
+            old, new = root / record["from"], root / record["to"]
+            if not new.exists():
+                continue  # never renamed (a run that was cut off), or taken away since
+            if old.exists():
+                left[record["to"]] = f"another file is called {record['from']}"
+                kept.append(record)
+                continue
+            os.rename(new, old)
+            count += 1
+        _sync(root, (record["from"] for record in journal.records if "from" in record))
+        journal.rewrite([*reversed(kept), {"done": True}] if kept else [])
+    return count, left
+
+
+@contextlib.contextmanager
+def _journal(root: Path) -> Iterator[AppendLog]:
+    """Open the journal, which one process at a time can; an empty one is not left behind."""
+    path = root / JOURNAL
+    with _disk_errors(root):
+        journal = AppendLog(path)
+    try:
+        with journal:
+            yield journal
+    finally:
+        if not path.stat().st_size:
+            for name in (JOURNAL, f".{JOURNAL}.lock"):
+                (root / name).unlink(missing_ok=True)
+
+
+def _begun(records: Iterable[dict[str, Any]]) -> Iterator[Move]:
+    """Yield the moves behind the last mark."""
+    moves: list[Move] = []
+    for record in records:
+        moves = [] if "done" in record else [*moves, Move(record["from"], record["to"])]
+    yield from moves
+
+
+def _do(root: Path, moves: list[Move]) -> None:
+    with _disk_errors(root):
+        for move in moves:
+            # one that a run did before it was cut off is not there any more
+            if (root / move.source).exists() and not (root / move.target).exists():
+                os.rename(root / move.source, root / move.target)
+        _sync(root, (move.target for move in moves))
+
+
+def _sync(root: Path, names: Iterable[str]) -> None:
+    for folder in {(root / name).parent for name in names}:
+        sync_folder(folder)
+
+
+@contextlib.contextmanager
+def _disk_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ElfError(
+            f"{root}: could not rename ({error.strerror or error}); every picture has its old or "
+            "its new name: mend that, then run the same command again to go on"
+        ) from error
+
+
+def report(plan: Plan, dry_run: bool) -> list[str]:
+    """Return in words what was done, or what would be."""
+    beside = len(plan.moves) - plan.pictures
+    more = f" with {beside} files beside them" if beside else ""
+    done = "would be renamed" if dry_run else "renamed"
+    text = [f"{plan.pictures} pictures {done}{more}, {plan.named} had their name already"]
+    if dry_run:
+        text += _some([f"  {move.source} -> {move.target}" for move in plan.moves])
+    text += _some([f"  {name} stays: {why}" for name, why in sorted(plan.left.items())])
+    if plan.moves and not dry_run:
+        text.append("the old names come back by `elf rename --undo`")
+    return text
+
+
+def _some(lines: list[str]) -> list[str]:
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], f"  ... and {more} more"] if more > 0 else lines
+
+
+def main(arguments: list[str]) -> None:
+    """Run ``elf rename``."""
+    parser = CommandParser("rename", "Give pictures their content ids as names.")
+    parser.add_argument("--root", type=str, default="data/raw", help="folder of the pictures")
+    parser.add_argument("--dry_run", action="store_true", help="show what would be done")
+    parser.add_argument("--undo", action="store_true", help="give all files their old names back")
+    options = parser.read(arguments)
+    root = Path(options.root)
+    if options.undo:
+        if options.dry_run:
+            raise ElfError("undo: cannot be tried with --dry_run; take one of the two")
+        count, left = undo(root)
+        print(f"{count} files have their old names again")
+        print("\n".join(_some([f"  {name} stays: {why}" for name, why in sorted(left.items())])))
+        return
+    plan = make_plan(root) if options.dry_run else rename(root)
+    print("\n".join(report(plan, options.dry_run)))
