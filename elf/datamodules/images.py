@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
 
@@ -15,7 +15,7 @@ from elf.files import sha256_file
 from elf.images import SUFFIXES, list_pictures
 from elf.manifest import labelled_ids
 from elf.processes import gather
-from elf.reader import PictureLoader, PictureReader, Task, Transform
+from elf.reader import Batch, PictureLoader, PictureReader, Task, Transform
 
 
 @runtime_checkable
@@ -136,6 +136,10 @@ class PictureFolder(LightningDataModule):
         reader = PictureReader(self.root, module.transform)
         self.loader = PictureLoader(reader, tasks, self.batch_size, self.workers)
         return self.loader
+
+    def transfer_batch_to_device(self, batch: Batch, device: Any, dataloader_idx: int) -> Batch:
+        """Leave batches where they are: each model takes its own part of the pixels."""
+        return batch
 
 
 def find_pictures(root: str) -> list[Path]:

@@ -17,10 +17,13 @@ from elf.taggers import (
     Preprocess,
     Rules,
     Selector,
+    Tagger,
     TagList,
+    TorchTagger,
     WDConfig,
     WDTagger,
 )
+from elf.taggers.backend import WDSource, find_source, possible_sources
 from elf.taggers.florence import (
     caption_each,
     florence_folder,
@@ -30,7 +33,7 @@ from elf.taggers.florence import (
 from elf.taggers.outputs import CaptionOutput, ScoreOutput, to_units
 from elf.taggers.preprocess import Decode, FlorencePreprocess, WDPreprocess
 from elf.taggers.store import OutputStore, florence_key, wd_key
-from elf.taggers.wd import FILES, wd_folder, wd_preprocess
+from elf.taggers.wd import FILES
 
 
 class TaggerModule(LightningModule):
@@ -45,7 +48,7 @@ class TaggerModule(LightningModule):
         florence: The captioner; none labels with tags alone.
         rules: From scores to labels.
         decode: ``exact`` gives the models the very pixels of their authors' recipe; ``fast`` nearly
-            the same ones: large JPEGs are decoded at a fraction.
+            the same ones: large JPEGs are decoded at a fraction, and another kernel resizes.
 
     Attributes:
         transform: The preprocessing for both models.
@@ -57,7 +60,7 @@ class TaggerModule(LightningModule):
         wd: WDConfig,
         florence: FlorenceConfig | None = None,
         rules: Rules | None = None,
-        decode: Decode = "exact",
+        decode: Decode = "fast",
     ) -> None:
         super().__init__()
         self.wd = wd
@@ -65,7 +68,7 @@ class TaggerModule(LightningModule):
         self.rules = rules or Rules()
         self.decode: Decode = decode
         self.transform = Preprocess({}, decode)
-        self.tagger: WDTagger | None = None
+        self.tagger: Tagger | None = None
         self.captioner: FlorenceCaptioner | None = None
         self.seconds = {"tagger": 0.0, "captioner": 0.0}
         self.store = OutputStore(None, {})
@@ -79,9 +82,19 @@ class TaggerModule(LightningModule):
         Raises:
             ElfError: If the tagger is missing, or if the rules make no sense for its list.
         """
-        folder = wd_folder(self.wd)
-        self._folders = {"wd": folder}
-        parts: dict[str, WDPreprocess | FlorencePreprocess] = {"wd": wd_preprocess(folder)}
+        self._prepare(find_source(self.wd, self._trainers_device))
+        data = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
+        self.store = self._open_store(getattr(data, "cache", None), self._trainers_device)
+
+    @property
+    def _trainers_device(self) -> str:
+        """Where the trainer runs the module; at setup it has not moved it there yet."""
+        attached = self._trainer is not None
+        return str(self.trainer.strategy.root_device if attached else self.device)
+
+    def _prepare(self, source: WDSource) -> None:
+        self._source = source
+        parts: dict[str, WDPreprocess | FlorencePreprocess] = {"wd": source.preprocess()}
         if self.florence is not None:
             try:
                 self._folders["florence"] = florence_folder(self.florence)
@@ -89,12 +102,9 @@ class TaggerModule(LightningModule):
             except ElfError as error:
                 self._go_without_captions(error)
         self.transform = Preprocess(parts, self.decode)
-        self.select = Selector(TagList.read(folder / FILES[1]), self.rules)
+        self.select = Selector(TagList.read(source.folder / FILES[1]), self.rules)
         for warning in self.select.unmatched():
             rank_zero_warn(warning)
-        attached = self._trainer is not None
-        data = getattr(self.trainer, "datamodule", None) if attached else None
-        self.store = self._open_store(getattr(data, "cache", None))
 
     def recall(
         self, cache: str | None, sha256: str
@@ -105,22 +115,27 @@ class TaggerModule(LightningModule):
             cache: Its folder.
             sha256: Of the picture's bytes.
         """
-        self.setup("predict")
-        store = self._open_store(cache)
-        try:
-            return self.select, store.scores(sha256), store.caption(sha256)
-        finally:
-            store.close()
+        sources = possible_sources(self.wd)
+        self._prepare(sources[0])
+        scores = caption = None
+        for self._source in sources:
+            for device in ("cuda", "cpu"):  # where the captioner ran, and in which number format
+                store = self._open_store(cache, device)
+                scores, caption = scores or store.scores(sha256), caption or store.caption(sha256)
+                store.close()
+            if scores is not None:
+                break
+        return self.select, scores, caption
 
-    def _open_store(self, cache: str | None) -> OutputStore:
+    def _open_store(self, cache: str | None, device: str) -> OutputStore:
         if cache is None:
             return OutputStore(None, {})
         files = FileIndex(cache)
         version = self.transform.version
-        self._keys = {"wd": wd_key(self._folders["wd"], files, version)}
+        self._keys = {"wd": wd_key(self._source, files, version)}
         if self.florence is not None and "florence" in self.transform.parts:
             self._keys["florence"] = florence_key(
-                self._folders["florence"], files, self.florence, str(self.device), version
+                self._folders["florence"], files, self.florence, device, version
             )
         files.close()
         return OutputStore(cache, self._keys)
@@ -169,10 +184,7 @@ class TaggerModule(LightningModule):
         if "wd" not in batch["pixels"]:
             return {}
         if self.tagger is None:
-            config = self.wd
-            self.tagger = WDTagger(
-                self._folders["wd"], str(self.device), config.threads, config.provider
-            )
+            self.tagger = self._load_tagger()
         start = time.perf_counter()
         rows, embeddings = self.tagger.describe(batch["pixels"]["wd"])
         self.seconds["tagger"] += time.perf_counter() - start
@@ -185,6 +197,12 @@ class TaggerModule(LightningModule):
             outputs[number] = output
             self.store.keep(item["sha256"], output)
         return outputs
+
+    def _load_tagger(self) -> Tagger:
+        config, source, device = self.wd, self._source, str(self.device)
+        if source.dtype is None:
+            return WDTagger(source.folder, device, config.threads, config.provider)
+        return TorchTagger(source.folder, device, source.dtype, config.provider, config.compile)
 
     def _caption(self, batch: Batch) -> dict[int, CaptionOutput]:
         captioner = self._captioner() if "florence" in batch["pixels"] else None

@@ -8,17 +8,29 @@ from typing import TypeVar
 
 from elf.fileindex import FileIndex
 from elf.tagcache import ResultCache
+from elf.taggers.backend import WDSource
 from elf.taggers.florence import FILES as FLORENCE_FILES
 from elf.taggers.florence import FlorenceConfig
 from elf.taggers.outputs import FORMAT, CaptionOutput, ScoreOutput
+from elf.taggers.timm_network import CONFIG, WEIGHTS
 from elf.taggers.wd import FILES as WD_FILES
 
 Output = TypeVar("Output", ScoreOutput, CaptionOutput)
 
 
-def wd_key(folder: Path, files: FileIndex, preprocessing: str) -> str:
-    """Return the name of what a tagger in a folder gives: its weights' hash and the pixels'."""
-    return f"wd-{files.sha256(folder / WD_FILES[0])[:16]}-{preprocessing}-{FORMAT}"
+def wd_key(source: WDSource, files: FileIndex, preprocessing: str) -> str:
+    """Return the name of what a tagger gives: its weights' hash and the pixels'.
+
+    Torch's weights make another network with another config, and slightly other scores in another
+    number format. It is the format that was asked for, for it is known before the weights are
+    read; where they do not bear it, what each picture was scored in stands in its output.
+    """
+    if source.backend == "onnx":
+        network = files.sha256(source.folder / WD_FILES[0])[:16]
+    else:
+        weights, config = (files.sha256(source.folder / name) for name in (WEIGHTS, CONFIG))
+        network = f"{weights[:16]}-{config[:8]}-{source.dtype}"
+    return f"wd-{network}-{preprocessing}-{FORMAT}"
 
 
 def florence_key(

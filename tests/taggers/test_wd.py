@@ -5,7 +5,8 @@ import pytest
 
 from elf.errors import ElfError
 from elf.taggers import WDConfig, WDPreprocess, WDTagger
-from elf.taggers.wd import fitting_batch, wd_folder, wd_preprocess
+from elf.taggers.microbatch import fitting_batch
+from elf.taggers.wd import ACTIVATIONS, placed, wd_folder, wd_preprocess
 from elf.tiny.onnx_file import Graph
 
 SIZE = 4
@@ -140,7 +141,13 @@ class Starving:
 
 
 @pytest.mark.parametrize(
-    "message", ["BFCArena: out of space", "CUDA failure 2: out of memory", "std::bad_alloc"]
+    "message",
+    [
+        "BFCArena: out of space",
+        "CUDA failure 2: out of memory",
+        "std::bad_alloc",
+        "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate",
+    ],
 )
 def test_the_batch_is_halved_when_memory_runs_out(tmp_path, message):
     tagger = WDTagger(folder_of(tmp_path))
@@ -170,7 +177,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path):
 
 
 def test_the_batch_that_fits_is_a_power_of_two():
-    gibibyte, picture = 1 << 30, 448 * 448 * 3 * 4
+    gibibyte, picture = 1 << 30, 448 * 448 * 3 * 4 * ACTIVATIONS
     assert fitting_batch(6 * gibibyte, picture) == 8
     assert fitting_batch(70 * gibibyte, picture) == 64
     assert fitting_batch(0, picture) == 1
@@ -195,10 +202,23 @@ def test_the_cpu_can_be_named_beside_a_gpu(tiny_models):
     )
 
 
+@pytest.mark.parametrize(
+    ("device", "provider", "expected"),
+    [
+        ("cuda:1", "auto", "cuda:1"),
+        ("cuda:1", "cuda", "cuda:1"),
+        ("cpu", "cuda", "cuda"),
+        ("cuda:1", "cpu", "cpu"),
+    ],
+)
+def test_where_a_tagger_runs(device, provider, expected):
+    assert placed(device, provider) == expected
+
+
 def test_memory_is_asked_for_on_a_gpu_alone(tiny_models, monkeypatch):
     import elf.taggers.wd
 
     monkeypatch.setattr(elf.taggers.wd, "CUDA", "CPUExecutionProvider")  # as if it were one
     monkeypatch.setattr(elf.taggers.wd, "free_memory", lambda device: 1 << 30)
     tagger = WDTagger(tiny_models["tagger"])
-    assert tagger.micro_batch == fitting_batch(1 << 30, 64 * 64 * 3 * 4)
+    assert tagger.micro_batch == fitting_batch(1 << 30, 64 * 64 * 3 * 4 * ACTIVATIONS)

@@ -1,0 +1,206 @@
+"""The v3 WD taggers by torch, from timm's weights: the networks of their ONNX files.
+
+Such a network takes (B, 3, S, S), BGR, values of 0-1 normalised, and gives logits.
+"""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from elf.errors import ElfError
+from elf.taggers.graphs import CudaGraphs
+from elf.taggers.microbatch import (
+    UNLIMITED,
+    Outputs,
+    Tagger,
+    fitting_batch,
+    free_memory,
+    is_out_of_memory,
+)
+from elf.taggers.preprocess import WDPreprocess
+from elf.taggers.tags import TagList
+from elf.taggers.timm_network import CONFIG, WEIGHTS, PixelNetwork, TimmSettings, load_network
+from elf.taggers.wd import DType, Provider, placed
+
+FILES = (WEIGHTS, CONFIG, "selected_tags.csv")
+
+LIMITS = {"float16": 0.01, "bfloat16": 0.05}
+"""By how much a probability may differ from float32's on the test pictures.
+
+Rounding alone moved those of a SwinV2-B with random weights by 0.002 to 0.006 in float16 and 0.013
+to 0.042 in bfloat16, whose numbers have three bits less; an activation that saturates or a
+normalisation that overflows moves them by tenths, and no NaN need tell of it.
+"""
+
+
+def torch_preprocess(folder: Path) -> WDPreprocess:
+    """Return the preprocessing for the timm weights in a folder; they are not loaded.
+
+    Raises:
+        ElfError: If the config is damaged or the input is no square picture.
+    """
+    return WDPreprocess(TimmSettings.read(folder / CONFIG).size)
+
+
+class TorchTagger(Tagger):
+    """A tagger's network in torch; its embedding is what is pooled before the head.
+
+    Attributes:
+        device: Where it runs.
+        dtype: The number format of its weights, by name: float32 where one of 16 bits was asked
+            for and the network does not bear it.
+        provider: ``torch``, the device's type and the number format.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "cpu",
+        dtype: DType = "float32",
+        provider: Provider = "auto",
+        compile: bool = False,
+    ) -> None:
+        self.path = folder / WEIGHTS
+        self.tags = TagList.read(folder / FILES[2])
+        self.device = torch.device(placed(device, provider))
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ElfError(
+                f"model.wd.provider: torch {torch.__version__} finds no CUDA device; `auto` takes "
+                "the CPU instead"
+            )
+        self._folder = folder
+        self._settings = TimmSettings.read(folder / CONFIG)
+        self._graphs: CudaGraphs | None = None
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        try:
+            self._load()
+            if dtype != "float32":
+                self._shorten(dtype)
+            if self.device.type == "cuda":
+                self.micro_batch = self._fitting_batch()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ElfError(
+                f"{self.path}: not enough memory for the tagger on {self.device}; free some, or "
+                "take the CPU (--model.wd.provider cpu)"
+            ) from None
+        if compile:
+            self._compiled = torch.compile(self._network)
+        elif self.device.type == "cuda":
+            self._graphs = CudaGraphs(self._network, LIMITS["float16"])
+
+    @property
+    def dtype(self) -> str:
+        """The number format of the weights, by name."""
+        return str(self._network.dtype).removeprefix("torch.")
+
+    @property
+    def provider(self) -> str:  # type: ignore[override]  # it may change while it runs
+        """What the network runs on."""
+        return f"torch {self.device.type} {self.dtype}"
+
+    def _load(self) -> None:
+        network = load_network(self._folder, self._settings, len(self.tags))
+        self._network = PixelNetwork(network, self._settings).to(self.device)
+        self._network.cast(torch.float32)
+
+    def _shorten(self, dtype: DType) -> None:
+        """Give the weights 16 bits if the network bears it; say so if it does not.
+
+        Half weights without autocast: torch's layer norm and softmax reckon in float32 inside
+        whatever their inputs are. On the SwinV2-B above autocast's casts, which cost launches and
+        memory, took a fifth off the differences.
+        """
+        size = self._settings.size
+        exact = [self._forward(picture) for picture in check_pictures(size)]
+        self._network.cast(getattr(torch, dtype))
+        short = [self._forward(picture) for picture in check_pictures(size)]
+        tags = len(self.tags)
+        difference = max(
+            float(np.abs(a[:, :tags] - b[:, :tags]).max())
+            for a, b in zip(exact, short, strict=True)
+        )
+        if not np.isfinite(short).all():
+            self._lengthen("its values are not finite")
+        elif not difference <= LIMITS[dtype]:
+            self._lengthen(f"a probability differs by {difference:.2g} from float32's")
+
+    def _lengthen(self, reason: str) -> None:
+        warnings.warn(
+            f"{self.path}: in {self.dtype} {reason}; the tagger runs in float32, which is slower",
+            stacklevel=2,
+        )
+        self._load()
+        self._compiled = self._graphs = None
+
+    def _fitting_batch(self) -> int:
+        """Return how many pictures fit, from what a second one takes beside the first."""
+        size, peaks = self._settings.size, []
+        for count in (1, 2):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._forward(np.zeros((count, size, size, 3), np.uint8))
+            peaks.append(torch.cuda.max_memory_allocated(self.device))
+        torch.cuda.empty_cache()
+        # an allocator's steps may hide a small network's second picture, but never its own input
+        picture = max(peaks[1] - peaks[0], size * size * 3 * 4)
+        return min(UNLIMITED, fitting_batch(free_memory(str(self.device)), picture))
+
+    def _make_room(self) -> None:
+        if self._graphs is not None:
+            self._graphs.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _describe(self, pixels: UInt8[np.ndarray, "..."]) -> tuple[Outputs, Outputs | None]:
+        rows = self._forward(pixels)
+        if self.dtype != "float32" and not np.isfinite(rows).all():
+            self._lengthen("its values are not finite for a picture")
+            rows = self._forward(pixels)
+        count = len(self.tags)
+        return rows[:, :count], rows[:, count:]
+
+    def _forward(self, pixels: UInt8[np.ndarray, "..."]) -> Outputs:
+        """Return probabilities and features (B, T + D) of pictures (B, S, S, 3)."""
+        cuda = self.device.type == "cuda"
+        # pinned memory is read by the device itself, while Python goes on
+        host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=cuda)
+        host.numpy()[...] = pixels
+        with torch.inference_mode():
+            outputs = self._run(host.to(self.device, non_blocking=True))
+            rows: Outputs = outputs.cpu().numpy()  # the only wait for the device
+        return rows
+
+    def _run(self, pixels: UInt8[Tensor, "batch size size 3"]) -> Float[Tensor, "batch outputs"]:
+        if self._compiled is not None:
+            from torch._dynamo.exc import TorchDynamoException
+
+            try:
+                return self._compiled(pixels)
+            except TorchDynamoException as error:
+                if is_out_of_memory(error):
+                    raise
+                reason = " ".join(str(error).split())[:160]
+                warnings.warn(
+                    f"model.wd.compile: torch could not compile the tagger ({reason}); it runs "
+                    "uncompiled",
+                    stacklevel=2,
+                )
+                self._compiled = None
+        run = self._graphs or self._network
+        outputs: Tensor = run(pixels)
+        return outputs
+
+
+def check_pictures(size: int) -> list[UInt8[np.ndarray, "1 size size 3"]]:
+    """Return a ramp, noise and flat white: what number formats are compared on."""
+    shape = (1, size, size, 3)
+    ramp = np.linspace(0, 255, size * size * 3).reshape(shape).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return [ramp, noise, np.full(shape, 255, np.uint8)]
