@@ -4,15 +4,16 @@ Threads do: Pillow lets go of Python's lock while it decodes and resizes, and so
 They start at once, and pixels go to the models without a copy between processes.
 """
 
+import contextlib
 import hashlib
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,10 +70,14 @@ class Item(TypedDict):
 
 
 class Batch(TypedDict):
-    """Pictures and their pixels: for each model one row for each item that wants it, in order."""
+    """Pictures and their pixels: for each model one row for each item that wants it, in order.
+
+    ``outputs`` is what the models will give, if they were started.
+    """
 
     items: list[Item]
     pixels: Pixels
+    outputs: NotRequired[Future[Any]]
 
 
 @dataclass(frozen=True)
@@ -126,22 +131,50 @@ def collate(samples: Sequence[tuple[Item, Pixels]]) -> Batch:
 class PictureLoader:
     """Batches of pictures in the order of their tasks; at most two batches are read ahead.
 
+    Args:
+        reader: Reads a picture.
+        tasks: The pictures.
+        batch_size: How many the models see at once.
+        workers: Threads that read; 0 reads in the caller's.
+        begin: Called with a batch before the one in front of it is handed over: the models then
+            work on it while rules and files are about the other.
+
     Attributes:
         waited: Seconds for which the models had to wait for pictures.
     """
 
     def __init__(
-        self, reader: PictureReader, tasks: Sequence[Task], batch_size: int, workers: int
+        self,
+        reader: PictureReader,
+        tasks: Sequence[Task],
+        batch_size: int,
+        workers: int,
+        begin: Callable[[Batch], None] | None = None,
     ) -> None:
         self.reader = reader
         self.batches = list(split(tasks, batch_size))
         self.workers = workers
+        self.begin = begin
         self.waited = 0.0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
+        with contextlib.closing(self._read()) as batches:
+            if self.begin is None:
+                yield from batches
+                return
+            before: Batch | None = None
+            for batch in batches:
+                self.begin(batch)
+                if before is not None:
+                    yield before
+                before = batch
+            if before is not None:
+                yield before
+
+    def _read(self) -> Generator[Batch, None, None]:
         # For the whole process, as filters of warnings cannot be set for a thread: odd metadata
         # does not change pixels, and a bomb is refused.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

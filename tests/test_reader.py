@@ -152,3 +152,16 @@ def test_the_real_preprocessing_fits(tmp_path):
     reader = PictureReader(str(tmp_path), Preprocess({"wd": WDPreprocess(16)}))
     (batch,) = PictureLoader(reader, tasks(tmp_path, 2), 4, 0)
     assert batch["pixels"]["wd"].shape == (2, 16, 16, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_is_begun_before_the_one_in_front_is_handed_over(tmp_path, workers):
+    made, events = tasks(tmp_path, 10), []
+    reader = PictureReader(str(tmp_path), transform)
+    loader = PictureLoader(
+        reader, made, 4, workers, lambda batch: events.append(("begun", len(batch["items"])))
+    )
+    for batch in loader:
+        events.append(("handed over", len(batch["items"])))
+    begun, over = (("begun", 4), ("handed over", 4))
+    assert events == [begun, begun, over, ("begun", 2), over, ("handed over", 2)]

@@ -10,7 +10,12 @@ from elf.manifest import MANIFEST, QUARANTINE
 HISTOGRAM = 15
 """Tags that the summary counts at the most."""
 
-LIMITS = {"decode": "decoding", "tagger": "the tagger", "captioner": "the captioner"}
+LIMITS = {
+    "decode": "decoding",
+    "tagger": "the tagger",
+    "captioner": "the captioner",
+    "writing": "writing",
+}
 
 
 @dataclass
@@ -26,7 +31,8 @@ class LabelSummary:
         duplicates: Files with the same bytes as another, by path, and that one's path.
         total: Labels in the manifest now.
         tags: How many of the labels have each tag.
-        seconds: For ``decode`` the wait for pictures, for the models their work, and ``all``.
+        seconds: For ``decode`` the wait for pictures, for ``tagger`` and ``captioner`` their work,
+            for ``models`` the wait for them, and ``all``.
         processes: The pictures that each of several processes labelled.
     """
 
@@ -63,9 +69,12 @@ class LabelSummary:
 
     def limit(self) -> str:
         """Return what the time went into: decoding, the tagger, the captioner, or writing."""
-        parts = {LIMITS[name]: self.seconds.get(name, 0.0) for name in LIMITS}
-        parts["writing"] = self.seconds.get("all", 0.0) - sum(parts.values())
-        return max(parts, key=lambda name: parts[name])
+        waits = {name: self.seconds.get(name, 0.0) for name in ("decode", "models")}
+        waits["writing"] = self.seconds.get("all", 0.0) - sum(waits.values())
+        longest = max(waits, key=lambda name: waits[name])
+        if longest == "models":
+            longest = max(("tagger", "captioner"), key=lambda name: self.seconds.get(name, 0.0))
+        return LIMITS[longest]
 
     def pace(self, world: int = 1) -> str:
         """Return pictures a second and what limits them, for a progress bar.
@@ -102,7 +111,11 @@ class LabelSummary:
 
     def _shares(self) -> str:
         whole = max(self.seconds.get("all", 0.0), 1e-9)
-        named = {"waiting for pictures": "decode", "tagger": "tagger", "captioner": "captioner"}
+        named = {
+            "waiting for pictures": "decode",
+            "tagger at work": "tagger",
+            "captioner at work": "captioner",
+        }
         return ", ".join(
             f"{name} {100 * self.seconds.get(key, 0.0) / whole:.0f} %"
             for name, key in named.items()

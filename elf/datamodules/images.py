@@ -29,6 +29,9 @@ class TakesPictures(Protocol):
     def missing(self, sha256: str) -> tuple[str, ...]:
         """Return the models that have to see a picture (all, if its content is not known)."""
 
+    def begin(self, batch: Batch) -> None:
+        """Let the models look at a batch, which is to be predicted soon."""
+
 
 class PictureFolder(LightningDataModule):
     """All pictures under a folder that have no label yet, sorted by their relative path.
@@ -134,7 +137,7 @@ class PictureFolder(LightningDataModule):
             for path, digest in zip(self.paths, self._digests, strict=True)
         ]
         reader = PictureReader(self.root, module.transform)
-        self.loader = PictureLoader(reader, tasks, self.batch_size, self.workers)
+        self.loader = PictureLoader(reader, tasks, self.batch_size, self.workers, module.begin)
         return self.loader
 
     def transfer_batch_to_device(self, batch: Batch, device: Any, dataloader_idx: int) -> Batch:

@@ -1,6 +1,7 @@
 """Tags and captions of pictures, as a Lightning module for the predict loop."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class TaggerModule(LightningModule):
 
     Attributes:
         transform: The preprocessing for both models.
-        seconds: What the models took so far.
+        seconds: What the tagger and the captioner took so far, and what was waited for them
+            (``models``), which is less where they worked ahead.
     """
 
     def __init__(
@@ -70,7 +72,8 @@ class TaggerModule(LightningModule):
         self.transform = Preprocess({}, decode)
         self.tagger: Tagger | None = None
         self.captioner: FlorenceCaptioner | None = None
-        self.seconds = {"tagger": 0.0, "captioner": 0.0}
+        self.seconds = {"tagger": 0.0, "captioner": 0.0, "models": 0.0}
+        self._thread: ThreadPoolExecutor | None = None
         self.store = OutputStore(None, {})
         self._without_captioner = CaptionOutput(None, "off")
         self._folders: dict[str, Path] = {}
@@ -144,8 +147,17 @@ class TaggerModule(LightningModule):
         """Return the models that have to see a picture (all, if its content is not known)."""
         return self.store.missing(sha256, tuple(self.transform.parts))
 
+    def begin(self, batch: Batch) -> None:
+        """Let the models look at a batch in a thread of their own, while others are written."""
+        if batch["pixels"]:
+            self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="models")
+            batch["outputs"] = self._thread.submit(self._look, batch)
+
     def on_predict_end(self) -> None:
         """Free the models."""
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._thread = None
         self.tagger = self.captioner = None
         self.store.close()
 
@@ -161,8 +173,10 @@ class TaggerModule(LightningModule):
             For each item the manifest's record, or ``path``, ``id``, ``sha256`` and ``reason``
             if it cannot be used.
         """
-        scored = self._score(batch)
-        captioned = self._caption(batch)
+        start = time.perf_counter()
+        started = batch.get("outputs")
+        scored, captioned = self._look(batch) if started is None else started.result()
+        self.seconds["models"] += time.perf_counter() - start
         records = []
         for number, item in enumerate(batch["items"]):
             if item["error"]:
@@ -178,6 +192,9 @@ class TaggerModule(LightningModule):
                 )
             records.append(self._record(item, scores, caption or self._without_captioner))
         return records
+
+    def _look(self, batch: Batch) -> tuple[dict[int, ScoreOutput], dict[int, CaptionOutput]]:
+        return self._score(batch), self._caption(batch)
 
     def _score(self, batch: Batch) -> dict[int, ScoreOutput]:
         """Return the outputs for the items that were looked at, by their place in the batch."""

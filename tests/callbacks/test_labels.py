@@ -23,6 +23,9 @@ class Labeller(LightningModule):
         self.status = status
         self.stop_at = stop_at
 
+    def begin(self, batch):
+        pass
+
     def missing(self, sha256):
         return ("wd",)
 

@@ -1,5 +1,7 @@
 from collections import Counter
 
+import pytest
+
 from elf.callbacks.summary import HISTOGRAM, LabelSummary
 
 
@@ -21,23 +23,25 @@ def test_the_text_says_it_all():
     assert made().lines("labels") == [
         "3 pictures labelled (1 from the cache, 1 with tags alone), 4 skipped (labelled before), "
         "1 in quarantine; labels/manifest.jsonl holds 9",
-        "1.0 pictures/s, limited by decoding (waiting for pictures 75 %, tagger 12 %, "
-        "captioner 10 %)",
+        "1.0 pictures/s, limited by decoding (waiting for pictures 75 %, tagger at work 12 %, "
+        "captioner at work 10 %)",
         "most frequent: elf 3, fern 1",
         "what is wrong with those in quarantine: labels/quarantine.jsonl",
         "b.png has the same bytes as a.png: labelled once",
     ]
 
 
-def test_what_limits():
-    summary = LabelSummary()
-    for name, words in {
-        "decode": "decoding", "tagger": "the tagger", "captioner": "the captioner"
-    }.items():  # fmt: skip
-        summary.seconds = {name: 3.0, "all": 4.0}
-        assert summary.limit() == words
-    summary.seconds = {"decode": 1.0, "all": 4.0}
-    assert summary.limit() == "writing"
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [
+        ("decoding", {"decode": 3.0, "tagger": 3.5, "models": 0.5}),
+        ("the tagger", {"tagger": 3.5, "captioner": 0.4, "models": 3.0}),
+        ("the captioner", {"tagger": 0.5, "captioner": 3.0, "models": 2.5}),
+        ("writing", {"decode": 1.0, "tagger": 3.5, "models": 0.5}),  # it worked ahead
+    ],
+)
+def test_what_limits(words, seconds):
+    assert LabelSummary(seconds=seconds | {"all": 4.0}).limit() == words
 
 
 def test_several_processes_are_summed_up():

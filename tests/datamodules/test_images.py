@@ -18,6 +18,9 @@ class Recorder(LightningModule):
         self.transform = Preprocess({"wd": WDPreprocess(8)})
         self.batches = []
 
+    def begin(self, batch):
+        pass
+
     def missing(self, sha256):
         return ("wd",)
 
