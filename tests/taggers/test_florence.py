@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ from PIL import Image
 
 from elf.errors import ElfError
 from elf.taggers import FlorenceCaptioner, FlorenceConfig, FlorencePreprocess
-from elf.taggers.florence import florence_folder, florence_preprocess
+from elf.taggers.decoding import FastDecoder
+from elf.taggers.florence import caption_each, florence_folder, florence_preprocess
 
 
 def pictures(count, size=(50, 90), seed=0):
@@ -21,6 +23,13 @@ def pictures(count, size=(50, 90), seed=0):
 @pytest.fixture(scope="module")
 def captioner(tiny_models):
     config = FlorenceConfig(str(tiny_models["captioner"]), max_new_tokens=12)
+    return FlorenceCaptioner(config, tiny_models["captioner"])
+
+
+@pytest.fixture
+def fast(tiny_models):
+    """A captioner that decodes by the own loop, on a CPU."""
+    config = FlorenceConfig(str(tiny_models["captioner"]), max_new_tokens=12, decoding="fast")
     return FlorenceCaptioner(config, tiny_models["captioner"])
 
 
@@ -89,6 +98,85 @@ def test_at_most_so_many_new_tokens(captioner, tiny_models, monkeypatch):
     monkeypatch.setattr(captioner.model, "generate", generate)
     captioner.caption(batch(captioner, pictures(1), tiny_models))
     assert seen["tokens"].shape[1] <= 1 + 12  # the start token and what is new
+
+
+def test_fast_captions_equal_plain_ones(captioner, fast, tiny_models, monkeypatch):
+    pixels = batch(captioner, pictures(5), tiny_models)
+    expected = captioner.caption(pixels)
+    monkeypatch.setattr(fast.model, "generate", None)
+    assert fast.caption(pixels) == expected
+    assert fast.caption(pixels[:2]) == expected[:2]
+
+
+def test_a_cpu_decodes_plainly_unless_it_is_told_to(captioner, fast):
+    assert captioner.config.decoding == "auto"
+    assert captioner._fast is None
+    assert fast._fast is not None
+
+
+def test_out_of_memory_halves_the_batch(captioner, fast, tiny_models, monkeypatch):
+    real = FastDecoder.__call__
+    seen = []
+
+    def decode(self, pixels):
+        seen.append(len(pixels))
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, pixels)
+
+    monkeypatch.setattr(FastDecoder, "__call__", decode)
+    pixels = batch(captioner, pictures(7), tiny_models)
+    with pytest.warns(UserWarning) as caught:
+        assert fast.caption(pixels) == captioner.caption(pixels)
+    assert [str(warning.message) for warning in caught] == [
+        "out of memory with 7 captions at once; going on with 3",
+        "out of memory with 3 captions at once; going on with 1",
+    ]
+    assert seen == [7, 3, *[1] * 7]
+    assert fast.caption(pixels) == captioner.caption(pixels)  # without a word
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of\nmemory"), "CUDA out of memory"),
+        (RuntimeError("operation not permitted when stream is capturing"), "operation not perm"),
+    ],
+)
+def test_where_nothing_can_be_captured_generate_decodes(
+    captioner, fast, tiny_models, monkeypatch, error, reason
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(FastDecoder, "_program", fail)
+    pixels = batch(captioner, pictures(1), tiny_models)
+    with pytest.warns(UserWarning, match=rf"generate\(\), several times slower: {reason}"):
+        assert fast.caption(pixels) == captioner.caption(pixels)
+    assert fast.caption(pixels) == captioner.caption(pixels)  # without a word
+
+
+def test_wrong_tokens_are_replaced_by_those_of_generate(captioner, fast, tiny_models):
+    fast._fast._step._positions = fast._fast._step._positions.roll(3, 0)
+    pixels = batch(captioner, pictures(3), tiny_models)
+    with pytest.warns(UserWarning, match=r"generate\(\), several times slower: token \d+ of pict"):
+        outputs = caption_each(fast, pixels)
+    assert [output.text for output in outputs] == captioner.caption(pixels)
+
+
+def test_an_unknown_setting_leaves_it_to_generate(tiny_models, tmp_path):
+    for path in tiny_models["captioner"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((tmp_path / "generation_config.json").read_text())
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps(settings | {"repetition_penalty": 1.5})
+    )
+    config = FlorenceConfig(str(tmp_path), max_new_tokens=12, decoding="fast")
+    with pytest.warns(UserWarning, match=r"slower: its generation config has repetition_penalty="):
+        captioner = FlorenceCaptioner(config, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert captioner.caption(batch(captioner, pictures(1), tiny_models))[0]
 
 
 def test_float32_on_a_cpu_and_by_choice(captioner, tiny_models):
