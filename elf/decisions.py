@@ -8,6 +8,7 @@
 """
 
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from elf.errors import ElfError
 from elf.files import AppendLog, iterate_log
 
 DECISIONS = "decisions.jsonl"
+PATIENCE = 10.0  # seconds
 
 Record = dict[str, Any]
 Decision = dict[str, Any]
@@ -65,17 +67,30 @@ def _problem(line: Record) -> str:
 def add_decisions(folder: str | Path, decisions: Iterable[Record]) -> int:
     """Append decisions, durably; return how many.
 
+    Several processes may do so at the same time: each waits for its turn.
+
     Raises:
-        ElfError: If one of them is none, or if another process is writing there.
+        ElfError: If one of them is none, or if another process writes there for :data:`PATIENCE`.
     """
     lines = list(decisions)
     for line in lines:
         if problem := _problem(line):
             raise ElfError(f"decision {line}: {problem}")
     if lines:
-        with AppendLog(Path(folder) / DECISIONS, keep_records=False) as log:
+        with _open_log(Path(folder) / DECISIONS) as log:
             log.append(*lines)
     return len(lines)
+
+
+def _open_log(path: Path) -> AppendLog:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return AppendLog(path, keep_records=False)
+        except ElfError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def apply_decision(record: Record, decision: Decision | None) -> Record:

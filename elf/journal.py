@@ -8,10 +8,11 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from elf.decisions import apply_decision, read_decisions
+from elf.decisions import read_decisions
 from elf.files import AppendLog
+from elf.handedits import HandEdits, OldRecords
 from elf.labeltext import write_text
-from elf.manifest import Record, disk_errors
+from elf.manifest import MANIFEST, Record, disk_errors
 
 
 class Journal:
@@ -29,7 +30,8 @@ class Journal:
         self.ids: set[str] = set()
         self._rank = rank
         self._quarantine: AppendLog | None = None
-        self._decisions = read_decisions(self.folder)
+        old = OldRecords(self.folder / MANIFEST)  # it stays as it is while journals are written
+        self._edits = HandEdits(self.folder, old, read_decisions(self.folder))
         with self._disk_errors():
             path = self.folder / f".journal-{rank:05}.jsonl"
             self._log = AppendLog(path, keep_records=False)
@@ -40,13 +42,17 @@ class Journal:
             yield
 
     def write(self, record: Record) -> bool:
-        """Write a picture's text file, then its line, as :meth:`LabelFolder.write` does."""
+        """Write a picture's text file and its line, as :meth:`LabelFolder.write` does."""
         if record["id"] in self.ids:
             return False
-        record = apply_decision(record, self._decisions.get(record["id"]))
         with self._disk_errors():
-            write_text(self.folder, record)
-            self._log.append(record)
+            record = self._edits.decided(record)
+            if record["id"] in self._edits.old:
+                self._log.append(record)
+                write_text(self.folder, record)
+            else:
+                write_text(self.folder, record)
+                self._log.append(record)
         self.ids.add(record["id"])
         return True
 
@@ -71,3 +77,4 @@ class Journal:
             for log in (self._log, self._quarantine):
                 if log is not None:
                     log.close()
+            self._edits.tell()

@@ -1,75 +1,51 @@
 """``elf label``: review tags, captions and keep/drop in the FiftyOne App; what is decided stays.
 
-The App shows the manifest. Sample tags ``keep`` and ``drop``, the labels in ``elf_tags`` and the
-text in ``caption`` are the reviewer's; they are read back by id into ``decisions.jsonl``, which
-wins over the models for ever after, and from there into the labels.
+The App shows the manifest. Its buttons (:mod:`elf.fiftyone_plugin`) write each decision into
+``decisions.jsonl`` before they answer; it wins over the models for ever after. What else was
+changed there, sample tags ``keep`` and ``drop``, ``elf_tags`` and ``caption``, is read back when
+the App is closed, or by the next ``elf label``. Then the labels follow.
 """
 
-import math
+import contextlib
+import dataclasses
+import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from elf.command_parser import CommandParser
-from elf.decisions import add_decisions, read_decisions
+from elf.decisions import DECISIONS, Decision, Record, add_decisions, read_decisions
 from elf.errors import ElfError
-from elf.manifest import MANIFEST, LabelFolder, read_records
+from elf.files import iterate_log
+from elf.handedits import HandEdits, OldRecords
+from elf.manifest import MANIFEST, LabelFolder, labelled_ids, read_records
+from elf.review import (
+    VERDICTS,
+    Label,
+    by_models,
+    changes,
+    confidence,
+    edited,
+    in_force,
+    in_words,
+    one_line,
+    split_tags,
+    unusualness,
+    verdict,
+)
 from elf.thresholds import fit_threshold, judged_tags
 
-Record = dict[str, Any]
 VIEWS = ("low confidence", "WD only", "most unusual", "left out")
 SHARE = 10
 """A view of the extreme ones shows one picture in so many."""
-
-
-def confidence(record: Record) -> float | None:
-    """Return the mean score of a label's tags; None if none of them has one."""
-    scores = record.get("attributes", {}).get("scores", {})
-    return sum(scores.values()) / len(scores) if scores else None
-
-
-def unusualness(records: Iterable[Record]) -> dict[str, float]:
-    """Return for each id how rare its tags are here: their mean self-information, in nats."""
-    labels = {record["id"]: _before(record)["tags"] for record in records}
-    counts = Counter(tag for tags in labels.values() for tag in set(tags))
-    return {
-        key: sum(math.log(len(labels) / counts[tag]) for tag in tags) / len(tags) if tags else 0.0
-        for key, tags in labels.items()
-    }
-
-
-def changes(record: Record, keep: bool | None, tags: list[str], caption: str | None) -> Record:
-    """Return the decision that a review adds to a manifest's record; its id alone if none.
-
-    Args:
-        record: As the manifest holds it.
-        keep: The reviewer's verdict, none if there is none.
-        tags: The label in the App.
-        caption: The caption in the App.
-    """
-    shown = _shown(record)
-    decision: Record = {"id": record["id"]}
-    if keep != record.get("attributes", {}).get("decision", {}).get("keep"):
-        decision["keep"] = keep
-    if tags != shown["tags"]:
-        decision["tags"] = tags
-    if (caption or "") != (shown["caption"] or ""):
-        decision["caption"] = caption or ""
-    return decision
-
-
-def _before(record: Record) -> Record:
-    found: Record = record.get("attributes", {}).get("before_review", record)
-    return found
-
-
-def _shown(record: Record) -> Record:
-    """Return tags and caption as the App shows them: those of a left-out picture too."""
-    if record.get("attributes", {}).get("decision", {}).get("keep") is not False:
-        return {"tags": record["tags"], "caption": record.get("caption")}
-    return {"tags": _before(record)["tags"], "caption": _before(record).get("caption")}
+PLUGIN = Path(__file__).parent / "fiftyone_plugin"
+GROUPS: dict[str, tuple[str, ...]] = {
+    "tags": ("tags", "_label_tags"),
+    "label": ("elf_tags", "caption", "decision", "rating"),
+    "how sure": ("confidence", "unusualness", "florence_status"),
+}
+"""The App's sidebar; all other fields stand in a closed group below."""
 
 
 def open_dataset(name: str, root: Path, labels: Path) -> Any:
@@ -78,75 +54,152 @@ def open_dataset(name: str, root: Path, labels: Path) -> Any:
     Raises:
         ElfError: If nothing is labelled, or fiftyone is missing.
     """
-    fo = _fiftyone()
+    fo = fiftyone()
     records = list(read_records(labels / MANIFEST))
     if not records:
         raise ElfError(f"{labels / MANIFEST} holds no labels: run `elf predict` first")
     if fo.dataset_exists(name):
         fo.delete_dataset(name)
     dataset = fo.Dataset(name, persistent=True)
+    dataset.add_sample_field("decision", fo.StringField)  # nothing may be decided yet
+    dataset.info = {"labels": str(labels.absolute())}
     rare = unusualness(records)
-    dataset.add_samples(_samples(fo, records, root, rare), num_samples=len(records))
+    samples = (_sample(fo, record, root, rare) for record in records)
+    dataset.add_samples(samples, num_samples=len(records))
     field = fo.ViewField
     some = max(1, len(records) // SHARE)
     dataset.save_view(VIEWS[0], dataset.sort_by("confidence").limit(some))
     dataset.save_view(VIEWS[1], dataset.match(field("florence_status") != "ok"))
     dataset.save_view(VIEWS[2], dataset.sort_by("unusualness", reverse=True).limit(some))
-    dataset.save_view(VIEWS[3], dataset.match_tags("drop"))
+    dataset.save_view(VIEWS[3], dataset.match_tags(VERDICTS[False]))
+    shown = {path for paths in GROUPS.values() for path in paths}
+    other = [path for path in dataset.get_field_schema() if path not in shown]
+    dataset.app_config.sidebar_groups = [
+        fo.SidebarGroupDocument(name=group, paths=list(paths), expanded=group in GROUPS)
+        for group, paths in (GROUPS | {"file": tuple(other)}).items()
+    ]
+    dataset.app_config.color_scheme = fo.ColorScheme(
+        fields=[{"path": "elf_tags", "fieldColor": "#1b6e4a"}]
+    )
+    dataset.app_config.active_fields = fo.ActiveFields(paths=["decision", "elf_tags"])
+    dataset.save()
     return dataset
 
 
-def _samples(fo: Any, records: list[Record], root: Path, rare: dict[str, float]) -> Iterator[Any]:
-    for record in records:
-        attributes = record.get("attributes", {})
-        scores = attributes.get("scores", {})
-        shown = _shown(record)
-        keep = attributes.get("decision", {}).get("keep")
-        verdict = {True: ["keep"], False: ["drop"], None: []}[keep]
-        yield fo.Sample(
-            filepath=str((root / record["path"]).absolute()),
-            tags=verdict,
-            elf_id=record["id"],
-            elf_tags=fo.Classifications(
-                classifications=[
-                    fo.Classification(label=tag, confidence=scores.get(tag))
-                    for tag in shown["tags"]
-                ]
-            ),
-            caption=shown["caption"] or "",
-            rating=record.get("rating") or "",
-            florence_status=attributes.get("florence_status", ""),
-            confidence=confidence(record) or 0.0,
-            unusualness=rare[record["id"]],
-        )
+def _sample(fo: Any, record: Record, root: Path, rare: dict[str, float]) -> Any:
+    attributes = record.get("attributes", {})
+    sample = fo.Sample(
+        filepath=str((root / record["path"]).absolute()),
+        elf_id=record["id"],
+        rating=record.get("rating") or "",
+        florence_status=attributes.get("florence_status", ""),
+        confidence=confidence(record) or 0.0,
+        unusualness=rare[record["id"]],
+    )
+    models, scores = by_models(record), attributes.get("scores", {})
+    _show(sample, in_force(record), {"models": dataclasses.asdict(models), "scores": scores})
+    return sample
+
+
+def _show(sample: Any, label: Label, known: dict[str, Any]) -> None:
+    """Make a sample show a label, and remember that it does."""
+    fo = fiftyone()
+    others = [tag for tag in sample.tags if tag not in VERDICTS.values()]
+    sample.tags = others + [tag for keep, tag in VERDICTS.items() if keep is label.keep]
+    sample["elf_tags"] = fo.Classifications(
+        classifications=[
+            fo.Classification(label=tag, confidence=known["scores"].get(tag)) for tag in label.tags
+        ]
+    )
+    sample["caption"] = label.caption
+    sample["decision"] = in_words(label, Label(**known["models"]))
+    sample["elf_known"] = json.dumps(known | {"shown": dataclasses.asdict(label)})
+
+
+def in_app(sample: Any) -> Label:
+    """Return the label that a sample shows now, whoever changed it."""
+    shown = Label(**json.loads(sample["elf_known"])["shown"])
+    made = sample["elf_tags"].classifications if sample["elf_tags"] else []
+    tags = [tag for entry in made for tag in split_tags(entry.label)]
+    caption = one_line(sample["caption"])
+    if caption == one_line(shown.caption):
+        caption = shown.caption
+    return Label(verdict(sample.tags, shown.keep), tags, caption)
+
+
+def decide(samples: Iterable[Any], labels: Path, edit: Callable[[Label], Decision]) -> int:
+    """Note what an edit makes of samples, durably, and then show it; return how many changed.
+
+    What was changed in the App by other means is noted along with it.
+
+    Args:
+        samples: Of the dataset.
+        labels: Folder of the labels.
+        edit: From the label that a sample shows to a decision.
+
+    Raises:
+        ElfError: If the decisions cannot be written.
+    """
+    decisions, shows = [], []
+    for sample in samples:
+        known = json.loads(sample["elf_known"])
+        now = in_app(sample)
+        decision = edit(now)
+        wanted = edited(now, Label(**known["models"]), decision)
+        made = changes(Label(**known["shown"]), wanted)
+        made |= {key: None for key, value in decision.items() if value is None}
+        if made:
+            decisions.append({"id": sample["elf_id"]} | made)
+            shows.append((sample, wanted, known))
+    try:
+        add_decisions(labels, decisions)
+    except OSError as error:
+        raise ElfError(f"{labels / DECISIONS}: could not write ({error.strerror})") from error
+    for sample, wanted, known in shows:
+        _show(sample, wanted, known)
+        sample.save()
+    return len(decisions)
 
 
 def read_back(name: str, labels: Path) -> int:
-    """Write what was decided in the App into ``decisions.jsonl`` and the labels; return how many.
+    """Note what was changed in the App and not noted yet; return of how many pictures.
 
     Raises:
         ElfError: If there is no such dataset, or another process writes the labels.
     """
-    fo = _fiftyone()
+    fo = fiftyone()
     if not fo.dataset_exists(name):
         raise ElfError(f"label: no dataset {name!r} to read back; open it by `elf label` first")
-    folder = LabelFolder(labels)  # the lock: nobody else writes meanwhile
-    folder.close()
-    records = {record["id"]: record for record in read_records(labels / MANIFEST)}
-    decisions = []
-    for sample in fo.load_dataset(name).iter_samples():
-        record = records.get(sample["elf_id"])
-        if record is None:
-            continue
-        keep = False if "drop" in sample.tags else True if "keep" in sample.tags else None
-        made = sample["elf_tags"].classifications if sample["elf_tags"] else []
-        tags = [entry.label.strip() for entry in made if entry.label and entry.label.strip()]
-        decision = changes(record, keep, tags, sample["caption"])
-        if len(decision) > 1:
-            decisions.append(decision)
-    count = add_decisions(labels, decisions)
-    LabelFolder(labels).close()  # opening brings the decisions into the labels
-    return count
+    dataset = fo.load_dataset(name)
+    if "elf_known" not in dataset.get_field_schema():
+        return 0  # nobody's, or an older version's
+    ids = labelled_ids(labels)
+    return decide((s for s in dataset.iter_samples() if s["elf_id"] in ids), labels, lambda _: {})
+
+
+def rescue(name: str) -> None:
+    """Note what a review that was killed left in its dataset, before that is made anew."""
+    fo = fiftyone()
+    if not fo.dataset_exists(name):
+        return
+    folder = Path(fo.load_dataset(name).info.get("labels", "no such folder"))
+    if (folder / MANIFEST).is_file() and (count := read_back(name, folder)):
+        print(f"{count} decisions of an interrupted review written to {folder / DECISIONS}")
+
+
+def settle(labels: Path) -> None:
+    """Bring the decisions into the labels; text files that were edited by hand are among them.
+
+    Raises:
+        ElfError: If another process writes the labels.
+    """
+    LabelFolder(labels).close()  # opening does it
+    edits = HandEdits(labels, OldRecords(labels / MANIFEST), read_decisions(labels))
+    for record in read_records(labels / MANIFEST):
+        edits.decided(record, old=record)
+    if edits.count:
+        edits.tell()
+        LabelFolder(labels).close()
 
 
 def suggestion(labels: Path) -> str:
@@ -161,8 +214,12 @@ def suggestion(labels: Path) -> str:
     )
 
 
-def _fiftyone() -> Any:
-    """Import FiftyOne, quietly: it asks the network nothing."""
+def fiftyone() -> Any:
+    """Import FiftyOne, quietly: it asks the network nothing.
+
+    Raises:
+        ElfError: If it is not installed.
+    """
     os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "1")
     os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")
     try:
@@ -173,6 +230,10 @@ def _fiftyone() -> Any:
             "data/labels/decisions.jsonl by hand"
         ) from None
     return fiftyone
+
+
+def _lines(labels: Path) -> Iterator[Record]:
+    return iterate_log(labels / DECISIONS)
 
 
 def main(arguments: list[str]) -> None:
@@ -194,13 +255,23 @@ def main(arguments: list[str]) -> None:
     if not (labels / MANIFEST).exists():
         raise ElfError(f"label: {labels / MANIFEST} is missing; run `elf predict` first")
     read_decisions(labels)  # what is wrong with them is said before the App opens
+    before = sum(1 for _ in _lines(labels))
     if options.action != "write":
+        rescue(options.name)
+        settle(labels)
+        before = sum(1 for _ in _lines(labels))
         dataset = open_dataset(options.name, Path(options.root), labels)
         print(f"{len(dataset)} pictures; views: {', '.join(dataset.list_saved_views())}")
     if options.action == "review":
-        session = _fiftyone().launch_app(dataset, port=options.port)
-        print("tag samples `keep` or `drop`, edit `elf_tags` and `caption`; close the tab to end")
-        session.wait()
+        # the App's server, a process of its own, finds Elf's buttons by it
+        os.environ["FIFTYONE_PLUGINS_DIR"] = str(PLUGIN)
+        session = fiftyone().launch_app(dataset, port=options.port)
+        print("select pictures, or open one, and press a button of Elf's; close the tab to end")
+        with contextlib.suppress(KeyboardInterrupt):
+            session.wait()
     if options.action != "open":
-        print(f"{read_back(options.name, labels)} decisions written to {labels}/decisions.jsonl")
+        read_back(options.name, labels)
+        settle(labels)
+        written = sum(1 for _ in _lines(labels)) - before
+        print(f"{written} decisions written to {labels / DECISIONS}")
         print(suggestion(labels))

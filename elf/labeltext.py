@@ -28,12 +28,12 @@ def label_text(record: Record) -> str:
 
 def write_text(folder: Path, record: Record) -> None:
     """Write a record's text file if it holds something else; none for what is left out."""
-    path = folder / f"{record['id']}.txt"
+    path = f"{folder}/{record['id']}.txt"
     if is_left_out(record):
-        path.unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
         return
     data = label_text(record).encode()
-    with contextlib.suppress(OSError):
-        if path.read_bytes() == data:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if file.read() == data:
             return
     replace_file(path, data)

@@ -1,7 +1,9 @@
 """The labels folder: one text file a picture, the manifest, the quarantine.
 
 Crash-safe by order: a picture's text file is whole before its manifest line is appended, and
-nothing counts as labelled without that line. Only :class:`LabelFolder` writes the manifest;
+nothing counts as labelled without that line. The new record of a picture that has one already is
+in a journal before its text is written, so that no text file is ever taken for a person's edit
+(:mod:`elf.handedits`) that is none. Only :class:`LabelFolder` writes the manifest;
 further processes of the same run write journals (:mod:`elf.journal`), which it takes in.
 """
 
@@ -16,6 +18,7 @@ from typing import Any
 from elf.decisions import apply_decision, is_left_out, read_decisions
 from elf.errors import ElfError
 from elf.files import AppendLog, iterate_log, parse_line, read_log, sync_disks
+from elf.handedits import HandEdits, OldRecords
 from elf.labeltext import label_text, write_text
 
 __all__ = ["LabelFolder", "label_text", "labelled_ids", "read_records"]
@@ -86,7 +89,8 @@ class LabelFolder:
 
     Opening mends what a crash left: a torn last line is cut off, temporary files go, journals
     are taken in, and a text file that is missing or empty is written from the manifest. It also
-    brings the labels into line with the reviewer's decisions.
+    brings the labels into line with the reviewer's decisions. A text file that was edited by
+    hand becomes one of them before anything would replace it.
 
     Attributes:
         ids: What the manifest holds.
@@ -106,7 +110,10 @@ class LabelFolder:
             manifest = AppendLog(self.folder / MANIFEST, keep_records=False)
             self._manifest = stack.enter_context(manifest)
             self._quarantine = stack.enter_context(AppendLog(self.folder / QUARANTINE))
+            stack.callback(self._close_pending)
             self._decisions = read_decisions(self.folder)
+            old = OldRecords(self.folder / MANIFEST)
+            self._edits = HandEdits(self.folder, old, self._decisions)
             self._mend()
             stack.pop_all()  # all is well: they stay open until close()
 
@@ -114,11 +121,12 @@ class LabelFolder:
         sizes = {entry.name: entry.stat().st_size for entry in os.scandir(self.folder)}
         for name in filter(_LEFT_OVER.fullmatch, sizes):
             (self.folder / name).unlink(missing_ok=True)
-        self._take_in(sorted(self.folder.glob(JOURNALS)))
+        journals = sorted(self.folder.glob(JOURNALS))
+        self._complete(journals)
+        self._take_in(journals)
         self._take_in_quarantines()
         self.ids |= labelled_ids(self.folder)
         unsettled = UNSETTLED in sizes
-        changed = {}
         for key, line in read_lines(self.folder / MANIFEST):
             name = f"{key}.txt"
             spoilt = unsettled and sizes.get(name) and b"\0" in (self.folder / name).read_bytes()
@@ -130,13 +138,40 @@ class LabelFolder:
                 raise ElfError(f"{self.folder / MANIFEST}: {key}: not a JSON object; mend it")
             wanted = apply_decision(record, self._decisions.get(key))
             if wanted != record:
-                changed[key] = wanted
+                wanted = self._edits.decided(record, old=record)
+                self._pend(wanted)
             if wanted != record or spoilt or not (sizes.get(name) or is_left_out(wanted)):
                 self._unsettle()
                 write_text(self.folder, wanted)
-        if changed:
-            lines = read_lines(self.folder / MANIFEST)
-            self._manifest.rewrite(changed.get(key, line) for key, line in lines)
+        self._merge_pending()
+
+    def _complete(self, journals: Iterable[Path]) -> None:
+        """Write the texts that a kill kept from their new records."""
+        for key, line in (entry for journal in journals for entry in read_lines(journal)):
+            record = parse_line(line) if key in self._edits.old else None
+            if record is not None:
+                self._unsettle()
+                write_text(self.folder, self._edits.decided(record))
+
+    def _pend(self, record: Record) -> None:
+        if self._pending is None:
+            self._pending = AppendLog(self.folder / PENDING, keep_records=False)
+        self._pending.append(record)
+
+    def _close_pending(self) -> bool:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.close()
+        return pending is not None
+
+    def _merge_pending(self) -> None:
+        if self._close_pending():
+            self._sync_texts()  # before their records replace the old ones
+            self._take_in([self.folder / PENDING])
+
+    def _sync_texts(self) -> None:
+        if (self.folder / UNSETTLED).exists():
+            sync_disks()
 
     def _unsettle(self) -> None:
         if self._settled:
@@ -160,15 +195,15 @@ class LabelFolder:
         key = record["id"]
         if key in self._written:
             return False
-        record = apply_decision(record, self._decisions.get(key))
         with self._disk_errors():
             self._unsettle()
-            write_text(self.folder, record)
             if key in self.ids:
-                if self._pending is None:
-                    self._pending = AppendLog(self.folder / PENDING, keep_records=False)
-                self._pending.append(record)
+                record = self._edits.decided(record)
+                self._pend(record)
+                write_text(self.folder, record)
             else:
+                record = apply_decision(record, self._decisions.get(key))
+                write_text(self.folder, record)
                 self._manifest.append(record)
         self.ids.add(key)
         self._written.add(key)
@@ -199,6 +234,7 @@ class LabelFolder:
         """Take in the journals that the run's other processes have closed."""
         with self._disk_errors():
             self._unsettle()
+            self._sync_texts()
             self._take_in(sorted(self.folder.glob(JOURNALS)))
             self.ids |= labelled_ids(self.folder)
             for record in self._take_in_quarantines():
@@ -210,14 +246,11 @@ class LabelFolder:
             stack.callback(self._manifest.close)  # last: it holds the lock that others ask for
             stack.callback(self._remove_empty_quarantine)
             stack.callback(self._quarantine.close)
-            if self._pending is not None:
-                pending, self._pending = self._pending, None
-                pending.close()
-                self._take_in([self.folder / PENDING])
-            if (self.folder / UNSETTLED).exists():
-                sync_disks()
-                (self.folder / UNSETTLED).unlink()
+            self._merge_pending()
+            self._sync_texts()
+            (self.folder / UNSETTLED).unlink(missing_ok=True)
             self._settled = True
+            self._edits.tell()
 
     def _remove_empty_quarantine(self) -> None:
         path = self.folder / QUARANTINE
@@ -237,6 +270,7 @@ class LabelFolder:
                 position += len(line)
         if fresh:
             self._manifest.rewrite(self._merged(fresh))
+            self._edits.old.forget()
         for journal in journals:
             journal.unlink()
             journal.with_name(f".{journal.name}.lock").unlink(missing_ok=True)

@@ -2,16 +2,18 @@
 
 import importlib.metadata
 import os
+import re
 import sys
 
 import pytest
+import yaml
 from PIL import Image
 
 from elf.cli import run
 from elf.decisions import read_decisions
 from elf.errors import ElfError
 from elf.files import read_log
-from elf.label import changes, confidence, suggestion, unusualness
+from elf.label import PLUGIN, suggestion
 from elf.manifest import LabelFolder
 
 IDS = [f"{number:016x}" for number in range(4)]
@@ -45,34 +47,6 @@ def labels(tmp_path):
     return tmp_path / "labels"
 
 
-def test_confidence_is_the_mean_score():
-    assert confidence(RECORDS[0]) == pytest.approx(0.8)
-    assert confidence({"tags": ["a"], "attributes": {}}) is None
-
-
-def test_rare_tags_make_a_picture_unusual():
-    rare = unusualness(RECORDS)
-    assert max(rare, key=rare.get) == IDS[2] and min(rare, key=rare.get) == IDS[3]
-    assert unusualness([{"id": "a", "tags": []}]) == {"a": 0.0}
-
-
-def test_only_what_changed_is_a_decision():
-    entry = RECORDS[0]
-    same = (entry["tags"], entry["caption"])
-    assert changes(entry, None, *same) == {"id": IDS[0]}
-    assert changes(entry, True, *same) == {"id": IDS[0], "keep": True}
-    assert changes(entry, None, ["x"], "y") == {"id": IDS[0], "tags": ["x"], "caption": "y"}
-    left_out = entry | {
-        "tags": [], "caption": None,
-        "attributes": {
-            "decision": {"keep": False, "edited": []},
-            "before_review": {"tags": ["a"], "caption": "b"},
-        },
-    }  # fmt: skip
-    assert changes(left_out, False, ["a"], "b") == {"id": IDS[0]}
-    assert changes(left_out, None, ["a"], "b") == {"id": IDS[0], "keep": None}
-
-
 def test_nothing_to_review_is_one_line(tmp_path):
     with pytest.raises(ElfError, match=r"label: .*manifest.jsonl is missing; run `elf predict` fi"):
         run(["label", f"--labels={tmp_path}"])
@@ -82,6 +56,15 @@ def test_a_missing_fiftyone_is_one_line(labels, monkeypatch):
     monkeypatch.setitem(sys.modules, "fiftyone", None)
     with pytest.raises(ElfError, match=r"label: fiftyone is not installed; `pip install 'elf\[cur"):
         run(["label", f"--labels={labels}", "--action=open"])
+
+
+def test_the_buttons_that_are_listed_are_those_that_there_are():
+    """FiftyOne leaves out, silently, what its list does not name."""
+    listed = yaml.safe_load((PLUGIN / "fiftyone.yml").read_text())["operators"]
+    titles = re.findall(r'title, icon.* = "([\w ]+)"', (PLUGIN / "__init__.py").read_text())
+    names = [title.lower().replace(" ", "_") for title in titles]
+    assert len(names) == 7
+    assert sorted(listed) == sorted(name + end for name in names for end in ("", "_open"))
 
 
 def installed(name):
@@ -169,6 +152,181 @@ def test_a_review_comes_back_as_decisions_and_labels(labels, fiftyone, capsys):
 def test_a_dataset_that_was_never_opened_is_one_line(labels, fiftyone):
     with pytest.raises(ElfError, match="label: no dataset 'nope' to read back; open it by `elf la"):
         run(["label", f"--labels={labels}", "--name=nope", "--action=write"])
+
+
+@pytest.fixture
+def opened(labels, fiftyone, monkeypatch, capsys):
+    """The dataset, and what presses a button as the App does."""
+    options = [f"--labels={labels}", f"--root={labels.parent / 'raw'}", "--name=elf-test"]
+    run(["label", *options, "--action=open"])
+    monkeypatch.setattr(fiftyone.config, "plugins_dir", str(PLUGIN))
+    dataset = fiftyone.load_dataset("elf-test")
+    ids = dict(zip(dataset.values("elf_id"), dataset.values("id"), strict=True))
+
+    def press(name, *numbers, current=None, **params):
+        import fiftyone.operators as operators
+
+        chosen = [ids[IDS[number]] for number in numbers]
+        context = {"dataset": dataset, "selected": chosen, "params": params}
+        if current is not None:
+            context["current_sample"] = ids[IDS[current]]
+        result = operators.execute_operator(f"elf/{name}", ctx=context)
+        assert not result.error, result.error
+        requests = result.executor.to_json()["requests"]
+        return next(r["params"]["message"] for r in requests if "message" in (r["params"] or {}))
+
+    yield dataset, press
+    fiftyone.delete_dataset("elf-test")
+
+
+def show(dataset, number):
+    dataset.reload()
+    sample = dataset.one(dataset_filter(IDS[number]))
+    made = [entry.label for entry in sample["elf_tags"].classifications]
+    return sample.tags, made, sample["caption"], sample["decision"]
+
+
+def dataset_filter(key):
+    from fiftyone import ViewField
+
+    return ViewField("elf_id") == key
+
+
+@needs_server
+@pytest.mark.filterwarnings("ignore")
+def test_a_button_has_written_when_it_answers(labels, opened, capsys):
+    dataset, press = opened
+    text = " wood_elf ,fern,, my  own tag,\nfern, moss,"
+    assert press("edit_tags", 0, tags=text) == "Edit tags: 1 of 1 pictures changed, written"
+    tags = ["wood_elf", "fern", "my own tag", "moss"]
+    assert read_decisions(labels) == {IDS[0]: {"tags": tags}}
+    press("edit_caption", 0, caption=" An elf,\n" + "in moss " * 40)
+    caption = "An elf, " + " ".join(["in moss"] * 40)
+    assert read_decisions(labels)[IDS[0]] == {"tags": tags, "caption": caption}
+    assert show(dataset, 0) == ([], tags, caption, "edited")
+    press("edit_tags", 1, tags="")
+    assert read_decisions(labels)[IDS[1]] == {"tags": []}
+    # nothing more to write back: what is killed here loses nothing
+    options = [f"--labels={labels}", "--name=elf-test", "--action=write"]
+    capsys.readouterr()
+    run(["label", *options])
+    assert "0 decisions written" in capsys.readouterr().out
+    assert (labels / f"{IDS[0]}.txt").read_text() == ", ".join(tags) + "\n"
+    assert (labels / f"{IDS[1]}.txt").read_text() == "\n"
+
+
+@needs_server
+@pytest.mark.filterwarnings("ignore")
+def test_several_pictures_at_once_and_all_taken_back(labels, opened):
+    dataset, press = opened
+    assert press("add_tags", 0, 1, 3, tags="moss, mist") == (
+        "Add tags: 3 of 3 pictures changed, written"
+    )
+    assert read_decisions(labels)[IDS[1]] == {"tags": ["wood_elf", "elf", "fern", "moss", "mist"]}
+    press("remove_tags", 0, 1, 2, tags="Fern, no such tag")
+    assert read_decisions(labels)[IDS[0]] == {"tags": ["wood_elf", "elf", "moss", "mist"]}
+    assert IDS[2] not in read_decisions(labels)
+    press("drop_picture", 0, 2)
+    press("keep_picture", 0)
+    assert [read_decisions(labels)[IDS[n]]["keep"] for n in (0, 2)] == [True, False]
+    assert show(dataset, 0)[0] == ["keep"] and show(dataset, 0)[3] == "keep, edited"
+    press("clear_decision", 0, 1, 2, 3)
+    assert read_decisions(labels) == {}
+    assert show(dataset, 0) == ([], RECORDS[0]["tags"], "caption 0", None)
+
+
+@needs_server
+@pytest.mark.filterwarnings("ignore")
+def test_an_open_picture_comes_before_the_selected_ones(labels, opened):
+    _, press = opened
+    press("drop_picture_open", 0, 1, current=3)
+    assert read_decisions(labels) == {IDS[3]: {"keep": False}}
+    press("edit_tags_open", 0, 1, current=3, tags="a")
+    assert read_decisions(labels)[IDS[3]] == {"keep": False, "tags": ["a"]}
+
+
+@needs_server
+@pytest.mark.filterwarnings("ignore")
+def test_a_button_that_cannot_act_says_why(labels, opened, monkeypatch):
+    _, press = opened
+    assert press("drop_picture") == "Select pictures first, or open one."
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("elf.label.add_decisions", full)
+    assert "decisions.jsonl: could not write (No space left on device)" in press("keep_picture", 0)
+    assert read_decisions(labels) == {}
+
+
+@needs_server
+@pytest.mark.filterwarnings("ignore")
+def test_forms_show_what_there_is(opened):
+    import fiftyone.operators as operators
+
+    dataset, _ = opened
+    ids = dict(zip(dataset.values("elf_id"), dataset.values("id"), strict=True))
+
+    def form(name, *numbers):
+        operator = operators.get_operator(f"elf/{name}")
+        request = {"dataset_name": dataset.name, "selected": [ids[IDS[n]] for n in numbers]}
+        context = operators.executor.ExecutionContext(
+            operator_uri=f"elf/{name}", request_params=request
+        )
+        assert operator.resolve_placement(context).view.label == operator.config.label
+        found = operator.resolve_input(context)
+        return found and found.to_json()["type"]["properties"]
+
+    assert form("edit_tags", 0)["tags"]["default"] == "wood_elf, elf, fern"
+    assert form("edit_caption", 2)["caption"]["default"] == "caption 2"
+    assert form("add_tags", 0, 2)["tags"]["required"]
+    there = form("remove_tags", 0, 2)["tags"]["view"]["description"]
+    assert there.endswith("There are: wood_elf, elf, fern, spaceship, robot")
+    assert form("drop_picture", 0) is None
+    problem = form("edit_tags", 0, 1)["problem"]
+    assert problem["invalid"] and problem["view"]["label"] == (
+        "2 pictures are selected; this edits one: select or open a single one."
+    )
+
+
+@needs_server
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_killed_review_left_in_the_app_is_not_lost(labels, opened, capsys):
+    """FiftyOne's own tag menu writes into its database alone."""
+    dataset, _ = opened
+    sample = dataset.one(dataset_filter(IDS[2]))
+    sample.tags.append("drop")
+    sample.save()
+    options = [f"--labels={labels}", f"--root={labels.parent / 'raw'}", "--name=elf-test"]
+    capsys.readouterr()
+    run(["label", *options, "--action=open"])
+    assert "1 decisions of an interrupted review written to" in capsys.readouterr().out
+    assert read_decisions(labels) == {IDS[2]: {"keep": False}}
+    assert not (labels / f"{IDS[2]}.txt").exists()
+
+
+@needs_server
+@pytest.mark.filterwarnings("ignore")
+def test_labels_that_changed_meanwhile_are_no_decisions(labels, opened, capsys):
+    folder = LabelFolder(labels)
+    folder.write(record(0, ["robot"]))
+    folder.close()
+    capsys.readouterr()
+    run(["label", f"--labels={labels}", "--name=elf-test", "--action=write"])
+    assert "0 decisions written" in capsys.readouterr().out
+    assert (labels / f"{IDS[0]}.txt").read_text() == "wood_elf, robot\n"
+
+
+@needs_server
+@pytest.mark.filterwarnings("ignore")
+def test_text_files_that_were_edited_are_shown(labels, fiftyone, capsys):
+    (labels / f"{IDS[0]}.txt").write_text("wood_elf, by hand\n")
+    options = [f"--labels={labels}", f"--root={labels.parent / 'raw'}", "--name=elf-test"]
+    run(["label", *options, "--action=open"])
+    assert "1 text files were edited by hand: they stay" in capsys.readouterr().out
+    dataset = fiftyone.load_dataset("elf-test")
+    assert show(dataset, 0)[1:] == (["wood_elf", "by hand"], "caption 0", "edited")
+    fiftyone.delete_dataset("elf-test")
 
 
 def test_without_edits_there_is_nothing_to_fit(labels):

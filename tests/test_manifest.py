@@ -161,7 +161,15 @@ def test_a_disk_that_fills_at_any_write_stops_cleanly_and_a_rerun_completes(tmp_
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", failing(os.fsync))
             patch.setattr(os, "replace", failing(os.replace))
-            patch.setattr(elf.files.Path, "write_bytes", failing(elf.files.Path.write_bytes))
+            writing = failing(open)
+            patch.setattr(
+                elf.files,
+                "open",
+                lambda path, mode="r", writing=writing, **options: (
+                    writing(path, mode) if mode == "wb" else open(path, mode, **options)
+                ),
+                raising=False,
+            )
             patch.setattr(elf.files.tempfile, "mkstemp", failing(elf.files.tempfile.mkstemp))
             labels = None
             try:
