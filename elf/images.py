@@ -11,6 +11,8 @@ from PIL import Image, UnidentifiedImageError
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: larger pictures are refused by name
+MAX_WEBP_PIXELS = 60_000_000  # its decoder takes 16 bytes a pixel, four times what others do
+STRIP = 4_000_000  # pixels that are laid over a background at once
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
@@ -96,8 +98,9 @@ def decode_small(
     try:
         with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise Image.DecompressionBombError
+            most = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
+            if width * height > most:
+                raise BadImage(f"more than {most:,} pixels: make it smaller")
             if needed is not None and image.format == "JPEG":
                 image.draft(None, needed(width, height))
             image.load()
@@ -106,7 +109,10 @@ def decode_small(
         if turn is not None:
             upright.info.pop("exif", None)  # or it would be turned again
         whole = (height, width) if turn in _SIDEWAYS else (width, height)
+        del image  # and what its decoder holds
         return _to_rgb(upright, background), whole
+    except BadImage:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise BadImage(f"more than {MAX_PIXELS:,} pixels: make it smaller") from None
     except UnidentifiedImageError:
@@ -132,7 +138,17 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
         scaled = image.convert("I").point(lambda value: value * (1 / 257))
         return scaled.convert("L").convert("RGB")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        canvas = Image.new("RGBA", rgba.size, (*background, 255))
-        return Image.alpha_composite(canvas, rgba).convert("RGB")
+        return _over(image, background)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Lay a picture over a background, a strip at a time: a whole canvas is twice the memory."""
+    width, height = image.size
+    result = Image.new("RGB", image.size)
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height))).convert("RGBA")
+        canvas = Image.new("RGBA", strip.size, (*background, 255))
+        result.paste(Image.alpha_composite(canvas, strip).convert("RGB"), (0, top))
+    return result

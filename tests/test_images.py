@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from elf import images
 from elf.images import BadImage, decode, decode_small, list_pictures, picture_id
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
@@ -40,6 +41,30 @@ def test_alpha_is_composited_and_not_dropped(alpha):
     pixels = np.asarray(decode(encode(Image.new("RGBA", (3, 3), (*RED, alpha)))))
     expected = np.array(RED) * alpha / 255 + np.array(WHITE) * (1 - alpha / 255)
     assert np.abs(pixels[0, 0] - expected).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_strips_over_a_background_are_the_whole_picture_over_it(monkeypatch, mode):
+    draw = np.random.default_rng(0)
+    image = Image.fromarray(draw.integers(0, 256, (31, 23, 4), dtype=np.uint8), "RGBA")
+    image = image.convert("LA" if mode == "LA" else "RGBA" if mode == "RGBA" else "P")
+    if mode == "P":
+        image.info["transparency"] = 5
+    elif mode == "PA":
+        image = image.convert("PA")
+    canvas = Image.new("RGBA", image.size, (10, 200, 30, 255))
+    whole = Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
+    for strip in (1, 50, 10_000):
+        monkeypatch.setattr(images, "STRIP", strip)
+        assert np.array_equal(images._over(image, (10, 200, 30)), whole)
+
+
+def test_a_webp_whose_decoder_would_take_a_gigabyte_is_refused(monkeypatch):
+    monkeypatch.setattr(images, "MAX_WEBP_PIXELS", 99)
+    picture = Image.new("RGB", (10, 10))
+    assert decode(encode(picture, "PNG")).size == (10, 10)
+    with pytest.raises(BadImage, match=r"more than 99 pixels: make it smaller"):
+        decode(encode(picture, "WEBP"))
 
 
 def test_the_background_can_be_chosen():
