@@ -11,7 +11,7 @@ from pathlib import Path
 from elf.decisions import read_decisions
 from elf.files import AppendLog
 from elf.handedits import HandEdits, OldRecords
-from elf.labeltext import write_text
+from elf.labeltext import write_texts
 from elf.manifest import MANIFEST, Record, disk_errors
 
 
@@ -41,20 +41,23 @@ class Journal:
         with disk_errors(self.folder, self.ids):
             yield
 
-    def write(self, record: Record) -> bool:
-        """Write a picture's text file and its line, as :meth:`LabelFolder.write` does."""
-        if record["id"] in self.ids:
-            return False
+    def write(self, *records: Record) -> list[bool]:
+        """Write pictures' text files and lines, as :meth:`LabelFolder.write` does."""
+        again: list[Record] = []
+        fresh: list[Record] = []
+        new, ids = [], {record["id"] for record in records} & self.ids
         with self._disk_errors():
-            record = self._edits.decided(record)
-            if record["id"] in self._edits.old:
-                self._log.append(record)
-                write_text(self.folder, record)
-            else:
-                write_text(self.folder, record)
-                self._log.append(record)
-        self.ids.add(record["id"])
-        return True
+            for record in records:
+                new.append(record["id"] not in ids)
+                ids.add(record["id"])
+                if new[-1]:
+                    old = record["id"] in self._edits.old
+                    (again if old else fresh).append(self._edits.decided(record))
+            self._log.append(*again)
+            write_texts(self.folder, [*again, *fresh])
+            self._log.append(*fresh)
+        self.ids |= ids
+        return new
 
     def quarantine(self, record: Record) -> None:
         """Note a picture that cannot be used."""

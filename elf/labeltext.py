@@ -1,6 +1,8 @@
 """A picture's text file: what stands in it, and how it is written."""
 
 import contextlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,9 @@ from elf.decisions import is_left_out
 from elf.files import replace_file
 
 Record = dict[str, Any]
+
+FEW = 32
+"""Files for which no thread is started."""
 
 
 def label_text(record: Record) -> str:
@@ -37,3 +42,19 @@ def write_text(folder: Path, record: Record) -> None:
         if file.read() == data:
             return
     replace_file(path, data)
+
+
+def write_texts(folder: Path, records: Sequence[Record]) -> None:
+    """Write the text files of records; many in two threads, for the system does most of it."""
+    if len(records) < FEW:
+        for record in records:
+            write_text(folder, record)
+        return
+
+    def write(share: Sequence[Record]) -> None:
+        for record in share:
+            write_text(folder, record)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(write, share) for share in (records[::2], records[1::2])]:
+            done.result()

@@ -19,7 +19,7 @@ from elf.decisions import apply_decision, is_left_out, read_decisions
 from elf.errors import ElfError
 from elf.files import AppendLog, iterate_log, parse_line, read_log, sync_disks
 from elf.handedits import HandEdits, OldRecords
-from elf.labeltext import label_text, write_text
+from elf.labeltext import label_text, write_text, write_texts
 
 __all__ = ["LabelFolder", "label_text", "labelled_ids", "read_records"]
 
@@ -153,10 +153,10 @@ class LabelFolder:
                 self._unsettle()
                 write_text(self.folder, self._edits.decided(record))
 
-    def _pend(self, record: Record) -> None:
+    def _pend(self, *records: Record) -> None:
         if self._pending is None:
             self._pending = AppendLog(self.folder / PENDING, keep_records=False)
-        self._pending.append(record)
+        self._pending.append(*records)
 
     def _close_pending(self) -> bool:
         pending, self._pending = self._pending, None
@@ -183,31 +183,33 @@ class LabelFolder:
         with disk_errors(self.folder, self.ids):
             yield
 
-    def write(self, record: Record) -> bool:
-        """Write a picture's text file, then its manifest line, as the reviewer wants them.
+    def write(self, *records: Record) -> list[bool]:
+        """Write pictures' text files, then their manifest lines, as the reviewer wants them.
 
         Args:
-            record: ``id``, ``tags`` and whatever else the manifest holds about a picture.
+            records: ``id``, ``tags`` and whatever else the manifest holds about a picture.
 
         Returns:
-            False if the run has written that id already: nothing is done.
+            For each of them, False if the run has written that id already: nothing is done.
         """
-        key = record["id"]
-        if key in self._written:
-            return False
+        again, fresh, new = [], [], []
         with self._disk_errors():
             self._unsettle()
-            if key in self.ids:
-                record = self._edits.decided(record)
-                self._pend(record)
-                write_text(self.folder, record)
-            else:
-                record = apply_decision(record, self._decisions.get(key))
-                write_text(self.folder, record)
-                self._manifest.append(record)
-        self.ids.add(key)
-        self._written.add(key)
-        return True
+            for record in records:
+                key = record["id"]
+                new.append(key not in self._written)
+                self._written.add(key)
+                if new[-1] and key in self.ids:
+                    again.append(self._edits.decided(record))
+                elif new[-1]:
+                    fresh.append(apply_decision(record, self._decisions.get(key)))
+            if again:
+                self._pend(*again)
+            write_texts(self.folder, [*again, *fresh])
+            if fresh:
+                self._manifest.append(*fresh)
+        self.ids |= {record["id"] for record in fresh}
+        return new
 
     def quarantine(self, record: Record) -> None:
         """Note a picture that cannot be used: ``path`` and ``reason``, ``id`` if it has one."""

@@ -73,7 +73,7 @@ def test_copies_that_two_processes_labelled_count_once_under_the_first_path(tmp_
     journals = [Journal(tmp_path, rank) for rank in range(2)]
     journals[0].write(record(1, path="b.png"))
     journals[1].write(record(1, path="a.png"))
-    assert not journals[1].write(record(1, path="c.png"))
+    assert journals[1].write(record(1, path="c.png")) == [False]
     for journal in journals:
         journal.close()
     labels.take_in()
@@ -100,7 +100,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
     journal = Journal(tmp_path, 0)
     journal.write(record(1))
-    monkeypatch.setattr("elf.journal.write_text", full)
+    monkeypatch.setattr("elf.journal.write_texts", full)
     with pytest.raises(
         ElfError, match=r"could not write \(No space left on device\); 1 labels are"
     ):

@@ -45,8 +45,8 @@ def test_a_text_file_and_a_line_for_each_picture(tmp_path):
 
 def test_an_id_is_written_once_a_run(tmp_path):
     labels = LabelFolder(tmp_path)
-    assert labels.write(record(1))
-    assert not labels.write(record(1, path="copy.png"))
+    assert labels.write(record(1)) == [True]
+    assert labels.write(record(1, path="copy.png")) == [False]
     labels.close()
     assert read_log(tmp_path / "manifest.jsonl") == [record(1)]
 

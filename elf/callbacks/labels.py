@@ -91,13 +91,18 @@ class LabelWriter(Callback):
     ) -> None:
         """Write a batch's records; those with a ``reason`` go into quarantine."""
         assert self._writer is not None
+        usable = []
         for record, item in zip(outputs, batch["items"], strict=True):
             self._seen += 1
             if "reason" in record:
                 self._writer.quarantine(record)
                 self.summary.quarantined += 1
-            elif self._writer.write(record):
-                self.summary.count(record, cached=not item["wants"])
+            else:
+                usable.append((record, not item["wants"]))
+        new = self._writer.write(*(record for record, _ in usable))
+        for (record, cached), is_new in zip(usable, new, strict=True):
+            if is_new:
+                self.summary.count(record, cached)
         self._writer.sync()
         self._measure(trainer, pl_module)
 

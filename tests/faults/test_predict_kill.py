@@ -23,13 +23,17 @@ from elf.manifest import LabelFolder
 labels = LabelFolder(sys.argv[1])
 skipped = set(labels.ids)
 print("open", flush=True)
-for number in range(int(sys.argv[2])):
+count, batch = int(sys.argv[2]), []
+for number in range(count):
     key = f"{number:016x}"
     if number % 9 == 4:
         labels.quarantine({"id": key, "path": f"{number}.png", "sha256": "", "reason": "damaged"})
     elif key not in skipped or sys.argv[3] == "relabel":
-        labels.write({"id": key, "tags": ["wood_elf", *"abcdefgh" * number]})
-        print(key, flush=True)
+        batch.append({"id": key, "tags": ["wood_elf", *"abcdefgh" * number]})
+    if batch and (number % 4 == 3 or number == count - 1):
+        labels.write(*batch)
+        print(*(record["id"] for record in batch), flush=True)
+        batch = []
 labels.finish()
 labels.close()
 print("done", flush=True)
