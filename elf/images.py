@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -36,17 +37,24 @@ def picture_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def list_pictures(root: str | Path) -> list[Path]:
-    """Return all picture files under a folder, sorted by their path relative to it."""
-    root = Path(root)
-    found = [
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    ]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+def picture_names(root: str | Path) -> list[str]:
+    """Return the paths of all pictures under a folder, relative to it, with slashes, sorted.
+
+    What is hidden (a name that begins with a dot) is left out; links to folders are not followed.
+    """
+    found: list[str] = []
+    folders = [""]
+    while folders:
+        inside = folders.pop()
+        with os.scandir(os.path.join(root, inside)) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{inside}{entry.name}/")
+                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
+                    found.append(inside + entry.name)
+    return sorted(found)
 
 
 def decode(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:

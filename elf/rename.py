@@ -20,7 +20,7 @@ from tqdm import tqdm
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.files import AppendLog, sha256_file, sync_folder
-from elf.images import FORMATS, list_pictures
+from elf.images import FORMATS, picture_names
 
 JOURNAL = ".elf-rename.jsonl"
 SHOWN = 20
@@ -64,13 +64,12 @@ def make_plan(root: Path) -> Plan:
     """
     if not root.is_dir():
         raise ElfError(f"root: no folder {root}; give the folder of the pictures")
-    pictures = list_pictures(root)
-    if not pictures:
+    names = picture_names(root)
+    if not names:
         raise ElfError(f"root: no pictures in {root}; put some there, or give another folder")
     plan = Plan()
     wanted: dict[str, str] = {}
     first: dict[str, str] = {}
-    names = [path.relative_to(root).as_posix() for path in pictures]
     found = dict(zip(names, _targets(root, names), strict=True))
     # of several with the same bytes, the one that has its name already keeps it
     for name in sorted(names, key=lambda name: (name != found[name][1], name)):

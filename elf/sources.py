@@ -11,7 +11,7 @@ from PIL import Image
 from elf.buckets import Placement, Size
 from elf.errors import ElfError
 from elf.files import read_log
-from elf.images import BadImage, decode, list_pictures, picture_id
+from elf.images import BadImage, decode, picture_id, picture_names
 
 CaptionKind = Literal["tags", "sentence", "both"]
 PictureFormat = Literal["png", "webp", "jpg"]
@@ -83,7 +83,7 @@ def read_sources(
     records = read_log(manifest)
     if not records:
         raise ElfError(f"{manifest} is empty, so nothing is labelled: {remedy}")
-    present = [path.relative_to(pictures).as_posix() for path in list_pictures(pictures)]
+    present = picture_names(pictures) if pictures.is_dir() else []
     # `elf rename` may have come after the labels: a picture is then called by its id
     renamed = {PurePosixPath(name).stem: name for name in present}
     there = set(present)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from elf import images
-from elf.images import BadImage, decode, decode_small, list_pictures, picture_id
+from elf.images import BadImage, decode, decode_small, picture_id, picture_names
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
 
@@ -164,8 +164,10 @@ def test_listing_is_sorted_and_leaves_out_what_is_hidden_or_no_picture(tmp_path)
     for name in ("b.JPG", "a/z.png", "a.txt", ".hidden/x.png", "a/.y.png", "B.webp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found = [path.relative_to(tmp_path).as_posix() for path in list_pictures(tmp_path)]
-    assert found == ["B.webp", "a/z.png", "b.JPG"]
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    assert picture_names(tmp_path) == ["B.webp", "a/z.png", "b.JPG"]
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])

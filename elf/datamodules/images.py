@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from elf.errors import ElfError
 from elf.fileindex import FileIndex
 from elf.files import sha256_file
-from elf.images import SUFFIXES, list_pictures
+from elf.images import SUFFIXES, picture_names
 from elf.manifest import labelled_ids
 from elf.processes import gather
 from elf.reader import Batch, PictureLoader, PictureReader, Task, Transform
@@ -86,14 +86,13 @@ class PictureFolder(LightningDataModule):
         Raises:
             ElfError: If the folder is missing or holds no picture.
         """
-        pictures = find_pictures(self.root)
-        names = [path.relative_to(self.root).as_posix() for path in pictures]
+        names = find_pictures(self.root)
         labelled = labelled_ids(self.labels) if self.skip_existing else set()
         rank = self.trainer.global_rank if self.trainer else 0
         world = self.trainer.world_size if self.trainer else 1
         self.paths, self._digests, self.skipped, self.duplicates = [], [], 0, {}
         first: dict[str, str] = {}
-        digests = self._sha256(pictures, rank, world)
+        digests = self._sha256(names, rank, world)
         for number, (name, digest) in enumerate(zip(names, digests, strict=True)):
             if digest and digest in first:
                 self.duplicates[name] = first[digest]
@@ -107,18 +106,18 @@ class PictureFolder(LightningDataModule):
                 self.paths.append(name)
                 self._digests.append(digest)
 
-    def _sha256(self, pictures: Sequence[Path], rank: int, world: int) -> list[str]:
+    def _sha256(self, names: Sequence[str], rank: int, world: int) -> list[str]:
         """Return the sha256 of each file, empty where it cannot be read.
 
         Only new and changed files are opened; each process opens its share of them.
         """
         index = FileIndex(self.cache) if self.cache is not None else None
         try:
-            own = _sha256_all(pictures[rank::world], index)
+            own = _sha256_all([Path(self.root, name) for name in names[rank::world]], index)
         finally:
             if index is not None:
                 index.close()
-        digests = [""] * len(pictures)
+        digests = [""] * len(names)
         for share, found in enumerate(gather(own)):
             digests[share::world] = found
         return digests
@@ -145,20 +144,20 @@ class PictureFolder(LightningDataModule):
         return batch
 
 
-def find_pictures(root: str) -> list[Path]:
-    """Return the pictures under a folder.
+def find_pictures(root: str) -> list[str]:
+    """Return the pictures under a folder, by their paths relative to it, sorted.
 
     Raises:
         ElfError: If the folder is missing or holds no picture.
     """
     if not Path(root).is_dir():
         raise ElfError(f"data.root: no folder {root}; give an existing folder of pictures")
-    pictures = list_pictures(root)
-    if not pictures:
+    names = picture_names(root)
+    if not names:
         files = sum(len(files) for _, _, files in os.walk(root))
         found = f"holds {files} files but no picture" if files else "is empty"
         raise ElfError(f"data.root: {root} {found}; put pictures ({_suffixes()}) there")
-    return pictures
+    return names
 
 
 def _suffixes() -> str:

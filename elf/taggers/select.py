@@ -186,9 +186,10 @@ class Selector:
         places = taken | set(map(list_name, spoken))
         counts: Counter[str] = Counter()
         body: list[str] = []
+        names, categories, known = self.tags.names, self.tags.categories, self._known
         for index, score in scores.items():
-            name = self.tags.names[index]
-            plain, text, notes, removed = self._written(index)
+            name = names[index]
+            plain, text, notes, removed = known.get(index) or self._written(index)
             if removed:
                 result.dropped[name] = "remove"
             elif plain in taken:
@@ -199,7 +200,7 @@ class Selector:
                 body.append(text)
                 taken.add(plain)
                 counts["all"] += plain not in places
-                counts[self.tags.categories[index]] += 1
+                counts[categories[index]] += 1
                 counts["style"] += index in self._style
                 result.scores[text] = round(score, 4)
                 result.sources[text] = name
@@ -220,10 +221,9 @@ class Selector:
 
     def _written(self, index: int) -> tuple[str, str, list[str], bool]:
         """Return how a tag is written (as in a list, as in a label), why, and if it is removed."""
-        if index not in self._known:
-            written, notes = self._replaced(self.tags.names[index])
-            plain = list_name(written)
-            self._known[index] = (plain, self._text(plain), notes, plain in self._remove)
+        written, notes = self._replaced(self.tags.names[index])
+        plain = list_name(written)
+        self._known[index] = (plain, self._text(plain), notes, plain in self._remove)
         return self._known[index]
 
     def _replaced(self, name: str) -> tuple[str, list[str]]:
