@@ -25,7 +25,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = {_TURNS[number] for number in (5, 6, 7, 8)}
+SIDEWAYS = {_TURNS[number] for number in (5, 6, 7, 8)}
 
 
 class BadImage(ValueError):
@@ -112,11 +112,11 @@ def decode_small(
             if needed is not None and image.format == "JPEG":
                 image.draft(None, needed(width, height))
             image.load()
-            turn = _turn(image)
+            turn = orientation(image)
             upright = image if turn is None else image.transpose(turn)
         if turn is not None:
             upright.info.pop("exif", None)  # or it would be turned again
-        whole = (height, width) if turn in _SIDEWAYS else (width, height)
+        whole = (height, width) if turn in SIDEWAYS else (width, height)
         del image  # and what its decoder holds
         return _to_rgb(upright, background), whole
     except BadImage:
@@ -131,7 +131,8 @@ def decode_small(
         raise BadImage(f"damaged ({type(error).__name__}: {error})") from None
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def orientation(image: Image.Image) -> Image.Transpose | None:
+    """Return how a picture has to be turned to stand upright, by its EXIF data."""
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except MemoryError:

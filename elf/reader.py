@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from elf.images import BadImage, decode_small
+from elf.images import BadImage
 
 Pixels = dict[str, NDArray[np.uint8]]
 
@@ -28,13 +28,14 @@ MAX_CACHED = 256
 
 
 class Transform(Protocol):
-    """How a decoded picture becomes the pixels of the models."""
+    """How a picture file becomes the pixels of the models."""
 
-    def __call__(self, image: Image.Image, names: Sequence[str]) -> Pixels:
-        """Return the pixels for the models of those names."""
+    def open(self, data: bytes, names: Sequence[str]) -> tuple[Pixels, tuple[int, int]]:
+        """Return the pixels for the models of those names, and the upright picture's size (px).
 
-    def needed(self, names: Sequence[str]) -> Callable[[int, int], tuple[int, int]] | None:
-        """Return what :func:`elf.images.decode_small` wants to know; none decodes in full."""
+        Raises:
+            BadImage: If it is no whole picture.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,9 @@ class PictureReader:
             data = (Path(self.root) / task.path).read_bytes()
             item["sha256"] = hashlib.sha256(data).hexdigest()
             item["id"] = item["sha256"][:16]
-            image, size = decode_small(data, self.transform.needed(task.wants))
+            pixels, size = self.transform.open(data, task.wants)
             item["width"], item["height"] = size
-            return item, self.transform(image, task.wants)
+            return item, pixels
         except BadImage as error:
             item["error"] = str(error)
         except OSError as error:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from elf.images import decode_small
 from elf.reader import MAX_CACHED, PictureLoader, PictureReader, Task, collate, split
 from elf.taggers import Preprocess, WDPreprocess
 
@@ -23,11 +24,9 @@ class Plain:
     def __init__(self, function=resize):
         self.function = function
 
-    def __call__(self, image, names):
-        return self.function(image, names)
-
-    def needed(self, names):
-        return None
+    def open(self, data, names):
+        image, size = decode_small(data, None)
+        return self.function(image, names), size
 
 
 transform = Plain()

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from elf.images import decode_small
+from elf.jpeg import decode_pixels
 from elf.taggers.bicubic import bicubic
 
 Pixels = UInt8[np.ndarray, "height width 3"]
@@ -175,10 +177,24 @@ class Preprocess:
 
         return smallest
 
+    def open(self, data: bytes, names: Sequence[str]) -> tuple[dict[str, Pixels], tuple[int, int]]:
+        """Return the pixels of a picture file for some models, and its upright size (px).
+
+        Raises:
+            BadImage: If it is no whole picture.
+        """
+        if self.decode == "exact":
+            image, size = decode_small(data, None)
+            return self(image, names), size
+        pixels, size = decode_pixels(data, self.needed(names))
+        return self._nearly(pixels, names), size
+
     def __call__(self, image: Image.Image, names: Sequence[str] | None = None) -> dict[str, Pixels]:
-        """Return the pixels for models by their names, for all of them by default."""
-        wanted = self.parts if names is None else names
+        """Return the pixels of a decoded picture for models by their names, by default for all."""
+        wanted = list(self.parts if names is None else names)
         if self.decode == "exact":
             return {name: self.parts[name](image) for name in wanted}
-        pixels = np.array(image)  # once for all
-        return {name: self.parts[name].nearly(pixels) for name in wanted}
+        return self._nearly(np.array(image), wanted)
+
+    def _nearly(self, pixels: Pixels, names: Sequence[str]) -> dict[str, Pixels]:
+        return {name: self.parts[name].nearly(pixels) for name in names}

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from elf.images import BadImage, decode_small
+from elf.jpeg import decode_pixels
 
 SAVES = {
     "jpeg": {"format": "JPEG", "quality": 90},
@@ -72,6 +73,15 @@ def damage(data: bytes, draw: np.random.Generator, others: list[bytes]) -> bytes
     return bytes(made)
 
 
+def is_refused(data: bytes, needed) -> bool:
+    """Whether the other decoder refuses a file too."""
+    try:
+        decode_pixels(data, needed)
+    except BadImage:
+        return True
+    return False
+
+
 def fuzz(count: int, seed: int) -> tuple[int, int]:
     """Decode damaged pictures; return how many were pictures still, and the peak memory (bytes)."""
     import resource
@@ -85,8 +95,14 @@ def fuzz(count: int, seed: int) -> tuple[int, int]:
             image, (width, height) = decode_small(data, needed)
         except BadImage as error:
             assert str(error) and "\n" not in str(error)
+            assert is_refused(data, needed)
             continue
         assert image.mode == "RGB" and min(image.size) > 0 and min(width, height) > 0
+        small = np.array(image) if image.width * image.height < 1 << 20 else None
+        del image  # one at a time: memory is measured
+        pixels, size = decode_pixels(data, needed)
+        assert size == (width, height)
+        assert small is None or np.array_equal(pixels, small)
         pictures += 1
     return pictures, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

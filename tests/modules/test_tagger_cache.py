@@ -12,13 +12,12 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 import elf.fileindex
-import elf.reader
 from elf.callbacks.labels import LabelWriter
 from elf.datamodules.images import PictureFolder
 from elf.files import read_log
 from elf.modules.tagger import TaggerModule
 from elf.quiet import silence_harmless_warnings
-from elf.taggers import FlorenceConfig, Rules, WDConfig
+from elf.taggers import FlorenceConfig, Preprocess, Rules, WDConfig
 
 COUNT = 7
 
@@ -79,7 +78,7 @@ def forbidden(monkeypatch):
 
     monkeypatch.setattr("elf.modules.tagger.WDTagger", fail)
     monkeypatch.setattr("elf.modules.tagger.FlorenceCaptioner", fail)
-    monkeypatch.setattr(elf.reader, "decode_small", fail)
+    monkeypatch.setattr(Preprocess, "open", fail)
     monkeypatch.setattr(elf.fileindex, "sha256_file", fail)
     real = Path.read_bytes
     monkeypatch.setattr(
@@ -118,8 +117,8 @@ def test_labels_from_the_cache_are_those_of_the_models(labelled, tiny_models, fi
 
 def test_only_what_is_new_is_looked_at(labelled, tiny_models, monkeypatch):
     opened = []
-    real = elf.reader.decode_small
-    monkeypatch.setattr(elf.reader, "decode_small", lambda *args: opened.append(1) or real(*args))
+    real = Preprocess.open
+    monkeypatch.setattr(Preprocess, "open", lambda *args: opened.append(1) or real(*args))
     save(labelled / "raw" / "3-new.png", np.full((9, 9, 3), 7, np.uint8))
     summary = run(labelled, tiny_models)
     assert (summary.labelled, summary.cached, len(opened)) == (COUNT + 1, COUNT, 1)
