@@ -54,7 +54,7 @@ def start_writer(folder, mode="label"):
 def kill_at_random(child, draw):
     """Kill a writer and return the ids that it acknowledged, and whether it was done."""
     assert child.stdout.readline() == "open\n"
-    time.sleep(draw.uniform(0, 0.03))
+    time.sleep(draw.uniform(0, 0.012))
     child.kill()
     lines = child.stdout.read().split()
     child.wait()
