@@ -193,7 +193,7 @@ def compare(folder: Path, tagger: Path, kind: str, repeats: int) -> list[dict[st
     medians = {name: statistics.median(values) for name, values in rates.items()}
     base = medians["kohya's procedure, defaults"]
     best = medians["kohya's procedure, best flags"]
-    first = medians["elf predict, exact"]
+    first = medians["elf predict, fast"]
     rows = []
     for name, value in medians.items():
         baseline = first if "changed" in name else base
@@ -216,6 +216,7 @@ def rerun(folder: Path, tagger: Path, count: int) -> list[dict[str, Any]]:
     for number in range(len(drawn), count):
         data = drawn[number % len(drawn)] + number.to_bytes(4)
         (pictures / f"{number:05}.jpg").write_bytes(data)
+    os.sync()  # or a run's own sync would wait for these
     first, _ = seconds(lambda: elf(pictures, tagger, folder / "many-work", "fast"))
     again, _ = seconds(
         lambda: elf(
