@@ -1,14 +1,13 @@
 """Does a picture show what its prompt asked for? A tagger's answer, as rates."""
 
-from pathlib import Path
-
 import numpy as np
 from PIL import Image
 
 from elf.errors import ElfError
 from elf.metrics import paired_difference
 from elf.report import VARIANTS, Plan, Row
-from elf.taggers.wd import WDConfig, WDTagger, wd_folder, wd_preprocess
+from elf.taggers.backend import find_source, load_tagger
+from elf.taggers.wd import WDConfig
 from elf.trigger import has_trigger
 
 
@@ -31,9 +30,10 @@ class AttributeChecker:
     """
 
     def __init__(self, model: str, threshold: float, device: str = "cpu") -> None:
-        folder: Path = wd_folder(WDConfig(model=model))
-        self._tagger = WDTagger(folder, device)
-        self._preprocess = wd_preprocess(folder)
+        config = WDConfig(model=model)
+        source = find_source(config, device)
+        self._tagger = load_tagger(config, source, device)
+        self._preprocess = source.preprocess()
         self.threshold = threshold
         self.known = set(self._tagger.tags.names)
 

@@ -48,7 +48,7 @@ def test_every_tag_is_explained_without_a_model(records, arguments, capsys, monk
     def fail(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("elf.modules.tagger.WDTagger", fail)
+    monkeypatch.setattr("elf.taggers.backend.WDTagger", fail)
     monkeypatch.setattr("elf.modules.tagger.FlorenceCaptioner", fail)
     record = records[0]
     main([*arguments, "--explain", record["id"][:10]])

@@ -20,11 +20,9 @@ from elf.taggers import (
     Selector,
     Tagger,
     TagList,
-    TorchTagger,
     WDConfig,
-    WDTagger,
 )
-from elf.taggers.backend import WDSource, find_source, possible_sources
+from elf.taggers.backend import WDSource, find_source, load_tagger, possible_sources
 from elf.taggers.florence import (
     caption_each,
     florence_folder,
@@ -201,7 +199,7 @@ class TaggerModule(LightningModule):
         if "wd" not in batch["pixels"]:
             return {}
         if self.tagger is None:
-            self.tagger = self._load_tagger()
+            self.tagger = load_tagger(self.wd, self._source, str(self.device))
         start = time.perf_counter()
         rows, embeddings = self.tagger.describe(batch["pixels"]["wd"])
         self.seconds["tagger"] += time.perf_counter() - start
@@ -214,12 +212,6 @@ class TaggerModule(LightningModule):
             outputs[number] = output
             self.store.keep(item["sha256"], output)
         return outputs
-
-    def _load_tagger(self) -> Tagger:
-        config, source, device = self.wd, self._source, str(self.device)
-        if source.dtype is None:
-            return WDTagger(source.folder, device, config.threads, config.provider)
-        return TorchTagger(source.folder, device, source.dtype, config.provider, config.compile)
 
     def _caption(self, batch: Batch) -> dict[int, CaptionOutput]:
         captioner = self._captioner() if "florence" in batch["pixels"] else None

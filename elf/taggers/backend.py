@@ -7,12 +7,22 @@ from pathlib import Path
 
 from elf.errors import ElfError
 from elf.pretrained import model_folder
+from elf.taggers.microbatch import Tagger
 from elf.taggers.preprocess import WDPreprocess
 from elf.taggers.timm_network import import_timm
 from elf.taggers.wd import FILES as ONNX_FILES
-from elf.taggers.wd import WHAT, Backend, DType, WDConfig, placed, wd_folder, wd_preprocess
+from elf.taggers.wd import (
+    WHAT,
+    Backend,
+    DType,
+    WDConfig,
+    WDTagger,
+    placed,
+    wd_folder,
+    wd_preprocess,
+)
 from elf.taggers.wd_torch import FILES as TORCH_FILES
-from elf.taggers.wd_torch import torch_preprocess
+from elf.taggers.wd_torch import TorchTagger, torch_preprocess
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,17 @@ def _torch_can() -> bool:
     import torch
 
     return torch.cuda.is_available() and importlib.util.find_spec("timm") is not None
+
+
+def load_tagger(config: WDConfig, source: WDSource, device: str) -> Tagger:
+    """Return the tagger that :func:`find_source` found, on the trainer's device.
+
+    Raises:
+        ElfError: If it cannot be loaded.
+    """
+    if source.dtype is None:
+        return WDTagger(source.folder, device, config.threads, config.provider)
+    return TorchTagger(source.folder, device, source.dtype, config.provider, config.compile)
 
 
 def possible_sources(config: WDConfig) -> list[WDSource]:

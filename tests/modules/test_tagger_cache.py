@@ -76,7 +76,7 @@ def forbidden(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("a model was loaded or a picture was opened")
 
-    monkeypatch.setattr("elf.modules.tagger.WDTagger", fail)
+    monkeypatch.setattr("elf.taggers.backend.WDTagger", fail)
     monkeypatch.setattr("elf.modules.tagger.FlorenceCaptioner", fail)
     monkeypatch.setattr(Preprocess, "open", fail)
     monkeypatch.setattr(elf.fileindex, "sha256_file", fail)
@@ -140,7 +140,7 @@ def test_captions_that_were_left_out_before_need_the_captioner_alone(
     def fail(*_, **__):
         raise AssertionError("the tagger was loaded")
 
-    monkeypatch.setattr("elf.modules.tagger.WDTagger", fail)
+    monkeypatch.setattr("elf.taggers.backend.WDTagger", fail)
     summary = run(labelled, tiny_models)
     assert (summary.labelled, summary.without_caption) == (COUNT, 0)
 

@@ -77,7 +77,7 @@ def test_pictures_are_labelled_by_torch(folder, monkeypatch):
         assert record["tags"][0] == "wood_elf" and len(record["tags"]) > 1
         assert record["rating"] in ("general", "sensitive", "questionable", "explicit")
         assert (folder / "labels" / f"{record['id']}.txt").read_text().startswith("wood_elf, ")
-    monkeypatch.setattr("elf.modules.tagger.TorchTagger", fail)
+    monkeypatch.setattr("elf.taggers.backend.TorchTagger", fail)
     summary = run(folder, Rules(trigger="dryad", threshold=0.1), backend="torch")
     assert (summary.labelled, summary.cached) == (COUNT, COUNT)
     assert all(record["tags"][0] == "dryad" for record in manifest(folder))
@@ -108,7 +108,7 @@ def test_a_format_that_the_network_does_not_bear_is_told_and_cached(folder, monk
     with pytest.warns(UserWarning, match="in float16 a probability differs by .* from float32's"):
         run(folder, backend="torch", dtype="float16")
     assert manifest(folder)[-1]["attributes"]["wd"]["provider"] == "torch cpu float32"
-    monkeypatch.setattr("elf.modules.tagger.TorchTagger", fail)
+    monkeypatch.setattr("elf.taggers.backend.TorchTagger", fail)
     assert run(folder, backend="torch", dtype="float16").cached == COUNT
 
 
@@ -121,7 +121,7 @@ def test_on_a_gpu_torch_is_taken_by_itself(folder, monkeypatch):
         made.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr("elf.modules.tagger.TorchTagger", make)
+    monkeypatch.setattr("elf.taggers.backend.TorchTagger", make)
     run(folder)
     assert made == [(folder / "tagger", "cpu", "float16", "auto", False)]
     assert manifest(folder)[0]["attributes"]["wd"]["provider"] == "torch cpu float16"
@@ -143,7 +143,7 @@ def test_a_gpus_labels_are_explained_without_one(folder, capsys, monkeypatch):
         patch.setattr(TaggerModule, "_trainers_device", "cuda:0")
         run(folder)
     record = manifest(folder)[0]
-    monkeypatch.setattr("elf.modules.tagger.TorchTagger", fail)
+    monkeypatch.setattr("elf.taggers.backend.TorchTagger", fail)
     capsys.readouterr()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
