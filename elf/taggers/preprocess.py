@@ -15,7 +15,7 @@ from PIL import Image
 
 from elf.images import decode_small
 from elf.jpeg import decode_pixels
-from elf.taggers.bicubic import bicubic
+from elf.taggers.bicubic import bicubic, resize
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 Decode = Literal["exact", "fast"]
@@ -84,7 +84,7 @@ class WDPreprocess:
             padded = Image.new("RGB", (side, side), WHITE)
             padded.paste(image, (left, top))
         if side != self.size:
-            padded = padded.resize((self.size, self.size), Image.Resampling.BICUBIC)
+            padded = resize(padded, self.size, self.size)
         return np.asarray(padded)
 
 
@@ -115,6 +115,8 @@ class FlorencePreprocess:
 
     def __call__(self, image: Image.Image) -> Pixels:
         """Return an RGB picture as ``(height, width, 3)``, RGB."""
+        if self.resample == Image.Resampling.BICUBIC:
+            return np.asarray(resize(image, self.height, self.width))
         filter_ = Image.Resampling(self.resample)
         return np.asarray(image.resize((self.width, self.height), filter_))
 

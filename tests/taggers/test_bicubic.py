@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from elf.taggers import bicubic as module
-from elf.taggers.bicubic import NARROWEST, TOLERANCE, bicubic
+from elf.taggers.bicubic import TOLERANCE, bicubic, resize
 
 
 def noise(width, height, seed=0, kind="bytes"):
@@ -14,7 +14,7 @@ def noise(width, height, seed=0, kind="bytes"):
 
 
 def pillows(pixels, height, width):
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(resize(Image.fromarray(pixels), height, width))
 
 
 @pytest.mark.parametrize("kind", ["bytes", "ends"])
@@ -23,7 +23,7 @@ def pillows(pixels, height, width):
     [
         *(((1280, 1280), (448, 448)), ((700, 1024), (448, 448)), ((333, 517), (320, 300))),
         *(((449, 448), (448, 448)), ((448, 900), (448, 448)), ((90, 50), (64, 48))),
-        ((40, 300), (NARROWEST, 200)),
+        *(((40, 300), (16, 200)), ((2, 359), (1, 217)), ((3, 470), (2, 300))),
     ],
 )
 def test_it_is_pillows_within_the_tolerance(source, target, kind):
@@ -36,18 +36,20 @@ def test_it_is_pillows_within_the_tolerance(source, target, kind):
         assert off.mean() < 0.02
 
 
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [
-        ((30, 20), (64, 64)),
-        ((30, 200), (64, 64)),
-        ((300, 300), (NARROWEST - 1, 200)),
-        ((3, 9), (1, 4)),
-    ],
-)
-def test_what_becomes_larger_or_narrow_is_pillows_to_the_bit(source, target):
+@pytest.mark.parametrize(("source", "target"), [((30, 20), (64, 64)), ((30, 200), (64, 64))])
+def test_what_becomes_larger_is_pillows_to_the_bit(source, target):
     pixels = noise(*source, kind="ends")
     assert (bicubic(pixels, target[1], target[0]) == pillows(pixels, *target[::-1])).all()
+
+
+def test_the_horizontal_pass_comes_first_in_every_version_of_pillow():
+    """Pillow 13 takes the vertical one first for this shape; the two orders round differently."""
+    image = Image.fromarray(noise(333, 517, kind="ends"))
+    bicubic_ = Image.Resampling.BICUBIC
+    expected = image.resize((320, 517), bicubic_).resize((320, 300), bicubic_)
+    other = image.resize((333, 300), bicubic_).resize((320, 300), bicubic_)
+    assert np.array_equal(resize(image, 300, 320), expected)
+    assert np.abs(np.asarray(expected).astype(int) - other).max() > 8
 
 
 def test_a_kernel_that_is_not_pillows_is_not_used(monkeypatch):
