@@ -281,8 +281,8 @@ def main(arguments: list[str]) -> None:
         if options.dry_run:
             raise ElfError("undo: cannot be tried with --dry_run; take one of the two")
         count, left = undo(root)
-        print(f"{count} files have their old names again")
-        print("\n".join(_some([f"  {name} stays: {why}" for name, why in sorted(left.items())])))
+        stay = _some([f"  {name} stays: {why}" for name, why in sorted(left.items())])
+        print("\n".join([f"{count} files have their old names again", *stay]))
         return
     plan = make_plan(root) if options.dry_run else rename(root)
     print("\n".join(report(plan, options.dry_run)))
