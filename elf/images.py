@@ -57,6 +57,28 @@ def picture_names(root: str | Path) -> list[str]:
     return sorted(found)
 
 
+class LabelledPictures:
+    """Where labelled pictures lie now: ``elf rename`` may have called them by their ids since.
+
+    Attributes:
+        names: Of all pictures under the folder, as :func:`picture_names` gives them.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.names = picture_names(root) if Path(root).is_dir() else []
+        self._there = set(self.names)
+        self._by_stem = {Path(name).stem: name for name in self.names}
+
+    def path(self, labelled: str, key: str) -> str:
+        """Return a picture's path relative to the folder, or the one it had if it is gone.
+
+        Args:
+            labelled: The path that it had when it was labelled.
+            key: Its id.
+        """
+        return labelled if labelled in self._there else self._by_stem.get(key, labelled)
+
+
 def decode(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
     """Decode a picture to upright RGB: EXIF orientation applied, transparency over a background.
 

@@ -19,6 +19,7 @@ from elf.decisions import DECISIONS, Decision, Record, add_decisions, read_decis
 from elf.errors import ElfError
 from elf.files import iterate_log
 from elf.handedits import HandEdits, OldRecords
+from elf.images import LabelledPictures
 from elf.manifest import MANIFEST, LabelFolder, labelled_ids, read_records
 from elf.review import (
     VERDICTS,
@@ -64,7 +65,11 @@ def open_dataset(name: str, root: Path, labels: Path) -> Any:
     dataset.add_sample_field("decision", fo.StringField)  # nothing may be decided yet
     dataset.info = {"labels": str(labels.absolute())}
     rare = unusualness(records)
-    samples = (_sample(fo, record, root, rare) for record in records)
+    there = LabelledPictures(root)
+    samples = (
+        _sample(fo, record, root, there.path(record["path"], record["id"]), rare)
+        for record in records
+    )
     dataset.add_samples(samples, num_samples=len(records))
     field = fo.ViewField
     some = max(1, len(records) // SHARE)
@@ -86,10 +91,10 @@ def open_dataset(name: str, root: Path, labels: Path) -> Any:
     return dataset
 
 
-def _sample(fo: Any, record: Record, root: Path, rare: dict[str, float]) -> Any:
+def _sample(fo: Any, record: Record, root: Path, path: str, rare: dict[str, float]) -> Any:
     attributes = record.get("attributes", {})
     sample = fo.Sample(
-        filepath=str((root / record["path"]).absolute()),
+        filepath=str((root / path).absolute()),
         elf_id=record["id"],
         rating=record.get("rating") or "",
         florence_status=attributes.get("florence_status", ""),

@@ -11,7 +11,7 @@ from PIL import Image
 from elf.buckets import Placement, Size
 from elf.errors import ElfError
 from elf.files import read_log
-from elf.images import BadImage, decode, picture_id, picture_names
+from elf.images import BadImage, LabelledPictures, decode, picture_id
 
 CaptionKind = Literal["tags", "sentence", "both"]
 PictureFormat = Literal["png", "webp", "jpg"]
@@ -83,10 +83,7 @@ def read_sources(
     records = read_log(manifest)
     if not records:
         raise ElfError(f"{manifest} is empty, so nothing is labelled: {remedy}")
-    present = picture_names(pictures) if pictures.is_dir() else []
-    # `elf rename` may have come after the labels: a picture is then called by its id
-    renamed = {PurePosixPath(name).stem: name for name in present}
-    there = set(present)
+    present = LabelledPictures(pictures)
     sources: dict[str, Source] = {}
     dropped = []
     for number, record in enumerate(records, 1):
@@ -99,14 +96,13 @@ def read_sources(
             continue
         text = _caption(labels / f"{name}.txt", record, caption)
         if text:
-            found = path if path in there else renamed.get(name, path)
-            sources[name] = Source(name, found, text)
+            sources[name] = Source(name, present.path(path, name), text)
         else:
             dropped.append(Dropped(path, f"no caption of kind {caption!r}"))
     labelled = {str(record["path"]) for record in records}
     labelled |= {source.path for source in sources.values()}
     ids = {str(record["id"]) for record in records}
-    dropped += list(_unlabelled(pictures, present, labelled, ids))
+    dropped += list(_unlabelled(pictures, present.names, labelled, ids))
     return [sources[name] for name in sorted(sources)], dropped
 
 

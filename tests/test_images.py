@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from elf import images
-from elf.images import BadImage, decode, decode_small, picture_id, picture_names
+from elf.images import BadImage, LabelledPictures, decode, decode_small, picture_id, picture_names
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
 
@@ -199,3 +199,15 @@ def test_a_jpeg_may_be_decoded_small_and_its_whole_size_is_known():
     assert decode_small(encode(image, "PNG"), half)[0].size == (64, 32)
     whole, size = decode_small(encode(image, "JPEG"), None)
     assert whole.size == size == (64, 32)
+
+
+def test_labelled_pictures_are_found_by_path_or_by_the_id_that_they_are_called_by(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "sub/0123456789abcdef.png"):
+        (tmp_path / name).write_bytes(b"")
+    there = LabelledPictures(tmp_path)
+    assert there.names == ["a.png", "sub/0123456789abcdef.png"]
+    assert there.path("a.png", "fedcba9876543210") == "a.png"
+    assert there.path("old.png", "0123456789abcdef") == "sub/0123456789abcdef.png"
+    assert there.path("gone.png", "fedcba9876543210") == "gone.png"
+    assert LabelledPictures(tmp_path / "nowhere").path("a.png", "x") == "a.png"

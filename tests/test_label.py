@@ -154,6 +154,19 @@ def test_a_dataset_that_was_never_opened_is_one_line(labels, fiftyone):
         run(["label", f"--labels={labels}", "--name=nope", "--action=write"])
 
 
+@needs_server
+@pytest.mark.filterwarnings("ignore")
+def test_pictures_that_were_renamed_since_are_shown(labels, fiftyone):
+    raw = labels.parent / "raw"
+    (raw / "0.png").rename(raw / f"{IDS[0]}.png")
+    run(["label", f"--labels={labels}", f"--root={raw}", "--name=elf-renamed", "--action=open"])
+    dataset = fiftyone.load_dataset("elf-renamed")
+    shown = dict(zip(dataset.values("elf_id"), dataset.values("filepath"), strict=True))
+    assert shown[IDS[0]] == str(raw / f"{IDS[0]}.png")
+    assert shown[IDS[1]] == str(raw / "1.png")
+    fiftyone.delete_dataset("elf-renamed")
+
+
 @pytest.fixture
 def opened(labels, fiftyone, monkeypatch, capsys):
     """The dataset, and what presses a button as the App does."""
