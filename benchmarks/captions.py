@@ -172,7 +172,9 @@ def compare(
     device, dtype = model.device, model.dtype
     prompt = make_prompt(size).to(device)
     pixels = make_pixels(size, count).to(device, dtype)
-    decoder = FastDecoder(model, prompt, length, options.compile)
+    decoder = FastDecoder(model, prompt, length)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved() if device.type == "cuda" else 0
     begin = time.perf_counter()
     ours = decoder(pixels)
@@ -233,31 +235,8 @@ def about(device: torch.device, size: dict[str, Any], parameters: int) -> dict[s
     }
 
 
-def main() -> None:
-    """Measure, print a table, write rows."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="file for the rows")
-    parser.add_argument("--small", action="store_true", help="a tiny model on a CPU, in seconds")
-    parser.add_argument("--repeats", type=int, default=3, help="calls; their median counts")
-    parser.add_argument("--batches", type=int, nargs="+", help="batch sizes; default 1 32 64")
-    parser.add_argument("--tokens", type=int, help="new tokens; default 192")
-    parser.add_argument("--pictures", type=int, help="that the encoder looks at together")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the encoder")
-    options = parser.parse_args()
-    if not (options.small or torch.cuda.is_available()):
-        parser.error("needs a CUDA device; --small runs a tiny model on a CPU")
-    device, dtype = torch.device("cuda:0"), torch.float16
-    size, batches, length = LARGE, options.batches or [1, 32, 64], options.tokens or 192
-    if options.small:
-        device, dtype = torch.device("cpu"), torch.float32
-        size, batches, length = SMALL, options.batches or [1, 4], options.tokens or 24
-    if options.pictures:
-        florence_encoder.PICTURES = options.pictures
-    model = random_model(size).to(device, dtype)
-    rows: list[dict[str, Any]] = []
-    with torch.inference_mode():
-        for count in batches:
-            rows += compare(model, size, count, length, options)
+def show(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Print rows, and return them."""
     for row in rows:
         ratio = "" if row["ratio"] is None else f"×{row['ratio']:.2f}"
         more = ""
@@ -268,7 +247,35 @@ def main() -> None:
             )
         if "held_mb" in row:
             more = f"  {row['held_mb']:.0f} MB held"
-        print(f"{row['name']:<40}{row['value']:9.2f} {row['unit']:<11}{ratio}{more}")
+        print(f"{row['name']:<40}{row['value']:9.2f} {row['unit']:<11}{ratio}{more}", flush=True)
+    return rows
+
+
+def main() -> None:
+    """Measure, print a table, write rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="file for the rows")
+    parser.add_argument("--small", action="store_true", help="a tiny model on a CPU, in seconds")
+    parser.add_argument("--repeats", type=int, default=3, help="calls; their median counts")
+    parser.add_argument("--batches", type=int, nargs="+", help="batch sizes; default 1 32 64")
+    parser.add_argument("--tokens", type=int, help="new tokens; default 192")
+    parser.add_argument("--pictures", type=int, help="that the encoder looks at together")
+    options = parser.parse_args()
+    if not (options.small or torch.cuda.is_available()):
+        parser.error("needs a CUDA device; --small runs a tiny model on a CPU")
+    device, dtype = torch.device("cuda:0"), torch.float16
+    size, batches, length = LARGE, options.batches or [1, 32, 64], options.tokens or 192
+    if options.small:
+        device, dtype = torch.device("cpu"), torch.float32
+        size, batches, length = SMALL, options.batches or [1, 4], options.tokens or 24
+    if options.pictures:
+        florence_encoder.PICTURES = options.pictures
+    with device:  # some 770 million numbers are drawn
+        model = random_model(size).to(dtype)
+    rows: list[dict[str, Any]] = []
+    with torch.inference_mode():
+        for count in batches:
+            rows += show(compare(model, size, count, length, options))
     if options.json:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         where = about(device, size, parameters)

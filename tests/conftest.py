@@ -9,7 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need a network
 os.environ.setdefault("WANDB_MODE", "offline")
 
+import torch
 from jaxtyping import install_import_hook
+
+if not torch.cuda.is_available():  # before Triton is imported by anything
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

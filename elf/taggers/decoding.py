@@ -4,6 +4,7 @@
 one replay of a captured step, and the host stays behind the device instead of asking it.
 """
 
+import importlib.util
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,11 +15,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
+from elf.capture import Recorder
 from elf.taggers.florence_encoder import BACKENDS, Encoder
 from elf.taggers.florence_step import Greedy, State, TokenStep, UnsupportedError
-
-PREFIX = 64
-"""Positions; there is a step for each multiple, so that early tokens read a part of the cache."""
 
 CHECK = 4
 """Tokens from one question whether all texts ended to the next, whose answer comes one later."""
@@ -76,15 +75,12 @@ class FastDecoder:
         model: A ``Florence2ForConditionalGeneration``, in evaluation mode.
         prompt: The tokens of the prompt, the same for every picture.
         length: New tokens at most.
-        compiled: Let ``torch.compile`` make the encoder faster: a minute for each batch size.
 
     Raises:
         UnsupportedError: If the model is not of the known kind.
     """
 
-    def __init__(
-        self, model: Any, prompt: Int64[Tensor, "1 S"], length: int, compiled: bool = False
-    ) -> None:
+    def __init__(self, model: Any, prompt: Int64[Tensor, "1 S"], length: int) -> None:
         kinds = (model.config.text_config.model_type, model.config.vision_config.model_type)
         if kinds != ("bart", "florence_vision"):
             raise UnsupportedError(f"it is made of {' and '.join(kinds)}")
@@ -92,18 +88,13 @@ class FastDecoder:
         self._model, self._prompt = model, prompt
         self._ends = torch.tensor(self.greedy.ends, dtype=torch.long, device=prompt.device)
         self._free = torch.tensor(self.greedy.forced(), device=prompt.device) < 0  # (N,)
-        with torch.inference_mode():
-            try:
-                self._step = TokenStep(model, self.greedy)
-                self._encoder = Encoder(model, prompt, compiled)
-            except (AttributeError, TypeError) as error:
-                raise UnsupportedError(f"its layers are of another kind ({error})") from None
-        self._prefixes = [*range(PREFIX, self._step.length, PREFIX), self._step.length]
+        self._kernels = prompt.is_cuda and importlib.util.find_spec("triton") is not None
+        try:
+            self._load()
+        except (AttributeError, TypeError) as error:
+            raise UnsupportedError(f"its layers are of another kind ({error})") from None
         self._batches: dict[int, _Batch] = {}
-        self._cuda = prompt.is_cuda
-        if self._cuda:
-            self._stream = torch.cuda.Stream(prompt.device)  # type: ignore[no-untyped-call]
-            self._pool = torch.cuda.graph_pool_handle()
+        self._record = Recorder(prompt.device) if prompt.is_cuda else None
 
     @torch.inference_mode()
     def __call__(self, pixels: Float[Tensor, "batch 3 height width"]) -> Int64[Tensor, "batch N"]:
@@ -131,14 +122,25 @@ class FastDecoder:
         """Free buffers and graphs, of all sizes or some; they are made again when needed."""
         for size in list(self._batches) if sizes is None else sizes:
             del self._batches[size]
-        if self._cuda and not self._batches:  # nothing can be captured into a pool left behind
-            self._pool = torch.cuda.graph_pool_handle()
+        if self._record and not self._batches:
+            self._record.forget()
+
+    @torch.inference_mode()
+    def _load(self) -> None:
+        step = TokenStep
+        if self._kernels:
+            from elf.taggers.florence_kernel_step import KernelStep
+
+            step = KernelStep
+        self._step = step(self._model, self.greedy)
+        self._encoder = Encoder(self._model, self._prompt, self._kernels)
+        self._proven = not self._kernels
 
     def _prepare(self, size: int, like: Tensor) -> _Batch:
+        if not self._proven:
+            self._prove(like[:1])
         pixels = like.new_zeros(size, *like.shape[1:])
         state = self._step.state(size, self._encoder.length)
-        if self._encoder.compiled:
-            self._try_compiled(pixels)
 
         def encode() -> None:
             self._step.look(state, self._encoder(pixels))
@@ -147,66 +149,51 @@ class FastDecoder:
             return self._program(lambda: self._step(state, prefix), state)
 
         return _Batch(
-            pixels, state, self._program(encode, state), {n: step(n) for n in self._prefixes}
+            pixels, state, self._program(encode, state), {n: step(n) for n in self._step.prefixes}
         )
 
-    def _try_compiled(self, pixels: Tensor) -> None:
+    def _prove(self, pixels: Float[Tensor, "1 3 height width"]) -> None:
+        """Do without the kernels where Triton cannot compile them: it needs a C compiler."""
+        state = self._step.state(1, self._encoder.length)
+        state.restart(1, self.greedy)
         try:
-            self._encoder(pixels)
+            self._step.look(state, self._encoder(pixels))
+            self._step(state, self._step.length)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a missing compiler, an operation that it does not know
+        except Exception as error:  # Triton has many
             reason = " ".join(str(error).split())[:200]
             warnings.warn(
-                f"the captioner's encoder could not be compiled, it runs as it is: {reason}",
-                stacklevel=2,
+                f"the captioner runs without Triton kernels, slower: {reason}", stacklevel=2
             )
-            self._encoder.run_as_it_is()
+            self._kernels = False
+            self._load()
+        self._proven = True
 
     def _program(self, function: Callable[[], None], state: State) -> Callable[[], None]:
         """Return a function as a CUDA graph; on a CPU, as it is."""
-        if not self._cuda:
+        if self._record is None:
             return function
         # cuDNN's first choice need not be its best for depthwise convolutions: let it try them.
         benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Plan failed")  # of those it tries
-                return self._capture(function, state)
+                count = len(state.tokens)
+                return self._record(function, lambda: state.restart(count, self.greedy))
         finally:
             torch.backends.cudnn.benchmark = benchmark
-
-    def _capture(self, function: Callable[[], None], state: State) -> Callable[[], None]:
-        here = torch.cuda.current_stream(self._stream.device)
-        self._stream.wait_stream(here)
-        with torch.cuda.stream(self._stream):  # kernels are chosen, and workspaces made, before
-            for _ in range(2):
-                state.restart(len(state.tokens), self.greedy)
-                function()
-        here.wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        # One after the other on one stream, the graphs can share the memory of what lies between.
-        # Other threads, which decode pictures, may go on using CUDA.
-        mode = "thread_local"
-        try:
-            with (
-                torch.cuda.device(self._stream.device),
-                torch.cuda.graph(graph, self._pool, self._stream, mode),
-            ):
-                function()
-        finally:
-            torch.cuda.set_stream(here)  # a capture that fails leaves its own stream behind
-        return graph.replay
 
     def _decode(self, batch: _Batch) -> None:
         """Run the encoder, and steps until each text has ended or has its full length."""
         batch.encode()
         asked = _Question(batch.state.finished)
-        prefix = 0
+        prefixes = iter(batch.steps)
+        prefix = next(prefixes)
         for position in range(self.greedy.length):
-            if position >= self._prefixes[prefix]:
-                prefix += 1
-            batch.steps[self._prefixes[prefix]]()
+            if position >= prefix:
+                prefix = next(prefixes)
+            batch.steps[prefix]()
             if (position + 1) % CHECK == 0:
                 if asked.answer():
                     break

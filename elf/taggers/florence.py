@@ -39,7 +39,6 @@ class FlorenceConfig:
         dtype: ``auto`` takes float16 on CUDA and float32 on a CPU.
         decoding: ``plain`` is transformers' own ``generate()``; ``fast`` an own loop that gives the
             same tokens, as CUDA graphs on CUDA; ``auto`` takes ``fast`` on CUDA alone.
-        compile: Let ``torch.compile`` make the encoder of ``fast`` faster: a minute at the start.
     """
 
     model: str = "florence-community/Florence-2-large-ft"
@@ -47,7 +46,6 @@ class FlorenceConfig:
     max_new_tokens: int = 192
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     decoding: Decoding = "auto"
-    compile: bool = False
 
 
 def florence_folder(config: FlorenceConfig) -> Path:
@@ -123,9 +121,7 @@ class FlorenceCaptioner:
         self._fast: FastDecoder | None = None
         if config.decoding == "fast" or (config.decoding, self.device.type) == ("auto", "cuda"):
             try:
-                self._fast = FastDecoder(
-                    self.model, self._prompt, config.max_new_tokens, config.compile
-                )
+                self._fast = FastDecoder(self.model, self._prompt, config.max_new_tokens)
             except UnsupportedError as error:
                 warnings.warn(f"{SLOWLY}: {error}", stacklevel=2)
 

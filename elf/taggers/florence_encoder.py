@@ -16,8 +16,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Part = Callable[[Tensor], Tensor]
-
 PICTURES = 16
 """Pictures that are looked at together; more would fill the memory, and a card is busy with them.
 
@@ -34,14 +32,13 @@ class Encoder:
     Args:
         model: A ``Florence2ForConditionalGeneration``.
         prompt: The tokens of the prompt, the same for every picture.
-        compiled: Let ``torch.compile`` fuse what stands between the matrix products.
+        kernels: Let Triton kernels do what stands between the matrix products, on a CUDA device.
 
     Attributes:
         length: Tokens of the output.
-        compiled: Whether the compiler is used.
     """
 
-    def __init__(self, model: Any, prompt: Int64[Tensor, "1 S"], compiled: bool = False) -> None:
+    def __init__(self, model: Any, prompt: Int64[Tensor, "1 S"], kernels: bool = False) -> None:
         self._vision = model.model.vision_tower
         self._projector = model.model.multi_modal_projector
         self._text = model.model.language_model.encoder
@@ -54,41 +51,35 @@ class Encoder:
             stage.conv.weight.contiguous(memory_format=torch.channels_last)
             for stage in self._vision.convs
         ]
-        self.compiled = compiled
-        self._parts: tuple[Part, Part] = (self._see, self._read)
-        if compiled:
-            self._parts = (
-                torch.compile(self._see, dynamic=False),
-                torch.compile(self._read, dynamic=False),
-            )
+        self._tower: Callable[[Tensor], Tensor] = self._see
+        self._add_norm = _add_norm
+        if kernels:
+            from elf.taggers.davit_kernels import Tower
+            from elf.taggers.token_kernels import add_norm
+
+            self._tower, self._add_norm = Tower(self._vision, self._weights), add_norm
 
     def __call__(self, pixels: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B S C"]:
         """Return the encoder's output for a batch."""
-        see, read = self._parts
         with sdpa_kernel(BACKENDS):
-            return read(torch.cat([see(part) for part in torch.split(pixels, PICTURES)]))
-
-    def run_as_it_is(self) -> None:
-        """Do without the compiler."""
-        self.compiled = False
-        self._parts = (self._see, self._read)
+            seen = [self._projector(self._tower(part)) for part in torch.split(pixels, PICTURES)]
+            return self._read(torch.cat(seen))
 
     def _see(self, pixels: Tensor) -> Tensor:
-        """Return the picture's tokens, by the vision tower."""
+        """Return the vision tower's features (B, C, h, w)."""
         x = pixels.contiguous(memory_format=torch.channels_last)  # (B, C, height, width)
         stages = zip(self._vision.convs, self._vision.blocks, self._weights, strict=True)
         for stage, blocks, weight in stages:
             if stage.pre_norm:
-                x = _channels_first(stage.norm(_channels_last(x)))
+                x = channels_first(stage.norm(channels_last(x)))
             x = F.conv2d(x, weight, stage.conv.bias, stage.conv.stride, stage.conv.padding)
-            x = _channels_last(x)  # (B, height, width, C)
+            x = channels_last(x)  # (B, height, width, C)
             if not stage.pre_norm:
                 x = stage.norm(x)
             for block in blocks:
-                x = _spatial(block.spatial_block, x)
-                x = _channel(block.channel_block, x)
-            x = _channels_first(x)
-        return self._projector(x)  # type: ignore[no-any-return]
+                x = _channel(block.channel_block, spatial(block.spatial_block, x))
+            x = channels_first(x)
+        return x
 
     def _read(self, features: Tensor) -> Tensor:
         """Return the text encoder's output for the prompt with the picture's tokens in it."""
@@ -103,27 +94,33 @@ class Encoder:
             )
             y = F.scaled_dot_product_attention(query, key, value, scale=attention.scaling)
             y = attention.out_proj(y.transpose(1, 2).reshape(x.shape))
-            x = layer.self_attn_layer_norm(y.add_(x))
+            x = self._add_norm(y, x, layer.self_attn_layer_norm)
             y = layer.fc2(layer.activation_fn(layer.fc1(x)))
-            x = layer.final_layer_norm(y.add_(x))
+            x = self._add_norm(y, x, layer.final_layer_norm)
         return x
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def _add_norm(x: Tensor, residual: Tensor, norm: Any) -> Tensor:
+    """Return the layer norm of a sum; x is overwritten."""
+    return norm(x.add_(residual))  # type: ignore[no-any-return]
+
+
+def channels_last(x: Tensor) -> Tensor:
     """Return (B, C, height, width) as (B, height, width, C), contiguous."""
     return x.permute(0, 2, 3, 1).contiguous()  # no copy: the memory lies so already
 
 
-def _channels_first(x: Tensor) -> Tensor:
+def channels_first(x: Tensor) -> Tensor:
+    """Return (B, height, width, C) as (B, C, height, width)."""
     return x.permute(0, 3, 1, 2)
 
 
 def _mixed(x: Tensor, conv: Any) -> Tensor:
     """Add a depthwise convolution (B, height, width, C)."""
-    return _channels_last(conv(_channels_first(x))).add_(x)
+    return channels_last(conv(channels_first(x))).add_(x)
 
 
-def _spatial(block: Any, x: Tensor) -> Tensor:
+def spatial(block: Any, x: Tensor) -> Tensor:
     """Attention within windows of the picture, then the feed-forward part."""
     x = _mixed(x, block.conv1)
     x = _add_window_attention(block.window_attn, x, block.norm1(x))
@@ -162,7 +159,14 @@ def _channel(block: Any, x: Tensor) -> Tensor:
 
 
 def _add_channel_attention(attention: Any, x: Tensor, y: Tensor) -> Tensor:
-    """Add to x what attention between channels makes of y (both B, height, width, C).
+    """Add to x what attention between channels makes of y (both B, height, width, C)."""
+    value, mix = channel_mix(attention, y)
+    x.view(value.shape).baddbmm_(value, mix)
+    return x.add_(attention.proj.bias)
+
+
+def channel_mix(attention: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two factors, (B, P, C) and (B, C, C), of attention between y's channels.
 
     A = softmax(Qᵀ K / √P) mixes the channels of each group, out = W A V + b. Instead of mixing P
     positions, W A, of a picture's own, is applied to V: one product, and none of Q, K and V is
@@ -181,8 +185,7 @@ def _add_channel_attention(attention: Any, x: Tensor, y: Tensor) -> Tensor:
     weight = attention.proj.weight.view(channels, groups, size)
     # (B, C, C): from the values' channels g, j to the output's channel c
     mix = torch.einsum("bgij,cgi->bgjc", mix, weight).reshape(batch, channels, channels)
-    x.view(batch, positions, channels).baddbmm_(value, mix)
-    return x.add_(attention.proj.bias)
+    return value, mix
 
 
 def _float_product(left: Tensor, right: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ from torch import Tensor
 ALIGNMENT = 8
 """Matrix products read 16 bytes at once: float16 rows have a multiple of these numbers."""
 
+PREFIX = 64
+"""Positions; there is a step for each multiple, so that early tokens read a part of the cache."""
+
 HARMLESS = {
     "transformers_version", "_from_model_config", "_commit_hash", "use_cache", "bos_token_id",
     "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id",
@@ -151,6 +154,11 @@ class TokenStep:
         self._ends = torch.tensor(greedy.ends, dtype=torch.long, device=device)
         forced = torch.tensor(greedy.forced(), device=device)  # (N,)
         self._forced = forced if (forced >= 0).any() else None
+
+    @property
+    def prefixes(self) -> list[int]:
+        """How much of the cache a step may see, in ascending order."""
+        return [*range(PREFIX, self.length, PREFIX), self.length]
 
     def state(self, batch: int, source: int) -> State:
         """Return the buffers for a batch whose pictures and prompts have so many tokens."""

@@ -7,10 +7,10 @@ CUDA graph, on the same card.
 import warnings
 from collections.abc import Callable
 
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from elf.capture import Recorder
 from elf.taggers.microbatch import is_out_of_memory
 
 Run = Callable[[Tensor], Tensor]
@@ -33,7 +33,8 @@ class CudaGraphs:
     def __init__(self, run: Run, limit: float) -> None:
         self._run = run
         self._limit = limit
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+        self._graphs: dict[int, tuple[Callable[[], None], Tensor, Tensor]] = {}
+        self._record: Recorder | None = None
         self._usable = True
 
     def __call__(
@@ -54,40 +55,33 @@ class CudaGraphs:
                 self.clear()
                 self._usable = False
                 return self._run(pixels)
-        graph, inputs, outputs = self._graphs[count]
+        replay, inputs, outputs = self._graphs[count]
         inputs.copy_(pixels, non_blocking=True)
-        graph.replay()
+        replay()
         return outputs
 
     def clear(self) -> None:
         """Free the graphs' memory; they are captured again when they are needed."""
         self._graphs.clear()
+        if self._record is not None:
+            self._record.forget()
 
     def _capture(self, pixels: Tensor) -> str:
         """Capture a run at a batch's size; return why that did not work, or nothing."""
-        inputs, device = pixels.clone(), pixels.device
-        pool = next((graph.pool() for graph, *_ in self._graphs.values()), None)
-        graph = torch.cuda.CUDAGraph()
-        stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):  # kernels are chosen, and workspaces made, before
-            for _ in range(2):
-                expected = self._run(inputs)
-        torch.cuda.current_stream(device).wait_stream(stream)
+        inputs = pixels.clone()
+        outputs: list[Tensor] = []
+        if self._record is None:
+            self._record = Recorder(pixels.device)
         try:
-            # other threads, which decode, may go on using CUDA
-            with (
-                torch.cuda.device(device),
-                torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
-            ):
-                outputs = self._run(inputs)
+            replay = self._record(lambda: outputs.append(self._run(inputs)))
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             return f"could not be captured ({str(error).splitlines()[0][:120]})"
-        graph.replay()
-        difference = float(((outputs - expected).abs() / (1 + expected.abs())).max())
+        replay()
+        captured, expected = outputs[-1], self._run(inputs)
+        difference = float(((captured - expected).abs() / (1 + expected.abs())).max())
         if not difference <= self._limit:  # NaN too
             return f"gives other outputs than the network (by {difference:.3g})"
-        self._graphs[len(pixels)] = (graph, inputs, outputs)
+        self._graphs[len(pixels)] = (replay, inputs, captured)
         return ""

@@ -1,5 +1,6 @@
 """Fast captions on a CUDA device, against `generate()`; run with `pytest -m gpu`."""
 
+import importlib.util
 import runpy
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from elf.taggers import FlorenceCaptioner, FlorenceConfig
 from elf.taggers.decoding import FastDecoder, is_tie
 from elf.taggers.florence import florence_preprocess
 from elf.taggers.florence_encoder import Encoder
+from elf.taggers.florence_kernel_step import KernelStep
 from elf.taggers.florence_step import TokenStep
 
 pytestmark = [
@@ -143,7 +145,7 @@ def test_without_enough_memory_for_a_batch_it_is_halved(
         if batch > 8:
             torch.empty(1 << 46, dtype=torch.uint8, device="cuda")
 
-    state, step = TokenStep.state, TokenStep.__call__
+    state, step = TokenStep.state, KernelStep.__call__
     if moment == "before":
         monkeypatch.setattr(
             TokenStep, "state", lambda self, *args: (exhaust(args[0]), state(self, *args))[1]
@@ -155,7 +157,7 @@ def test_without_enough_memory_for_a_batch_it_is_halved(
                 exhaust(len(texts.tokens))
             step(self, texts, prefix)
 
-        monkeypatch.setattr(TokenStep, "__call__", call)
+        monkeypatch.setattr(KernelStep, "__call__", call)
     fast = captioner("fast")
     expected = captioner("plain").caption(drawn[:32])
     with pytest.warns(UserWarning) as caught:
@@ -170,7 +172,7 @@ def test_without_enough_memory_for_a_batch_it_is_halved(
 def test_a_capture_that_fails_leaves_it_to_generate(
     drawn: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = TokenStep.__call__
+    step = KernelStep.__call__
 
     def call(self: TokenStep, texts: Any, prefix: int) -> None:
         texts.position.item()  # waits for the device, which no capture may
@@ -180,7 +182,7 @@ def test_a_capture_that_fails_leaves_it_to_generate(
     expected = plain.caption(drawn[:8])
     before = torch.cuda.current_stream()
     with monkeypatch.context() as patch:
-        patch.setattr(TokenStep, "__call__", call)
+        patch.setattr(KernelStep, "__call__", call)
         with pytest.warns(UserWarning, match=r"decoded by generate\(\), several times slower"):
             assert fast.caption(drawn[:8]) == expected
     assert torch.cuda.current_stream() == before
@@ -188,10 +190,16 @@ def test_a_capture_that_fails_leaves_it_to_generate(
     assert torch.rand(2, device="cuda").isfinite().all()  # nothing is left half captured
 
 
-@pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_a_compiled_encoder_gives_the_same(drawn: np.ndarray) -> None:
+def test_the_kernels_are_in_use_and_captions_without_them_are_the_same(
+    drawn: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("triton")
-    fast = captioner("fast", compile=True)
-    assert fast.caption(drawn[:8]) == captioner("plain").caption(drawn[:8])
+    fast = captioner("fast")
+    with_kernels = fast.caption(drawn[:8])
     assert fast._fast is not None
-    assert fast._fast._encoder.compiled
+    assert isinstance(fast._fast._step, KernelStep)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    plain = captioner("fast")
+    assert plain._fast is not None
+    assert type(plain._fast._step) is TokenStep
+    assert plain.caption(drawn[:8]) == with_kernels

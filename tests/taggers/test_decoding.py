@@ -245,35 +245,6 @@ def test_models_of_another_kind(small):
         FastDecoder(other, prompt, 8)
 
 
-def test_an_encoder_that_cannot_be_compiled_runs_as_it_is(small, monkeypatch):
-    def compile_nothing(function, **_):
-        def run(*_):
-            raise RuntimeError("no working\ncompiler")
-
-        return run
-
-    model, prompt, pixels = small
-    monkeypatch.setattr(torch, "compile", compile_nothing)
-    decoder = FastDecoder(model, prompt, 8, compiled=True)
-    with pytest.warns(UserWarning, match="could not be compiled, .* as it is: no working compiler"):
-        tokens = decoder(pixels[:2])
-    assert torch.equal(tokens, plain(small, 2, 8))
-    decoder(pixels[:1])  # and says it once
-
-
-def test_a_compiled_encoder_that_runs_out_of_memory_is_no_reason_to_give_it_up(small, monkeypatch):
-    def run_out(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    model, prompt, pixels = small
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: run_out)
-    decoder = FastDecoder(model, prompt, 8, compiled=True)
-    with pytest.raises(torch.OutOfMemoryError):
-        decoder(pixels[:2])
-    assert decoder._encoder.compiled
-    assert not decoder._batches
-
-
 def test_the_benchmark_runs(tmp_path, monkeypatch, capsys):
     path = tmp_path / "rows.json"
     arguments = ["--small", "--batches", "2", "--tokens", "8", "--repeats", "1"]

@@ -1,0 +1,144 @@
+"""Triton's kernels on a CPU, by its interpreter, beside the PyTorch that they stand for."""
+
+import runpy
+
+import pytest
+import torch
+
+from elf.taggers.decoding import FastDecoder
+from elf.taggers.florence_encoder import Encoder
+from elf.taggers.florence_step import Greedy, TokenStep
+
+pytest.importorskip("triton")
+if torch.cuda.is_available():
+    pytest.skip("the interpreter is for machines without a GPU", allow_module_level=True)
+
+from elf.taggers import token_kernels
+from elf.taggers.florence_kernel_step import KernelStep
+from elf.taggers.token_kernels import choose, read_picture, vector_product
+
+BENCHMARK = runpy.run_path("benchmarks/captions.py")
+SIZES = {
+    "padded": BENCHMARK["SMALL"],  # its windows do not fill its pictures
+    "filled": BENCHMARK["SMALL"]
+    | {"side": 72, "embed_dim": (16, 24), "depths": (1, 1), "num_heads": (2, 2), "window_size": 9},
+}
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-2}
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def size(request):
+    return SIZES[request.param]
+
+
+def near(ours, theirs):
+    limit = TOLERANCE[theirs.dtype]
+    torch.testing.assert_close(ours, theirs, rtol=limit, atol=limit)
+
+
+def norm(width):
+    layer = torch.nn.LayerNorm(width)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    return layer.requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@torch.inference_mode()
+def test_the_vision_tower(size, dtype):
+    model = BENCHMARK["random_model"](size, seed=1).to(dtype)
+    for parameter in model.model.vision_tower.parameters():  # biases too, which start as zeros
+        parameter += 0.1 * torch.randn_like(parameter)
+    prompt, pixels = BENCHMARK["make_prompt"](size), BENCHMARK["make_pixels"](size, 2).to(dtype)
+    ours, theirs = (Encoder(model, prompt, kernels)._tower(pixels) for kernels in (True, False))
+    near(ours, theirs)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@torch.inference_mode()
+def test_tokens_and_what_they_leave_behind(dtype, count):
+    size, length = SIZES["padded"], 6
+    model = BENCHMARK["random_model"](size, seed=1).to(dtype)
+    ends = BENCHMARK["generate"](
+        model, BENCHMARK["make_prompt"](size), BENCHMARK["make_pixels"](size, 3).to(dtype), length
+    )[0, 3:5].tolist()
+    greedy = Greedy(start=2, ends=tuple(ends), pad=1, first=7, last=9, length=length)
+    encoded = torch.randn(count, 15, size["width"], dtype=dtype)
+    states = []
+    for step in (TokenStep(model, greedy), KernelStep(model, greedy)):
+        state = step.state(count, 15)
+        step.look(state, encoded)
+        state.restart(count, greedy)
+        state.finished[-1] = count > 1  # a row that was only padding
+        for _ in range(length):
+            step(state, step.prefixes[-1])
+        states.append(state)
+    theirs, ours = states
+    assert torch.equal(ours.output, theirs.output)
+    assert len(theirs.output.unique()) > 3
+    assert torch.equal(ours.finished, theirs.finished)
+    assert ours.position.item() == length
+    near(ours.cache[:, :, :, :, :length], theirs.cache[:, :, :, :, :length])
+
+
+def test_the_first_of_equal_logits_is_taken():
+    logits = torch.tensor([[0.0, 2.0, 2.0, 1.0, 9.0], [3.0, 3.0, 3.0, 3.0, 9.0]])
+    tokens, output = torch.zeros(2, dtype=torch.long), torch.zeros(2, 1, dtype=torch.long)
+    choose(
+        logits[:, :4], tokens, torch.zeros(1, dtype=torch.long), torch.zeros(2, dtype=torch.bool),
+        output, None, torch.zeros(0, dtype=torch.long), 1,
+    )  # fmt: skip
+    assert tokens.tolist() == [1, 0] == output[:, 0].tolist()
+
+
+@pytest.mark.parametrize("depth", [40, 1500, 9000])
+@torch.inference_mode()
+def test_a_product_with_one_row(depth):
+    x, matrix, bias = torch.randn(1, depth), torch.randn(21, depth), torch.randn(21)
+    residual = torch.randn(1, 21)
+    ours, same = vector_product(x, matrix, bias, residual, gelu=True)
+    layer = torch.nn.functional.linear(x, matrix, bias)
+    near(ours, torch.nn.functional.gelu(layer) + residual)
+    assert torch.equal(same, x)
+    normed = norm(depth)
+    ours, row = vector_product(x, matrix, norm=normed)
+    near(row, normed(x))
+    near(ours, normed(x) @ matrix.T)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@torch.inference_mode()
+def test_reading_a_picture_of_any_length(seed, monkeypatch):
+    """In one part or some, with a padding that must not be read."""
+    draw = torch.Generator().manual_seed(seed)
+    source, heads, width = (int(torch.randint(1, most, (), generator=draw)) for most in (700, 4, 9))
+    batch = 2
+    if seed == 2:  # as many programs as there are rows
+        monkeypatch.setattr(token_kernels, "PROGRAMS", batch * heads)
+    padded = source + 3
+    cross = torch.randn(2, batch, heads, padded, width, generator=draw)
+    cross[:, :, :, source:] = torch.nan
+    queries = torch.randn(batch, heads * width, generator=draw)
+    ours = read_picture(queries, cross, source, 0.3)
+    theirs = torch.nn.functional.scaled_dot_product_attention(
+        queries.view(batch, heads, 1, width), *cross[:, :, :, :source].unbind(0), scale=0.3
+    )
+    near(ours, theirs.view_as(queries))
+
+
+def test_without_a_compiler_for_the_kernels(monkeypatch):
+    model = BENCHMARK["random_model"](SIZES["padded"], seed=1)
+    prompt = BENCHMARK["make_prompt"](SIZES["padded"])
+    pixels = BENCHMARK["make_pixels"](SIZES["padded"], 2)
+    decoder = FastDecoder(model, prompt, 8)
+
+    def fail(*_):
+        raise RuntimeError("Failed to find\nC compiler")
+
+    decoder._kernels, decoder._proven = True, False
+    monkeypatch.setattr(decoder._encoder, "_tower", fail)
+    with pytest.warns(UserWarning, match="without Triton kernels, slower: Failed to find C comp"):
+        tokens = decoder(pixels)
+    assert torch.equal(tokens, BENCHMARK["generate"](model, prompt, pixels, 8))
+    decoder(pixels[:1])  # and says it once
