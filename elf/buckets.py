@@ -7,11 +7,16 @@ empty bucket are refused.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from elf.errors import ElfError
 
 Size = tuple[int, int]  # (width, height) in px
+
+
+class NoBucket(ValueError):
+    """A picture that no bucket can hold, with the reason in one line."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,19 @@ class Placement:
     resized: Size
     crop: tuple[int, int]
     loss: float
+
+    def box(self, size: Size) -> tuple[float, float, float, float]:
+        """Return what the crop leaves of the picture: left, top, right, bottom in its own px.
+
+        So it is resized and cropped in one step, and 1 × 4000 px never become 256 × 1,024,000.
+        """
+        scale = [new / old for new, old in zip(self.resized, size, strict=True)]
+        left, top = (edge / factor for edge, factor in zip(self.crop, scale, strict=True))
+        right, bottom = (
+            min(old, start + side / factor)
+            for old, start, side, factor in zip(size, (left, top), self.bucket, scale, strict=True)
+        )
+        return left, top, right, bottom
 
 
 def make_buckets(
@@ -92,6 +110,68 @@ def place(size: Size, buckets: list[Size]) -> Placement:
         max(bucket[0], math.floor(size[0] * scale + 0.5)),
         max(bucket[1], math.floor(size[1] * scale + 0.5)),
     )
+    return _crop(resized, bucket)
+
+
+def place_without_upscaling(size: Size, resolution: int, step: int) -> Placement:
+    """Return how a picture is brought to a bucket of its own making, never enlarged.
+
+    As kohya's scripts do with ``bucket_no_upscale``: a picture of ``resolution``² pixels or fewer
+    keeps its size, a larger one is shrunk to that area so that one of its sides is a multiple of
+    the step, whichever side changes the aspect ratio less; then both sides are cropped to such
+    multiples. There is no shortest and no longest side.
+
+    Args:
+        size: Width and height in px.
+        resolution: Side of the square that gives the largest area, in px.
+        step: Sides are multiples of it, in px.
+
+    Raises:
+        NoBucket: If a side would be shorter than a step (kohya's scripts end there, or train on
+            pictures without extent).
+    """
+    ratio = size[0] / size[1]
+    resized, shrunk = size, ""
+    if size[0] * size[1] > resolution**2:
+        width = math.sqrt(resolution**2 * ratio)
+        height = resolution**2 / width
+        shrunk = f", at the wanted area {width:.0f}×{height:.0f}"
+        by_width = _whole(width, step)
+        by_height = _whole(height, step)
+        other = _whole(by_width / ratio, step), _whole(by_height * ratio, step)
+        of_width = abs(by_width / other[0] - ratio) if other[0] else math.inf
+        of_height = abs(other[1] / by_height - ratio) if by_height else math.inf
+        if of_width < of_height:
+            resized = (by_width, int(by_width / ratio + 0.5))
+        else:
+            resized = (int(by_height * ratio + 0.5), by_height)
+    bucket = (resized[0] // step * step, resized[1] // step * step)
+    if not min(bucket):
+        raise NoBucket(
+            f"{size[0]}×{size[1]} px{shrunk}: a side is shorter than data.bucket_step {step}, "
+            "and data.no_upscale enlarges nothing"
+        )
+    return _crop(resized, bucket)
+
+
+def _whole(side: float, step: int) -> int:
+    """Return a side rounded to a pixel, then down to the step."""
+    return int(side + 0.5) // step * step
+
+
+def _crop(resized: Size, bucket: Size) -> Placement:
     crop = ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2)
     loss = 1 - math.prod(bucket) / math.prod(resized)
     return Placement(bucket, resized, crop, loss)
+
+
+def lost_areas(sizes: Iterable[Size], buckets: list[Size], full: list[Size]) -> list[float]:
+    """Return the share of area, 0-1, that is lost to each picture that loses a tenth or more.
+
+    Args:
+        sizes: The pictures' (width, height) in px.
+        buckets: Those that are used.
+        full: Those that could be, without a limit of one's own.
+    """
+    shares = (math.prod(assign(s, buckets)) / math.prod(assign(s, full)) for s in sizes)
+    return [1 - share for share in shares if share <= 0.9]

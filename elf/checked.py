@@ -40,6 +40,20 @@ def read_checked(path: Path, remedy: str) -> dict[str, Any]:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ElfError(f"{path} is missing: {remedy}") from None
+    return parse_checked(data, str(path), remedy)
+
+
+def parse_checked(data: bytes, name: str, remedy: str) -> dict[str, Any]:
+    """Return the object that ``write_checked`` wrote as these bytes.
+
+    Args:
+        data: The bytes.
+        name: Of the file, for the message.
+        remedy: The way out, for the message.
+
+    Raises:
+        ElfError: If they are damaged, or of another version of the format.
+    """
     with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
         value = json.loads(data)
         checksum = value.pop("checksum")
@@ -48,5 +62,5 @@ def read_checked(path: Path, remedy: str) -> dict[str, Any]:
         if same and hashlib.sha256(body).hexdigest() == checksum:
             if value.get("version") == VERSION:
                 return dict(value)
-            raise ElfError(f"{path} was written by another version of elf: {remedy}")
-    raise ElfError(f"{path} is damaged (its checksum does not match): {remedy}")
+            raise ElfError(f"{name} was written by another version of elf: {remedy}")
+    raise ElfError(f"{name} is damaged (its checksum does not match): {remedy}")

@@ -1,20 +1,23 @@
 """What the frozen models make of pictures and captions, as samples of cache shards."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from elf.buckets import Placement, Size
 from elf.caches import pack
-from elf.images import decode
-from elf.shards import Reader, Sample, read_index
+from elf.errors import ElfError
+from elf.images import BadImage
+from elf.jpeg import Pixels, decode_pixels
+from elf.shards import Sample, read_index
 from elf.shardset import Item
-from elf.sources import Source
+from elf.sources import Location, Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,65 +44,113 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on its way into a shard: what it is, its size in px, and where it is placed."""
+    """A picture on its way into a shard.
+
+    Attributes:
+        source: What it is.
+        size: Its width and height in px.
+        placed: How it is brought to its bucket.
+        mask: The stamp of its mask, if it has one.
+    """
 
     source: Source
     size: Size
     placed: Placement
+    mask: str | None = None
+
+
+class StoredPictures:
+    """The pictures of shards, by id, so that shards and latents cannot disagree.
+
+    Args:
+        tars: The shards that hold the pictures.
+    """
+
+    def __init__(self, tars: Sequence[Path]) -> None:
+        # read in threads, and there may be more shards than a process may hold open
+        self._where = {
+            entry.key: Location(tar, *where)
+            for tar in tars
+            for entry in read_index(tar).entries
+            for suffix, where in entry.members.items()
+            if suffix not in ("txt", "json")
+        }
+
+    def __call__(self, key: str) -> Pixels:
+        """Return the pixels (H, W, 3) of a picture.
+
+        Raises:
+            ElfError: If its shard has changed since it was written.
+        """
+        try:
+            return decode_pixels(self._where[key].read())[0]
+        except BadImage as error:
+            tar = self._where[key].file
+            raise ElfError(f"{tar} has changed ({error}): run `elf prepare` again") from None
 
 
 def encode_pictures(
     encoder: Encoder,
     batch_size: int,
-    folder: Path,
-    tars: Sequence[Path],
+    pictures: StoredPictures,
+    threads: ThreadPoolExecutor,
     items: Sequence[Item[Picture]],
+    flipped: bool = False,
 ) -> Iterator[Sample]:
     """Yield latents as (2, C, h, w): posterior mean and standard deviation.
-
-    The pixels are those in the shards, so that shards and latents cannot disagree.
 
     Args:
         encoder: The frozen models.
         batch_size: Pictures at once; a batch is of one bucket.
-        folder: Where the shards are.
-        tars: The shards that hold the pictures.
+        pictures: Of the shards.
+        threads: Decode the next batches while one is encoded.
         items: What to encode.
+        flipped: Whether to mirror the pixels. (A mirrored latent is no latent of the mirrored
+            picture: a VAE does not treat left and right alike.)
 
     Raises:
         ElfError: If a latent is not finite, with the picture's path.
     """
     import torch
 
-    reader = Reader(folder)
-    where = {entry.key: (tar.name, entry) for tar in tars for entry in read_index(tar).entries}
-
-    def pixels(item: Item[Picture]) -> npt.NDArray[np.uint8]:
-        tar, entry = where[item.key]
-        (member,) = set(entry.members) - {"txt", "json"}
-        return np.asarray(decode(reader(tar, *entry.members[member])))
-
     by_bucket: dict[Size, list[Item[Picture]]] = {}
     for item in items:
         by_bucket.setdefault(item.payload.placed.bucket, []).append(item)
+    batches = [
+        members[start : start + batch_size]
+        for members in by_bucket.values()
+        for start in range(0, len(members), batch_size)
+    ]
     samples = {}
-    with tqdm(desc="latents", total=len(items), unit="picture", disable=None) as bar:
-        for members in by_bucket.values():
-            for start in range(0, len(members), batch_size):
-                batch = members[start : start + batch_size]
-                images = torch.from_numpy(np.stack([pixels(item) for item in batch]))
-                scaled = images.permute(0, 3, 1, 2).float() / 127.5 - 1  # (B, 3, H, W)
-                with torch.inference_mode():
-                    mean, std = encoder.encode_pictures(scaled)
-                    both = torch.stack([mean, std], 1).float().cpu().numpy()  # (B, 2, C, h, w)
-                for item, latent in zip(batch, both, strict=True):
-                    name = f"picture {item.payload.source.path} ({item.key})"
-                    meta = {"stamp": item.stamp, "shape": latent.shape}
-                    data = pack(latent, name)
-                    samples[item.key] = Sample(item.key, {"latent.npy": data}, meta)
-                bar.update(len(batch))
-    reader.close()
+    name = "flipped" if flipped else "latents"
+    with tqdm(desc=name, total=len(items), unit="picture", disable=None) as bar:
+        for batch, decoded in _ahead(batches, pictures, threads):
+            pixels = np.stack(decoded)  # (B, H, W, 3)
+            images = torch.from_numpy(pixels[:, :, ::-1].copy() if flipped else pixels)
+            # in place: memory that is asked for anew costs more than the arithmetic
+            scaled = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)  # (B, 3, H, W)
+            with torch.inference_mode():
+                mean, std = encoder.encode_pictures(scaled)
+                both = torch.stack([mean, std], 1).float().cpu().numpy()  # (B, 2, C, h, w)
+            for item, latent in zip(batch, both, strict=True):
+                data = pack(latent, f"picture {item.payload.source.path} ({item.key})")
+                meta = {"stamp": item.stamp, "shape": latent.shape}
+                samples[item.key] = Sample(item.key, {"latent.npy": data}, meta)
+            bar.update(len(batch))
     yield from (samples[item.key] for item in items)
+
+
+def _ahead(
+    batches: Sequence[list[Item[Picture]]], pictures: StoredPictures, threads: ThreadPoolExecutor
+) -> Iterator[tuple[list[Item[Picture]], list[Pixels]]]:
+    """Yield batches with their pixels; the next two are being decoded meanwhile."""
+    waiting: deque[tuple[list[Item[Picture]], Iterator[Pixels]]] = deque()
+    for batch in batches:
+        waiting.append((batch, threads.map(pictures, [item.key for item in batch])))
+        if len(waiting) > 2:
+            first, decoded = waiting.popleft()
+            yield first, list(decoded)
+    yield from ((batch, list(decoded)) for batch, decoded in waiting)
 
 
 def encode_captions(

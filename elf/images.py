@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
+MASK = ".mask.png"  # end of the name of a mask beside a picture
 MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: larger pictures are refused by name
 MAX_WEBP_PIXELS = 60_000_000  # its decoder takes 16 bytes a pixel, four times what others do
 STRIP = 4_000_000  # pixels that are laid over a background at once
@@ -40,8 +41,27 @@ def picture_id(data: bytes) -> str:
 def picture_names(root: str | Path) -> list[str]:
     """Return the paths of all pictures under a folder, relative to it, with slashes, sorted.
 
-    What is hidden (a name that begins with a dot) is left out; links to folders are not followed.
+    What is hidden (a name that begins with a dot) is left out, and so are the masks of pictures;
+    links to folders are not followed.
     """
+    return split_masks(image_names(root))[0]
+
+
+def split_masks(names: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the names of pictures without those of masks, and the mask of each picture with one.
+
+    ``a.mask.png`` is a mask where there is a picture ``a`` of any format, and else a picture.
+    """
+    found = {name[: -len(MASK)]: name for name in names if name.lower().endswith(MASK)}
+    if not found:
+        return names, {}
+    masks = {name: found[stem] for name in names if (stem := os.path.splitext(name)[0]) in found}
+    taken = set(masks.values())
+    return [name for name in names if name not in taken], masks
+
+
+def image_names(root: str | Path) -> list[str]:
+    """Return what :func:`picture_names` does, masks included."""
     found: list[str] = []
     folders = [""]
     while folders:

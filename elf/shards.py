@@ -159,7 +159,8 @@ def scan(path: Path, name: str | None = None, recipe: str = "") -> Index:
         recipe: What to record as the hash of its origin.
 
     Raises:
-        ElfError: If the tar is cut, damaged, or holds links, sparse or doubled members.
+        ElfError: If the tar is cut, damaged, or holds links, sparse or doubled members, or names
+            that lead out of a folder.
     """
     size = path.stat().st_size
     end = 0
@@ -173,6 +174,8 @@ def scan(path: Path, name: str | None = None, recipe: str = "") -> Index:
                         continue
                     if not member.isreg() or member.issparse():
                         raise ElfError(f"{path}: {member.name!r} is a link or no plain file")
+                    if member.name.startswith("/") or ".." in member.name.split("/"):
+                        raise ElfError(f"{path}: {member.name!r} leads out of its folder")
                     end = member.offset_data + -(-member.size // BLOCK) * BLOCK
                     _group(path, found, member)
         except (tarfile.TarError, ValueError, OSError, EOFError, OverflowError, MemoryError) as e:

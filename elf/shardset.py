@@ -6,6 +6,7 @@ change are copied, and only the others are made.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from elf.epoch import id_words
 from elf.errors import ElfError
 from elf.shards import Entry, Index, Reader, Sample, index_path, verify, write_shard
 
-_OURS = re.compile(r"(train|heldout|latents|captions)-\d{5}-of-\d{5}\.(tar|index\.json)")
+KINDS = ("train", "heldout", "latents", "flipped", "masks", "captions")
+_OURS = re.compile(rf"({'|'.join(KINDS)})-\d{{5}}-of-\d{{5}}\.(tar|index\.json)")
 
 Payload = TypeVar("Payload")
 
@@ -39,12 +41,14 @@ class ShardFolder:
     Attributes:
         path: The folder.
         shard_size: Samples a shard at most.
+        made: How many samples of each kind were made.
         kept: The shards that are right or were written.
         old: Indexes of the whole shards that were there, by file name.
     """
 
     path: Path
     shard_size: int
+    made: Counter[str] = field(default_factory=Counter)
     kept: list[Path] = field(default_factory=list)
     old: dict[str, Index] = field(default_factory=dict)
 
@@ -62,20 +66,25 @@ class ShardFolder:
             if name.startswith(tuple(f"{kind}-" for kind in kinds)):
                 yield from ((name, entry) for entry in index.entries)
 
+    def stamps(self, kind: str) -> frozenset[tuple[str, str]]:
+        """Return the (key, stamp) of all valid entries of a kind."""
+        return frozenset(
+            (entry.key, str(entry.meta.get("stamp"))) for _, entry in self.entries(kind)
+        )
+
     def update(
         self,
         kind: str,
         items: Sequence[Item[Payload]],
         make: Callable[[list[Item[Payload]]], Iterable[Sample]],
-    ) -> int:
-        """Bring the shards of one kind up to date and return how many items were made.
+    ) -> None:
+        """Bring the shards of one kind up to date.
 
         Args:
             kind: First part of the file names.
             items: All that the shards shall hold.
             make: Makes samples of the items that are new, in their order.
         """
-        made = 0
         have = {(entry.key, entry.meta.get("stamp")): (name, entry)
                 for name, entry in self.entries(kind)}  # fmt: skip
         reader = Reader(self.path)
@@ -94,8 +103,7 @@ class ShardFolder:
             )
             write_shard(self.path / name, samples, recipe)
             reader.close()
-            made += len(new)
-        return made
+            self.made[kind] += len(new)
 
     def _parts(
         self, kind: str, items: Sequence[Item[Payload]]
@@ -113,8 +121,10 @@ class ShardFolder:
         ordered = sorted(items, key=lambda item: item.key)
         low = id_words([item.key for item in ordered]) & np.uint64(0xFFFFFFFF)
         numbers = (low * np.uint64(count)) >> np.uint64(32)
-        for number in range(count):
-            part = [item for item, its in zip(ordered, numbers, strict=True) if its == number]
+        parts: list[list[Item[Payload]]] = [[] for _ in range(count)]
+        for item, number in zip(ordered, numbers.tolist(), strict=True):
+            parts[number].append(item)
+        for number, part in enumerate(parts):
             yield f"{kind}-{number:05d}-of-{count:05d}.tar", part
 
     def sweep(self) -> None:

@@ -240,12 +240,18 @@ def prepare(arguments: list[str]) -> None:
     import torch
 
     from elf.prepare import prepare as prepare_shards
+    from elf.remote import is_remote
 
     silence_harmless_warnings()
     cli = ElfCLI(arguments, run=False)
     model, data = cli.model, cli.datamodule
     if not (hasattr(model, "encoder") and isinstance(data, elf.datamodules.ShardDataModule)):
         raise ElfError("prepare needs a training config: a DiffusionModule and a ShardDataModule")
+    if is_remote(data.shards):
+        raise ElfError(
+            f"data.shards {data.shards} is a URL, which is only read: prepare into a folder and "
+            "copy it there"
+        )
     use_gpu = torch.cuda.is_available() and cli.config.trainer.accelerator != "cpu"
     encoder = model.encoder(torch.device("cuda" if use_gpu else "cpu"))
     prepare_shards(
@@ -256,6 +262,7 @@ def prepare(arguments: list[str]) -> None:
         data.shards,
         batch_size=ENCODED_AT_ONCE,
         workers=max(data.workers, 1),
+        trained_batch=data.batch_size,
     )
 
 

@@ -1,10 +1,132 @@
 import math
 import random
 
+import numpy as np
 import pytest
 
-from elf.buckets import assign, make_buckets, place
+from elf.buckets import (
+    NoBucket,
+    assign,
+    lost_areas,
+    make_buckets,
+    place,
+    place_without_upscaling,
+)
 from elf.errors import ElfError
+
+# --- kohya's procedure, written down once more -------------------------------------------------
+
+
+def kohyas_buckets(resolution, step, shortest, longest):
+    sizes = {(resolution // step * step,) * 2}
+    for width in np.arange(shortest, longest + 1, step).tolist():
+        height = min(longest, int(resolution * resolution / width / step) * step)
+        if height >= shortest:
+            sizes.update([(width, height), (height, width)])
+    return sorted(sizes)
+
+
+def kohyas_choice(size, buckets):
+    """The bucket, and the size that the picture is resized to before the crop."""
+    ratio = size[0] / size[1]
+    ratios = np.array([width / height for width, height in buckets])
+    bucket = size if size in buckets else buckets[int(np.abs(ratios - ratio).argmin())]
+    wider = ratio > bucket[0] / bucket[1]
+    scale = bucket[1] / size[1] if wider else bucket[0] / size[0]
+    return bucket, tuple(int(side * scale + 0.5) for side in size)
+
+
+def kohyas_choice_without_upscaling(size, resolution, step):
+    """The same with bucket_no_upscale; a ZeroDivisionError and empty sides as it has them."""
+
+    def steps(side):
+        side = int(side + 0.5)
+        return side - side % step
+
+    (width, height), area = size, resolution * resolution
+    ratio = width / height
+    if width * height > area:
+        ideal = math.sqrt(area * ratio)
+        first = steps(ideal)
+        second = steps(area / ideal)
+        kept_width = first / steps(first / ratio)
+        kept_height = steps(second * ratio) / second
+        if abs(kept_width - ratio) < abs(kept_height - ratio):
+            width, height = first, int(first / ratio + 0.5)
+        else:
+            width, height = int(second * ratio + 0.5), second
+    return (width - width % step, height - height % step), (width, height)
+
+
+def random_sizes(count, seed=0):
+    """Sizes of 1 to 6,000 px a side, small and long ones too."""
+    draw = random.Random(seed)
+    return [tuple(round(2 ** draw.uniform(0, 12.55)) for _ in range(2)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("resolution", [512, 768, 1024])
+def test_pictures_land_where_kohyas_scripts_put_them(resolution):
+    shortest, longest = resolution // 2, 2 * resolution
+    expected = kohyas_buckets(resolution, 64, shortest, longest)
+    buckets = make_buckets(resolution)
+    assert buckets == expected
+    for size in random_sizes(2000, resolution) + expected:
+        placed, (bucket, resized) = place(size, buckets), kohyas_choice(size, expected)
+        assert placed.bucket == bucket
+        # its rounding may leave a picture a pixel short of its bucket, which it then stretches
+        assert placed.resized == tuple(map(max, zip(resized, bucket, strict=True)))
+
+
+@pytest.mark.parametrize(("resolution", "step"), [(512, 64), (1024, 64), (1024, 32), (96, 8)])
+def test_without_upscaling_they_land_there_too_or_are_refused_where_it_dies(resolution, step):
+    refused = 0
+    for size in random_sizes(2000, step):
+        try:
+            bucket, resized = kohyas_choice_without_upscaling(size, resolution, step)
+        except ZeroDivisionError:
+            bucket = (0, 0)
+        try:
+            placed = place_without_upscaling(size, resolution, step)
+        except NoBucket:
+            assert not all(bucket)
+            refused += 1
+            continue
+        assert math.prod(placed.bucket) > 0 and not [s for s in placed.bucket if s % step]
+        assert all(a >= b >= c for a, b, c in zip(size, placed.resized, placed.bucket, strict=True))
+        if all(bucket):
+            assert (placed.bucket, placed.resized) == (bucket, resized)
+    assert 100 < refused < 1900
+
+
+def test_without_upscaling_small_pictures_keep_their_size():
+    placed = place_without_upscaling((500, 300), 512, 64)
+    assert placed.resized == (500, 300) and placed.bucket == (448, 256)
+    assert placed.crop == (26, 22)
+    assert math.isclose(placed.loss, 1 - 448 * 256 / (500 * 300))
+    # neither the shortest nor the longest side counts: at 512 they are 256 and 1024
+    assert place_without_upscaling((2048, 100), 512, 64).bucket == (2048, 64)
+
+
+def test_without_upscaling_what_is_smaller_than_a_step_is_refused_with_its_size():
+    with pytest.raises(
+        NoBucket, match=r"^63×500 px: a side is shorter than data\.bucket_step 64, "
+    ):
+        place_without_upscaling((63, 500), 512, 64)
+    with pytest.raises(
+        NoBucket, match=r"^60000×70 px, at the wanted area 14990×17: a side is shorter than data"
+    ):
+        place_without_upscaling((60_000, 70), 512, 64)
+
+
+def test_the_area_that_a_longest_side_costs_is_told():
+    full, trap = make_buckets(1024), make_buckets(1024, max_side=1024)
+    portraits = [(1080, 1920), (1000, 1500), (1024, 1024), (1000, 1040)]
+    # of 9:16 and 2:3, which train at 576×1024 and 704×1024
+    assert lost_areas(portraits, trap, full) == pytest.approx([0.4286, 0.2874], abs=1e-3)
+    assert lost_areas(portraits, full, full) == []
+
+
+# --- Elf's own --------------------------------------------------------------------------------
 
 
 def test_buckets_at_512_are_the_known_ones():

@@ -1,20 +1,17 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from elf import caches
 from elf.buckets import Placement
-from elf.caches import (
-    latent_stamp,
-    pack,
-    read_prepared,
-    text_key,
-    text_stamp,
-    unpack,
-    write_prepared,
-)
+from elf.caches import latent_stamp, pack, text_key, text_stamp, unpack
 from elf.errors import ElfError
+from elf.prepared import read_prepared, write_prepared
+from elf.sets import PictureSet
+from elf.settings import Settings
 from elf.shards import Sample, index_path, read_index, write_shard
-from elf.sources import Settings
 
 MODELS = {"vae": "v" * 64, "text": "t" * 64}
 PLACED = Placement((64, 48), (64, 60), (0, 6), 0.2)
@@ -159,6 +156,25 @@ def test_the_index_hash_is_of_what_is_trained_on(prepared):
     (entry,) = read_index(train).entries
     write_shard(train, [Sample(entry.key, {"png": b"p"}, {**entry.meta, "stamp": "recropped"})])
     assert declared() != before
+
+
+def test_what_was_prepared_before_there_were_sets_is_still_right(prepared):
+    """Else every folder were made anew, and no run could go on, for nothing."""
+    assert latent_stamp("v", "a", PLACED) == "081bf67b33e5cddb"
+    assert text_stamp("v", "a") == "3749d3b5d3aa3b45"
+    assert read_prepared(prepared, Settings()).index_hash == "4b5943089b12bba5"
+    assert list(Settings().record()) == [
+        "resolution", "bucket_step", "min_side", "max_side", "held_out", "caption", "trigger",
+        "picture_format", "shard_size",
+    ]  # fmt: skip
+
+
+def test_settings_come_back_from_what_is_written_down():
+    sets = (PictureSet("a", labels="l", flip=True, repeats=3), PictureSet(tars=["b"], weight=0.5))
+    settings = Settings(resolution=768, no_upscale=True, sets=sets)
+    back = Settings.of_record(json.loads(json.dumps(settings.record())))
+    assert back.difference(settings) is None and back.sets[0].flip
+    assert settings.difference(replace(settings, no_upscale=False)) == ("no_upscale", True, False)
 
 
 def test_a_hash_of_another_format_version_makes_everything_stale(monkeypatch):

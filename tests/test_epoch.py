@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from elf.epoch import batches, draw_seed, id_words, mix, order, uniform
+from elf.epoch import balance, batches, bucket_counts, draw_seed, id_words, mix, order, uniform
 
 BUCKETS = np.array([0] * 10 + [1] * 5 + [2] * 1)
 
@@ -51,6 +51,84 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert rows(1, 2) == rows(1, 2)
     assert len({str(rows(seed, epoch)) for seed in range(4) for epoch in range(4)}) == 16
 
+
+# --- repeats ----------------------------------------------------------------------------------
+
+REPEATS = np.array([1, 3, 1, 2, 1, 1, 5, 1, 1, 1] + [2] * 5 + [4])
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_each_sample_stands_as_often_as_its_repeats_with_numbers_of_its_own(drop):
+    epoch = order(BUCKETS, 4, seed=1, epoch=2, drop=drop, repeats=REPEATS)
+    pairs = list(zip(epoch.rows.ravel().tolist(), epoch.occurrence.ravel().tolist(), strict=True))
+    assert len(set(pairs)) == len(pairs)
+    assert all(len(set(BUCKETS[row])) == 1 for row in epoch.rows)
+    own = [pair for pair in pairs if pair[1] < REPEATS[pair[0]]]
+    if not drop:
+        assert sorted(own) == [
+            (n, time) for n, times in enumerate(REPEATS) for time in range(times)
+        ]
+    assert epoch.fills == len(pairs) - len(own) == epoch.rows.size - len(own)
+    assert epoch.dropped == REPEATS.sum() - len(own)
+    assert len(epoch.rows) == batches(bucket_counts(BUCKETS, REPEATS), 4, drop)
+
+
+def test_repeats_of_one_change_nothing():
+    plain, once = order(BUCKETS, 4, 1, 2), order(BUCKETS, 4, 1, 2, repeats=np.ones(16, int))
+    assert (plain.rows == once.rows).all() and (plain.occurrence == once.occurrence).all()
+    assert (plain.fills, plain.dropped) == (once.fills, once.dropped)
+
+
+def test_repeats_are_spread_over_the_epoch():
+    epoch = order([0] * 100, 1, seed=0, epoch=0, repeats=np.full(100, 10))
+    places = np.flatnonzero(epoch.rows[:, 0] == 7)
+    assert len(places) == 10 and places.min() < 300 and places.max() > 700
+    assert (np.diff(places) != 1).sum() >= 8
+
+
+def test_a_sample_without_repeats_does_not_stand_in_the_epoch():
+    epoch = order([0, 0, 1], 2, seed=0, epoch=0, repeats=[0, 3, 0])
+    assert set(epoch.rows.ravel().tolist()) == {1}
+    assert len(epoch.rows) == batches(bucket_counts([0, 0, 1], [0, 3, 0]), 2) == 2
+
+
+def test_too_many_repeats_are_refused():
+    with pytest.raises(ValueError, match="fewer than 2³¹"):
+        order([0, 0], 4, 0, 0, repeats=[1 << 30, 1 << 30])
+
+
+def kohyas_balance(repeats, classes):
+    """kohya's loop over the class pictures, with the one difference that the last is cut."""
+    times = [0 if is_class else count for count, is_class in zip(repeats, classes, strict=True)]
+    wanted, stand, first = sum(times), 0, True
+    while stand < wanted:
+        for number in np.flatnonzero(classes).tolist():
+            more = min(int(repeats[number]), wanted - stand) if first else 1
+            times[number] += more
+            stand += more
+            if stand >= wanted:
+                break
+        first = False
+    return times
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_class_pictures_stand_as_often_as_all_others_together(seed):
+    draw = np.random.default_rng(seed)
+    repeats = draw.integers(1, 12, 40)
+    classes = draw.random(40) < draw.random()
+    times = balance(repeats, classes)
+    if not classes.any() or classes.all():
+        return
+    assert times[classes].sum() == times[~classes].sum() == repeats[~classes].sum()
+    assert times.tolist() == kohyas_balance(repeats, classes)
+
+
+def test_without_class_pictures_repeats_are_as_configured():
+    assert balance([3, 1, 2], [False] * 3).tolist() == [3, 1, 2]
+
+
+# --- seeds ------------------------------------------------------------------------------------
 
 ORDER = [[3, 5], [5, 4], [2, 0], [1, 2]]
 SEED = [6040157684109368591]

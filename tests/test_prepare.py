@@ -3,10 +3,14 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
+import struct
 import subprocess
 import sys
+import tarfile
 import time
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -14,13 +18,15 @@ import pytest
 import torch
 from PIL import Image
 
+import elf.prepare as prepare_module
 from elf.bases import StableDiffusionBase
-from elf.caches import read_prepared
 from elf.errors import ElfError
 from elf.images import decode, picture_id
 from elf.prepare import held_out, prepare
+from elf.prepared import read_prepared
+from elf.settings import Settings
 from elf.shards import Reader, read_index
-from elf.sources import Settings
+from elf.shardset import KINDS
 
 SETTINGS = Settings(resolution=64, bucket_step=8, held_out=0.2)
 ALL = replace(SETTINGS, held_out=0.0)
@@ -151,10 +157,45 @@ def test_a_picture_of_the_right_size_is_passed_through_byte_for_byte(tmp_path, e
     turned[0x0112] = 6
     sideways = picture(3, (64, 64), format="JPEG", exif=turned)
     names = [project.add(data, f"{n}.x.jpg") for n, data in enumerate((jpeg, webp, sideways))]
+    # nobody can read these data, so nobody turns the picture by them
+    broken = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 500) + b"\xff" * 30
+    odd = picture(4, (64, 64), format="JPEG", exif=broken)
+    odd_name = project.add(odd, "odd.jpg")
     project.prepare(encoder, ALL)
     samples = project.samples("train")
+    assert samples[odd_name][0]["jpg"] == odd
     assert samples[names[0]][0]["jpg"] == jpeg and samples[names[1]][0]["webp"] == webp
     assert decode(samples[names[2]][0]["png"]).tobytes() == decode(sideways).tobytes()
+
+
+def exact(**options):
+    """A file of the bucket's size that must not be passed through all the same."""
+    mode, form = options.pop("mode", "RGB"), options.pop("format", "JPEG")
+    buffer = io.BytesIO()
+    frames = [Image.new(mode, (64, 64), value) for value in options.pop("frames", [100])]
+    more = {"save_all": True, "append_images": frames[1:]} if frames[1:] else {}
+    frames[0].save(buffer, form, **more, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        exact(mode="L"), exact(mode="CMYK"), exact(format="GIF", mode="P"), exact(format="BMP"),
+        exact(format="WEBP", frames=[1, 200], lossless=True), exact(format="PNG", mode="RGBA"),
+        exact(format="PNG", mode="I;16"), exact(format="PNG", transparency=(100, 0, 0)),
+        exact(exif=b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\3\0\0\0\0\0\0\0"),
+    ],
+    ids=["grey", "cmyk", "gif", "bmp", "animated", "alpha", "16bit", "keyed", "turned"],
+)  # fmt: skip
+def test_only_upright_still_rgb_is_passed_through(tmp_path, encoder, data):
+    project = Project(tmp_path)
+    name = project.add(data, "exact.bin.png")
+    project.prepare(encoder, ALL)
+    members, meta = project.samples("train")[name]
+    assert meta["bucket"] == meta["resized"] == [64, 64]
+    assert set(members) == {"png", "txt", "json"} and members["png"] != data
+    assert (np.asarray(decode(members["png"])) == np.asarray(decode(data))).all()
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("webp", "webp"), ("jpg", "jpg")])
@@ -237,6 +278,45 @@ def test_a_trigger_that_no_caption_holds_is_refused(project, encoder):
     )
     with pytest.raises(ElfError, match=message):
         project.prepare(encoder, replace(SETTINGS, trigger="tock"))
+
+
+def test_without_upscaling_small_pictures_keep_their_pixels(tmp_path, encoder):
+    project = Project(tmp_path)
+    small, large = (
+        project.add(picture(1, (50, 42)), "a.png"),
+        project.add(picture(2, (200, 90)), "b.png"),
+    )
+    project.add(picture(3, (7, 90)), "thin.png")
+    summary = project.prepare(encoder, replace(ALL, no_upscale=True))
+    samples = project.samples("train")
+    members, meta = samples[small]
+    assert (meta["resized"], meta["bucket"], meta["crop"]) == ([50, 42], [48, 40], [1, 1])
+    pixels = np.asarray(decode(picture(1, (50, 42))))[1:41, 1:49]
+    assert (np.asarray(decode(members["png"])) == pixels).all()
+    assert samples[large][1]["bucket"] == [88, 40] and samples[large][1]["resized"] == [89, 40]
+    assert [drop.path for drop in summary.dropped] == ["thin.png"]
+    assert summary.dropped[0].reason.startswith("7×90 px: a side is shorter than data.bucket_step")
+    read_prepared(project.shards, replace(ALL, no_upscale=True))
+    message = r"prepared with data\.no_upscale=True, this config says False"
+    with pytest.raises(ElfError, match=message):
+        read_prepared(project.shards, ALL)
+
+
+def test_limits_that_do_not_count_are_said(project, encoder):
+    for key in ("min_side", "max_side"):
+        settings = replace(ALL, no_upscale=True, **{key: 64})
+        message = rf"data\.{key} 64 does not count with data\.no_upscale: set it to null"
+        with pytest.warns(UserWarning, match=message):
+            project.prepare(encoder, settings)
+
+
+def test_what_a_longest_side_costs_is_said_with_the_figure(project, encoder):
+    message = (
+        r"data\.max_side 64 costs area: 4 of 8 pictures train at up to 47% fewer pixels than with "
+        r"data\.max_side 128"
+    )
+    with pytest.warns(UserWarning, match=message):
+        project.prepare(encoder, replace(ALL, max_side=64))
 
 
 # --- a second run -------------------------------------------------------------------------------
@@ -372,6 +452,71 @@ def test_bad_pictures_are_dropped_with_a_reason_and_counted(project, encoder, ca
     assert "dropped    8" in printed and "gone.png: unreadable" in printed
 
 
+def test_pictures_that_are_cut_behind_their_headers_cost_one_more_look_and_no_more(
+    project, encoder, monkeypatch
+):
+    """Headers are believed until one is found wrong; the result is that of looking first."""
+    cut = [picture(number, (80, 80)) for number in range(50, 53)]
+    names = [project.add(data[: len(data) // 2], f"cut{n}.png") for n, data in enumerate(cut)]
+    looked = []
+    real = prepare_module.measure
+    monkeypatch.setattr(
+        prepare_module, "measure", lambda *args: looked.append(args[-1]) or real(*args)
+    )
+    summary = project.prepare(encoder)
+    assert looked == [False, True]
+    assert sorted(drop.path for drop in summary.dropped) == ["cut0.png", "cut1.png", "cut2.png"]
+    files = project.files()
+    project.prepare(encoder)
+    assert project.files() == files
+    clean = Project(project.root / "clean")
+    for number, size in enumerate(SIZES):
+        clean.add(picture(number, size), f"{number}.png", f"tok, number {number % 3}")
+    clean.prepare(encoder)
+    assert clean.files() == files and not set(names) & project.samples("train").keys()
+
+
+def test_a_passed_through_picture_is_whole(tmp_path, encoder):
+    project = Project(tmp_path)
+    good, bad = picture(1, (64, 64), format="JPEG"), picture(2, (64, 64), format="JPEG")
+    project.add(good, "good.jpg")
+    project.add(bad[: len(bad) // 2], "bad.jpg")
+    assert [drop.path for drop in project.prepare(encoder, ALL).dropped] == ["bad.jpg"]
+
+
+def test_a_picture_that_changes_while_it_is_prepared_is_no_silent_mixture(
+    project, encoder, monkeypatch
+):
+    def change():
+        (project.root / "raw/3.png").write_bytes(picture(99, (60, 130)))
+        return encoder.encoder.fingerprints()
+
+    monkeypatch.setattr(encoder, "fingerprints", change)
+    message = r"^3\.png changed while it was prepared \(changed since it was labelled: .*\): run `"
+    with pytest.raises(ElfError, match=message):
+        project.prepare(encoder)
+
+
+def test_a_shard_that_is_cut_before_its_latents_are_made_is_named(project, encoder):
+    class Cutting(Counting):
+        def encode_pictures(self, pixels):
+            for tar in project.shards.glob("*-*.tar"):
+                os.truncate(tar, 1024)
+            return super().encode_pictures(pixels)
+
+    message = r"train-00000-of-00001\.tar has changed \(unreadable .*was cut\)\): run `elf prepare`"
+    with pytest.raises(ElfError, match=message):
+        project.prepare(Cutting(encoder.encoder), ALL, batch_size=1)
+
+
+def test_filters_of_warnings_are_left_as_they_were(project, encoder):
+    before = list(warnings.filters)
+    for _ in range(5):
+        project.prepare(encoder, workers=4)
+        shutil.rmtree(project.shards)
+    assert warnings.filters == before
+
+
 def test_no_labels_is_an_error_that_says_what_to_run(tmp_path, encoder):
     project = Project(tmp_path)
     with pytest.raises(ElfError, match=r"manifest\.jsonl is missing: run `elf predict` on the pic"):
@@ -452,7 +597,8 @@ CHILD = """
 import sys, torch
 from pathlib import Path
 from elf.prepare import prepare
-from elf.sources import Settings
+from elf.sets import PictureSet, fill_in
+from elf.settings import Settings
 torch.set_num_threads(1)
 
 class Encoder:  # importing the real models takes longer than all the rest
@@ -466,10 +612,15 @@ class Encoder:  # importing the real models takes longer than all the rest
         return {"vae": "a", "text": "b"}
 
 root = Path(sys.argv[1])
+sets = [
+    PictureSet(str(root / "raw"), labels=str(root / "labels"), trigger="tok", flip=True),
+    PictureSet(tars=str(root / "class.tar"), regularisation=True),
+]
+settings = Settings(resolution=64, bucket_step=8, shard_size=8, held_out=0.1,
+                    sets=fill_in(sets, "tags", None, 0.0))
 import webdataset
 for line in sys.stdin:  # a run at a time, so that the imports are paid for once
-    prepare(Encoder(), Settings(resolution=64, bucket_step=8, shard_size=8), root / "raw",
-            root / "labels", root / line.strip(), batch_size=4, workers=2)
+    prepare(Encoder(), settings, shards=root / line.strip(), batch_size=4, workers=2)
     print("done", flush=True)
 """
 
@@ -495,12 +646,22 @@ def test_a_preparation_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path, 
     project = Project(tmp_path)
     for number in range(40):
         project.add(picture(number, (70 + number, 64)), f"{number}.png", f"tok, n{number}")
+        if number % 2:
+            mask = Image.new("L", (70 + number, 64), number + 1)
+            mask.save(tmp_path / f"raw/{number}.mask.png")
+    with tarfile.open(tmp_path / "class.tar", "w") as tar:
+        for number in range(40, 48):
+            for suffix, data in (("png", picture(number, (64, 90))), ("txt", b"a man")):
+                info = tarfile.TarInfo(f"{number}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
     steady = child(tmp_path)
     run(steady, "warm")  # the first run pays for lazy imports
     start = time.monotonic()
     run(steady, "clean")
     whole = time.monotonic() - start
     clean = {path.name: path.read_bytes() for path in (tmp_path / "clean").glob("[!.]*")}
+    assert {name.split("-")[0] for name in clean} == {*KINDS, "prepared.json"}
     draw, interrupted = random.Random(0), 0
     for number in range(kills):
         folder = tmp_path / f"killed{number}"

@@ -246,6 +246,13 @@ def test_links_and_devices_are_refused(tmp_path, kind):
         scan(tmp_path / "a.tar")
 
 
+@pytest.mark.parametrize("name", ["../a.jpg", "/a.jpg", "b/../../a.jpg", "../notes"])
+def test_names_that_lead_out_of_a_folder_are_refused(tmp_path, name):
+    odd_tar(tmp_path / "a.tar", (name, tarfile.REGTYPE))
+    with pytest.raises(ElfError, match=rf"a\.tar: '{name}' leads out of its folder$"):
+        scan(tmp_path / "a.tar")
+
+
 def test_doubled_members_are_refused(tmp_path):
     odd_tar(tmp_path / "a.tar", ("a.jpg", tarfile.REGTYPE), ("./a.JPG", tarfile.REGTYPE))
     with pytest.raises(ElfError, match=r"a\.tar: '\./a\.JPG' stands in it twice"):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from elf.images import picture_id
+from elf.labelled import read_labelled
 from elf.rename import rename
-from elf.sources import read_sources
+from elf.sets import PictureSet
 
 KEY = "0123456789abcdef"
 SENTENCE = "A boy in a forest."
@@ -20,7 +21,9 @@ def captions(
     (folder / "manifest.jsonl").write_text(json.dumps(record) + "\n")
     if label is not None:
         (folder / f"{KEY}.txt").write_text(label)
-    found, dropped = read_sources(folder / "none", folder, kind)
+    found, dropped = read_labelled(
+        PictureSet(str(folder / "none"), labels=str(folder), caption=kind)
+    )
     assert len(found) + len(dropped) == 1
     return [source.caption for source in found]
 
@@ -59,7 +62,7 @@ def test_pictures_that_were_renamed_after_they_were_labelled_are_found(tmp_path:
     (labels / "manifest.jsonl").write_text("\n".join(lines) + "\n")
     (pictures / "gone.png").unlink()
     rename(pictures)
-    found, dropped = read_sources(pictures, labels, "tags")
+    found, dropped = read_labelled(PictureSet(str(pictures), labels=str(labels)))
     assert not dropped
     paths = {source.id: source.path for source in found}
     assert paths == {

@@ -6,14 +6,13 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from elf.caches import PREPARED, REMEDY, read_prepared
-from elf.checked import read_checked
-from elf.datamodules.loader import CachedExamples, HeldOutLoader
+from elf.datamodules.loader import HeldOutLoader
+from elf.datamodules.reading import CachedExamples
 from elf.datamodules.shards import bucket_numbers
 from elf.errors import ElfError
 from elf.images import decode
+from elf.prepared import read_prepared
 from elf.shards import Entry, Reader, read_index
-from elf.sources import Settings
 
 
 class EvaluationSet(LightningDataModule):
@@ -61,9 +60,9 @@ class EvaluationSet(LightningDataModule):
         if self.shards is None:
             return loaders
         folder = Path(self.shards)
-        settings = Settings(**read_checked(folder / PREPARED, REMEDY)["settings"])
-        prepared = read_prepared(folder, settings)
-        pictures = TrainingPictures(folder)
+        prepared = read_prepared(folder)
+        learnt = {example.id for example in prepared.train if not example.regularisation}
+        pictures = TrainingPictures(folder, learnt)
         count = min(self.references, len(pictures))
         chosen = [index * len(pictures) // count for index in range(count)]
         loaders.append(
@@ -81,15 +80,21 @@ class EvaluationSet(LightningDataModule):
 
 
 class TrainingPictures(Dataset[Any]):
-    """The pictures of the training shards, as they are trained on (resized and cropped)."""
+    """The pictures of the training shards, as they are trained on (resized and cropped).
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: The shards' folder.
+        ids: Of the pictures that are wanted: not of class pictures.
+    """
+
+    def __init__(self, folder: Path, ids: set[str]) -> None:
         self._reader = Reader(folder)
         self._entries: list[tuple[str, Entry]] = sorted(
             (
                 (index.tar, entry)
                 for index in map(read_index, sorted(folder.glob("train-*.tar")))
                 for entry in index.entries
+                if entry.key in ids
             ),
             key=lambda pair: pair[1].key,
         )

@@ -17,135 +17,32 @@ it does with it decides the shape of ``EpochLoader``:
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+import numpy.typing as npt
 
-from elf.caches import Cached, Example
-from elf.epoch import Words, batches, draw_seed, id_words, order, uniform
+from elf.datamodules.reading import Batch, BatchReading, CachedExamples, Draw
+from elf.epoch import Words, batches, bucket_counts, draw_seed, id_words, order, uniform
 from elf.errors import ElfError
-from elf.shards import Reader
-
-Batch = dict[str, Any]
 
 
-class Draw(NamedTuple):
-    """One place of a batch.
+@dataclass(frozen=True)
+class Treatment:
+    """What training does with samples: one value for all, or (samples,) values.
 
     Attributes:
-        sample: Its number among the examples.
-        seed: What everything about it is drawn from.
-        dropped: Whether it gets the empty caption.
-        preserved: Whether it is to keep what the base predicts, and its caption has no trigger.
+        caption_dropout: The share that gets the empty caption, 0-1.
+        prior_preservation: The share that keeps what the base predicts, 0-1.
+        flip: The share that is mirrored, 0-1.
+        repeats: How many times each stands in an epoch; None: once.
     """
 
-    sample: int
-    seed: int
-    dropped: bool = False
-    preserved: bool = False
-
-
-class CachedExamples(Dataset[Any]):
-    """Reads batches of cached samples; holds positions only, so that workers share nothing else.
-
-    Args:
-        examples: Where each sample's arrays lie.
-        empty: The state of the empty caption.
-        reader: Of the shards' folder.
-    """
-
-    def __init__(self, examples: Sequence[Example], empty: Cached, reader: Reader) -> None:
-        self.examples = examples
-        self.empty = empty
-        self.reader = reader
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, draws: Sequence[Draw]) -> Batch | ElfError:
-        """Return a batch of samples of one bucket, or what is wrong with them.
-
-        An error travels as a value: torch would wrap an exception of a worker in its traceback.
-        """
-        try:
-            return self._batch(draws)
-        except ElfError as error:
-            return error
-
-    def _batch(self, draws: Sequence[Draw]) -> Batch:
-        examples = [self.examples[draw.sample] for draw in draws]
-        latents = torch.from_numpy(np.stack([e.latent.read(self.reader) for e in examples])).float()
-        texts = [
-            self._text(example, draw).read(self.reader)
-            for example, draw in zip(examples, draws, strict=True)
-        ]
-        return {
-            "id": [example.id for example in examples],
-            "seed": torch.tensor([draw.seed for draw in draws], dtype=torch.int64),  # (B,)
-            "preserved": torch.tensor([draw.preserved for draw in draws]),  # (B,)
-            "latent_mean": latents[:, 0].contiguous(),  # (B, C, h, w)
-            "latent_std": latents[:, 1].contiguous(),
-            "text": torch.from_numpy(np.stack(texts)).float(),  # (B, T, D)
-            # (B, 2) in px: height, width; height, width of the original; top, left
-            "size": torch.tensor([example.size for example in examples]),
-            "original_size": torch.tensor([example.original_size for example in examples]),
-            "crop": torch.tensor([example.crop for example in examples]),
-        }
-
-    def _text(self, example: Example, draw: Draw) -> Cached:
-        if draw.dropped:
-            return self.empty
-        return example.text_without_trigger if draw.preserved else example.text
-
-
-class Plan(Protocol):
-    """The batches still to be read, each a list of draws."""
-
-    def __iter__(self) -> Iterator[list[Draw]]: ...
-    def __len__(self) -> int: ...
-
-
-class _Reading:
-    """Reads planned batches with workers that stay alive from one pass to the next."""
-
-    def __init__(self, dataset: CachedExamples, plan: Plan, workers: int) -> None:
-        self._loader: DataLoader[Any] = DataLoader(
-            dataset,
-            sampler=plan,
-            batch_size=None,  # the plan's items are whole batches
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            # torch draws a base seed for workers each pass; not from the global generator
-            generator=torch.Generator().manual_seed(0),
-        )
-
-    def __iter__(self) -> Iterator[Batch]:
-        try:
-            for batch in self._loader:
-                if isinstance(batch, ElfError):
-                    raise batch
-                yield batch
-        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-            # the last three: a batch was on its way when the worker that holds it died
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            raise ElfError(
-                "a process that reads the shards died (killed, perhaps for want of memory): "
-                "start again with --ckpt_path last, or with a smaller data.workers"
-            ) from error
-
-    def close(self) -> None:
-        """End the workers; they start again when needed.
-
-        Left to the garbage collector, torch waits 5 s for each: the collector closes the queues
-        before torch can say through them that the workers may go.
-        """
-        iterator, self._loader._iterator = self._loader._iterator, None
-        if iterator is not None and self._loader.num_workers:
-            iterator._shutdown_workers()  # type: ignore[attr-defined]
+    caption_dropout: npt.ArrayLike = 0.0
+    prior_preservation: npt.ArrayLike = 0.0
+    flip: npt.ArrayLike = 0.0
+    repeats: npt.ArrayLike | None = None
 
 
 class _Remaining:
@@ -159,32 +56,36 @@ class _Remaining:
         seed: int,
         world: int,
         rank: int,
-        caption_dropout: float,
-        prior_preservation: float,
+        treatment: Treatment,
         drop: bool,
     ) -> None:
         self.words, self.buckets = words, np.asarray(buckets)
         self.global_batch, self.seed, self.drop = global_batch, seed, drop
         self.world, self.rank = world, rank
-        self.caption_dropout = caption_dropout
-        self.prior_preservation = prior_preservation
+        self.repeats = treatment.repeats
+        self.shares = [
+            (purpose, np.broadcast_to(np.asarray(share), len(words)))
+            for purpose, share in (
+                ("caption dropout", treatment.caption_dropout),
+                ("prior preservation", treatment.prior_preservation),
+                ("flip", treatment.flip),
+            )
+        ]
         self.epoch = 0
         self.batch = 0
-        counts = np.unique(self.buckets, return_counts=True)[1]
-        self.length = batches(counts, global_batch, drop)
+        self.length = batches(bucket_counts(buckets, self.repeats), global_batch, drop)
 
     def __len__(self) -> int:
         return self.length - self.batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, first = self.epoch, self.batch
-        plan = order(self.buckets, self.global_batch, self.seed, epoch, self.drop)
+        plan = order(self.buckets, self.global_batch, self.seed, epoch, self.drop, self.repeats)
         for row, times in zip(plan.rows[first:], plan.occurrence[first:], strict=True):
             mine = row[self.rank :: self.world]
             seeds = draw_seed(self.seed, epoch, self.words[mine], times[self.rank :: self.world])
-            dropped = uniform(seeds, "caption dropout") < self.caption_dropout
-            preserved = uniform(seeds, "prior preservation") < self.prior_preservation
-            columns = (column.tolist() for column in (mine, seeds, dropped, preserved))
+            drawn = [uniform(seeds, purpose) < share[mine] for purpose, share in self.shares]
+            columns = (column.tolist() for column in (mine, seeds, *drawn))
             yield [Draw(*values) for values in zip(*columns, strict=True)]
 
 
@@ -204,8 +105,7 @@ class EpochLoader:
         world: Number of ranks.
         rank: This rank.
         workers: Processes that read.
-        caption_dropout: The share of samples that get the empty caption.
-        prior_preservation: The share of samples that keep what the base predicts.
+        treatment: What is done with the samples.
         drop: Leave out what does not fill a batch, instead of filling it.
     """
 
@@ -219,17 +119,13 @@ class EpochLoader:
         world: int = 1,
         rank: int = 0,
         workers: int = 0,
-        caption_dropout: float = 0.0,
-        prior_preservation: float = 0.0,
+        treatment: Treatment = Treatment(),
         drop: bool = False,
     ) -> None:
         self.index_hash = index_hash
         words = id_words([example.id for example in dataset.examples])
-        self.position = _Remaining(
-            words, buckets, global_batch, seed, world, rank,
-            caption_dropout, prior_preservation, drop,
-        )  # fmt: skip
-        self._reading = _Reading(dataset, self.position, workers)
+        self.position = _Remaining(words, buckets, global_batch, seed, world, rank, treatment, drop)
+        self._reading = BatchReading(dataset, self.position, workers)
 
     def __len__(self) -> int:
         return self.position.length
@@ -314,7 +210,7 @@ class HeldOutLoader:
                 chosen = members[start : start + batch_size]
                 plan.append([Draw(index, int(seeds[index])) for index in chosen])
         self._plan = plan[rank::world]
-        self._reading = _Reading(dataset, self._plan, workers)
+        self._reading = BatchReading(dataset, self._plan, workers)
 
     def __len__(self) -> int:
         return len(self._plan)

@@ -1,15 +1,20 @@
 """The data of a training run: pictures and labels for `elf prepare`, shards for `elf fit`."""
 
-from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 
-from elf.caches import REMEDY, Example, Prepared, read_prepared
-from elf.datamodules.loader import CachedExamples, EpochLoader, HeldOutLoader
+from elf.datamodules.loader import EpochLoader, HeldOutLoader, Treatment
+from elf.datamodules.reading import CachedExamples
 from elf.errors import ElfError
+from elf.prepared import REMEDY, Example, Prepared, read_prepared
+from elf.remote import fetch_shards, is_remote, local_path
+from elf.sets import CaptionKind, PictureSet, fill_in, times_an_epoch
+from elf.settings import PictureFormat, Settings
 from elf.shards import Reader
-from elf.sources import CaptionKind, PictureFormat, Settings
+
+PICTURES, LABELS = "data/raw", "data/labels"
 
 
 class ShardDataModule(LightningDataModule):
@@ -18,11 +23,16 @@ class ShardDataModule(LightningDataModule):
     Args:
         pictures: Folder of the pictures; the manifest's paths are relative to it.
         labels: Folder of the labels, with ``manifest.jsonl``.
-        shards: Folder of the shards and caches.
+        sets: Several sets of pictures, instead of the one of ``pictures`` and ``labels``.
+        shards: Folder of the shards and caches; for training also a URL, of any file system that
+            fsspec knows, to which what `elf prepare` wrote was copied.
+        shards_cache: Folder for the copies of shards behind URLs.
         resolution: Side of the square whose area each picture gets, px.
         bucket_step: Bucket sides are multiples of it, px.
         min_side: Shortest bucket side, px; half the resolution if not given.
         max_side: Longest bucket side, px; twice the resolution if not given.
+        no_upscale: Never enlarge a picture: those below the area keep their size, cropped to the
+            step, in buckets of their own; no shortest and longest side then.
         held_out: The share of pictures kept for validation, 0-1.
         caption: What a picture is trained with: its tags, its sentence, or both.
         trigger: The trigger word of the labels; only prior preservation needs it.
@@ -45,13 +55,16 @@ class ShardDataModule(LightningDataModule):
 
     def __init__(
         self,
-        pictures: str = "data/raw",
-        labels: str = "data/labels",
+        pictures: str = PICTURES,
+        labels: str = LABELS,
+        sets: list[PictureSet] = [],  # noqa: B006 (read only)
         shards: str = "data/shards",
+        shards_cache: str = ".cache/shards",
         resolution: int = 512,
         bucket_step: int = 64,
         min_side: int | None = None,
         max_side: int | None = None,
+        no_upscale: bool = False,
         held_out: float = 0.05,
         caption: CaptionKind = "tags",
         trigger: str | None = None,
@@ -79,7 +92,11 @@ class ShardDataModule(LightningDataModule):
         ):
             if not 0 <= share <= 1:
                 raise ElfError(f"data.{key} {share} is a share: give a number from 0 to 1")
-        if prior_preservation and not trigger:
+        for key, path, usual in (("pictures", pictures, PICTURES), ("labels", labels, LABELS)):
+            if sets and path != usual:
+                raise ElfError(f"data.{key} {path} is not used with data.sets: name it in a set")
+        filled = fill_in(sets, caption, trigger, caption_dropout)
+        if prior_preservation and not (any(s.trigger for s in filled) if sets else trigger):
             raise ElfError(
                 "data.prior_preservation takes the trigger out of captions: set data.trigger"
             )
@@ -95,15 +112,27 @@ class ShardDataModule(LightningDataModule):
             bucket_step=bucket_step,
             min_side=min_side,
             max_side=max_side,
+            no_upscale=no_upscale,
             held_out=held_out,
             caption=caption,
             trigger=trigger or None,
             picture_format=picture_format,
             shard_size=shard_size,
+            sets=filled,
         )
         self.prepared: Prepared | None = None
-        self._reader = Reader(Path(shards))
+        self.shards_cache = shards_cache
+        self._reader = Reader(local_path(shards, shards_cache))
         self._loaders: list[EpochLoader | HeldOutLoader] = []
+
+    def prepare_data(self) -> None:
+        """Fetch remote shards; Lightning calls this once a machine, before ``setup``.
+
+        Raises:
+            ElfError: If that cannot be done.
+        """
+        if is_remote(self.shards):
+            fetch_shards(self.shards, self.shards_cache)
 
     def setup(self, stage: str) -> None:
         """Open what was prepared, and check that it was made for this config and model.
@@ -112,7 +141,7 @@ class ShardDataModule(LightningDataModule):
             ElfError: If it is missing, damaged, or stale.
         """
         if self.prepared is None:
-            self.prepared = read_prepared(Path(self.shards), self.settings)
+            self.prepared = read_prepared(self._reader.folder, self.settings)
         module = self.trainer.lightning_module if self.trainer else None
         fingerprints = getattr(module, "fingerprints", None)
         if callable(fingerprints):
@@ -141,8 +170,7 @@ class ShardDataModule(LightningDataModule):
             world,
             rank,
             self.workers,
-            self.caption_dropout,
-            self.prior_preservation,
+            self._treatment(examples),
             self.remainder == "drop",
         )
         if not len(loader):
@@ -180,6 +208,20 @@ class ShardDataModule(LightningDataModule):
         """End the processes that read; Lightning tears nothing down after an error."""
         self.teardown("exception")
 
+    def _treatment(self, examples: list[Example]) -> Treatment:
+        sets = self.settings.sets
+        if not sets:
+            return Treatment(self.caption_dropout, self.prior_preservation)
+        numbers = np.array([example.set for example in examples], np.int64)
+        # what the base knows of pictures without a trigger is what they are there to teach
+        preserved = [self.prior_preservation if each.trigger else 0.0 for each in sets]
+        return Treatment(
+            np.array([each.caption_dropout for each in sets])[numbers],
+            np.array(preserved)[numbers],
+            np.array([0.5 if each.flip else 0.0 for each in sets])[numbers],
+            times_an_epoch(sets, numbers),
+        )
+
     def _require(self) -> Prepared:
         if self.prepared is None:
             self.setup("fit")
@@ -190,7 +232,8 @@ class ShardDataModule(LightningDataModule):
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _dataset(self, examples: list[Example]) -> CachedExamples:
-        return CachedExamples(examples, self._require().empty, self._reader)
+        prepared = self._require()
+        return CachedExamples(examples, prepared.empty, self._reader, prepared.has_masks)
 
 
 def bucket_numbers(examples: list[Example]) -> list[int]:

@@ -183,7 +183,7 @@ class DiffusionModule(LightningModule):
         return prediction
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the (min-SNR weighted) mean squared error of a batch."""
+        """Return the mean squared error of a batch, weighted by min-SNR and by set."""
         self._refuse_non_finite_loss()  # of the batch before: nothing waits for the GPU
         timesteps = batch["timesteps"]
         errors = self._errors(
@@ -193,7 +193,7 @@ class DiffusionModule(LightningModule):
             errors = errors * diffusion.min_snr_weight(
                 self.prediction_type, timesteps, self.alphas_cumprod, self.min_snr_gamma
             )
-        loss = errors.mean()
+        loss: Tensor = (errors * batch["loss_weight"]).mean()
         self._unchecked_loss = (loss.detach(), self.global_step, batch["id"])
         self.log("train/loss", loss, prog_bar=True, batch_size=len(errors))
         return loss

@@ -7,8 +7,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from elf.caches import pack, text_key, write_prepared
+from elf.caches import pack, text_key
 from elf.datamodules.shards import ShardDataModule
+from elf.prepared import write_prepared
 from elf.shards import Sample, write_shard
 from elf.trigger import without_trigger
 
@@ -111,6 +112,18 @@ def weights(module):
     return [parameter.detach().clone() for parameter in module.parameters()]
 
 
+def assert_same_run(module, reference):
+    """Require the order, the seeds, the weights and the optimizer of the undisturbed run."""
+    assert module.seen == reference.seen[len(reference.seen) - len(module.seen) :]
+    for mine, theirs in zip(weights(module), weights(reference), strict=True):
+        assert torch.equal(mine, theirs)
+    mine, theirs = (m.trainer.optimizers[0].state_dict() for m in (module, reference))
+    assert mine["param_groups"] == theirs["param_groups"]
+    for number, state in theirs["state"].items():
+        for name, value in state.items():
+            assert torch.equal(mine["state"][number][name], value)
+
+
 @pytest.fixture
 def kit():
     """What stands in this file, for tests, which cannot import it."""
@@ -127,7 +140,7 @@ def make_data(prepared):
     made = []
 
     def make(**options):
-        made.append(ShardDataModule(shards=str(prepared), **(SETTINGS | options)))
+        made.append(ShardDataModule(**({"shards": str(prepared)} | SETTINGS | options)))
         return made[-1]
 
     yield make

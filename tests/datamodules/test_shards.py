@@ -10,10 +10,10 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.trainer.states import RunningStage
 
-from elf.caches import read_prepared
 from elf.datamodules.shards import ShardDataModule
 from elf.epoch import draw_seed
 from elf.errors import ElfError
+from elf.prepared import read_prepared
 
 pytestmark = [
     # lightning 2.6.6 with torch 2.14: a rename inside torch.utils._pytree
@@ -45,13 +45,6 @@ def resumed(kit, make_data, folder, step, workers, *callbacks, **options):
     return module
 
 
-def assert_same_run(kit, module, reference):
-    """Require the order, the seeds and the weights of the undisturbed run."""
-    assert module.seen == reference.seen[len(reference.seen) - len(module.seen) :]
-    for mine, theirs in zip(kit.weights(module), kit.weights(reference), strict=True):
-        assert torch.equal(mine, theirs)
-
-
 def three_epochs(accumulation, by):
     # 8 batches an epoch; at its end Lightning steps with what was accumulated
     steps = 3 * -(-8 // accumulation)
@@ -72,7 +65,7 @@ def test_a_stopped_run_resumes_exactly(kit, make_data, tmp_path, accumulation, w
         module = resumed(kit, make_data, tmp_path, step, workers, **options)
         epochs, within = divmod(step, -(-8 // accumulation))
         assert len(reference.seen) - len(module.seen) == epochs * 8 + within * accumulation
-        assert_same_run(kit, module, reference)
+        kit.assert_same_run(module, reference)
 
 
 @pytest.mark.slow
@@ -87,7 +80,7 @@ def test_a_run_stopped_at_any_step_resumes_exactly(
     options = {**three_epochs(accumulation, by), "limit_val_batches": validation}
     reference, total = undisturbed(kit, make_data, tmp_path, **options)
     for step in range(1, total):
-        assert_same_run(kit, resumed(kit, make_data, tmp_path, step, workers, **options), reference)
+        kit.assert_same_run(resumed(kit, make_data, tmp_path, step, workers, **options), reference)
 
 
 def test_two_resumes_in_a_row_are_exact(kit, make_data, tmp_path):
@@ -99,7 +92,7 @@ def test_two_resumes_in_a_row_are_exact(kit, make_data, tmp_path):
         resumed(kit, make_data, tmp_path, first, 0, kit.SaveEachStep(again), **partial)
         module = resumed(kit, make_data, again, second, 0, **options)
         assert len(module.seen) == 24 - second
-        assert_same_run(kit, module, reference)
+        kit.assert_same_run(module, reference)
 
 
 def test_an_epoch_cut_by_limit_train_batches_resumes_exactly(kit, make_data, tmp_path):
@@ -107,7 +100,7 @@ def test_an_epoch_cut_by_limit_train_batches_resumes_exactly(kit, make_data, tmp
     reference, total = undisturbed(kit, make_data, tmp_path, **options)
     assert total == 20 and len(set(reference.seen)) == 20  # goes on where the last one ended
     for step in (4, 5, 6, 8, 10):
-        assert_same_run(kit, resumed(kit, make_data, tmp_path, step, 0, **options), reference)
+        kit.assert_same_run(resumed(kit, make_data, tmp_path, step, 0, **options), reference)
 
 
 def test_another_seed_gives_another_order(make_data):

@@ -1,0 +1,112 @@
+"""Pictures of a folder, with captions from a labels folder that `elf predict` wrote."""
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from elf.errors import ElfError
+from elf.files import read_log
+from elf.images import LabelledPictures, picture_id
+from elf.masks import Masks
+from elf.sets import CaptionKind, PictureSet
+from elf.sources import Dropped, Found, Location, Source, Unusable
+
+Record = dict[str, Any]
+
+
+def read_labelled(each: PictureSet, number: int = 0) -> Found:
+    """Return the labelled pictures of a folder, sorted by id, and what is left out already here.
+
+    Args:
+        each: The set; its labels' paths are relative to its pictures' folder.
+        number: Of the set.
+
+    Raises:
+        ElfError: If nothing is labelled, or the manifest is damaged before its last line.
+    """
+    pictures, labels = Path(each.pictures or ""), Path(each.labels or "")
+    records = read_manifest(labels)
+    present = LabelledPictures(pictures)
+    masks = Masks(each, number)
+    owners = {mask: name for name, mask in masks.beside.items()}
+    sources: dict[str, Source] = {}
+    dropped = []
+    for record in records:
+        name, path = record["id"], record["path"]
+        parts = PurePosixPath(path)
+        try:
+            if parts.is_absolute() or ".." in parts.parts:
+                raise Unusable("its path leads out of the pictures' folder")
+            now = present.path(path, name)
+            if now in owners:
+                raise Unusable(f"the mask of {owners[now]}")
+            text = labelled_caption(labels, record, each.caption or "tags")
+        except Unusable as error:
+            dropped.append(Dropped(path, str(error), number))
+            continue
+        location = Location(pictures / now)
+        sources[name] = Source(name, now, text, location, number, masks.of(now, name))
+    labelled = {record["path"] for record in records}
+    labelled |= {source.path for source in sources.values()}
+    ids = {record["id"] for record in records}
+    for path in masks.pictures:
+        if path not in labelled:
+            known = picture_id((pictures / path).read_bytes()) in ids
+            reason = "the same picture twice" if known else "not labelled"
+            dropped.append(Dropped(path, reason, number))
+    found = [sources[name] for name in sorted(sources)]
+    masks.require_use(found, number)
+    return found, dropped
+
+
+def read_manifest(labels: Path) -> list[Record]:
+    """Return the records of a labels folder.
+
+    Raises:
+        ElfError: If there are none, or one has no id or path.
+    """
+    manifest = labels / "manifest.jsonl"
+    remedy = "run `elf predict` on the pictures first"
+    if not manifest.exists():
+        raise ElfError(f"{manifest} is missing: {remedy}")
+    records = read_log(manifest)
+    if not records:
+        raise ElfError(f"{manifest} is empty, so nothing is labelled: {remedy}")
+    for line, record in enumerate(records, 1):
+        if not _is_id(record.get("id")) or not isinstance(record.get("path"), str):
+            raise ElfError(f"{manifest}, line {line}: no id or no path; delete that line")
+    return records
+
+
+def _is_id(name: object) -> bool:
+    return isinstance(name, str) and len(name) == 16 and set(name) <= set("0123456789abcdef")
+
+
+def labelled_caption(labels: Path, record: Record, kind: CaptionKind) -> str:
+    """Return one line of text; the label file counts, for that is what a reviewer edits.
+
+    Raises:
+        Unusable: If there is no such text.
+    """
+    label = labels / f"{record['id']}.txt"
+    tags = one_line(label.read_bytes(), label.name) if label.exists() else ""
+    sentence = one_line(str(record.get("caption") or ""), "in the manifest")
+    if kind == "both" and sentence and sentence in tags:
+        return tags  # the rules wrote both into the label already
+    wanted = {"tags": [tags], "sentence": [sentence], "both": [tags, sentence]}[kind]
+    if not all(wanted):
+        raise Unusable(f"no caption of kind {kind!r}")
+    return ", ".join(wanted)
+
+
+def one_line(text: bytes | str, name: str) -> str:
+    """Return the text of a caption in one line.
+
+    Raises:
+        Unusable: If it is not UTF-8.
+    """
+    try:
+        plain = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        plain.encode()  # JSON may hold half a character ("\\ud83d")
+    except UnicodeError:
+        raise Unusable(f"its caption {name} is not UTF-8") from None
+    return " ".join(plain.split())

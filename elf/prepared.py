@@ -1,0 +1,213 @@
+"""What `elf prepare` made, and whether it is still what this configuration wants.
+
+``prepared.json``, written last, names every shard with its hash; so a preparation that was
+interrupted is never trained on by mistake.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elf.caches import Cached, stamp, text_key
+from elf.checked import VERSION, read_checked, write_checked
+from elf.errors import ElfError
+from elf.sets import PictureSet
+from elf.settings import Settings
+from elf.shards import Entry, Index, read_index, verify
+from elf.trigger import without_trigger
+
+PREPARED = "prepared.json"
+REMEDY = "run `elf prepare --config …` with this config"
+CACHES = ("latents", "flipped", "masks", "captions")
+"""Kinds of shards that training reads; of the others it needs the indexes alone."""
+
+Located = list[tuple[Index, Entry]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample as training sees it; sizes are (height, width), crops (top, left), in px.
+
+    Where no trigger was given, or the caption has none, ``text_without_trigger`` is ``text``. A
+    sample that is never mirrored has no ``flipped`` latent, one without a mask no ``mask``.
+    """
+
+    id: str
+    size: tuple[int, int]
+    original_size: tuple[int, int]
+    crop: tuple[int, int]
+    latent: Cached
+    text: Cached
+    text_without_trigger: Cached
+    set: int = 0
+    regularisation: bool = False
+    weight: float = 1.0
+    flipped: Cached | None = None
+    flipped_crop: tuple[int, int] = (0, 0)
+    mask: Cached | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that `elf prepare` made.
+
+    Attributes:
+        train: Samples to train on, sorted by id.
+        held_out: Samples to validate on, sorted by id.
+        empty: The state of the empty caption.
+        index_hash: Identifies the training samples, their crops, captions, masks, and what each
+            set does in an epoch, and the models; an exact resume needs the same.
+        fingerprints: Hashes of the models that made the caches.
+    """
+
+    train: list[Example]
+    held_out: list[Example]
+    empty: Cached
+    index_hash: str
+    fingerprints: dict[str, str]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether any sample has a mask; batches then have one for each."""
+        return any(example.mask for example in (*self.train, *self.held_out))
+
+
+def write_prepared(
+    folder: Path, settings: Settings, fingerprints: dict[str, str], tars: list[Path]
+) -> None:
+    """Declare a preparation finished; a file that says so already is left as it is."""
+    record: dict[str, Any] = {
+        "version": VERSION,
+        "settings": settings.record(),
+        "fingerprints": fingerprints,
+        "tars": {tar.name: read_index(tar).sha256 for tar in sorted(tars)},
+    }
+    try:
+        same = read_checked(folder / PREPARED, REMEDY) == record
+    except ElfError:
+        same = False
+    if not same:
+        write_checked(folder / PREPARED, record)
+
+
+def read_prepared(folder: Path, settings: Settings | None = None) -> Prepared:
+    """Return what was prepared, after checking that it is whole and made with these settings.
+
+    Args:
+        folder: The shards' folder.
+        settings: Those of the configuration; without them, any will do.
+
+    Raises:
+        ElfError: If it is missing, damaged, or stale.
+    """
+    record = read_checked(folder / PREPARED, REMEDY)
+    made_with = Settings.of_record(record["settings"])
+    if settings is None:
+        settings = made_with
+    elif different := made_with.difference(settings):
+        key, theirs, mine = different
+        raise ElfError(
+            f"{folder} was prepared with data.{key}={theirs!r}, this config says {mine!r}: {REMEDY}"
+        )
+    indexes = _indexes(folder, record["tars"])
+
+    def entries(kind: str) -> Located:
+        return [
+            (index, entry)
+            for name, index in indexes.items()
+            if name.startswith(f"{kind}-")
+            for entry in index.entries
+        ]
+
+    def located(kind: str, member: str) -> dict[str, Cached]:
+        return {e.key: Cached.of(index, e, member) for index, e in entries(kind)}
+
+    arrays = _Arrays(
+        latents=located("latents", "latent.npy"),
+        flipped=located("flipped", "latent.npy"),
+        masks=located("masks", "mask.npy"),
+        texts=located("captions", "text.npy"),
+    )
+    sets = settings.all_sets()
+
+    def examples(kind: str) -> list[Example]:
+        found = sorted((entry for _, entry in entries(kind)), key=lambda entry: entry.key)
+        return [arrays.example(entry, sets) for entry in found]
+
+    return Prepared(
+        examples("train"),
+        examples("heldout"),
+        arrays.texts[text_key("")],
+        _index_hash(record["fingerprints"], entries("train"), entries("masks"), settings.sets),
+        record["fingerprints"],
+    )
+
+
+def _index_hash(
+    fingerprints: dict[str, str],
+    train: Located,
+    masks: Located,
+    sets: tuple[PictureSet, ...],
+) -> str:
+    identity = sorted([entry.meta["stamp"], entry.key] for _, entry in train)
+    trained = {key for _, key in identity}
+    used = sorted([e.meta["stamp"], e.key] for _, e in masks if e.key in trained)
+    options = [
+        {
+            **each.trained(),
+            **({"caption_dropout": share} if (share := each.caption_dropout) else {}),
+        }
+        for each in sets
+    ]
+    # what came later than the first runs counts only where it is used: those runs can go on
+    more = [used, options] if used or any(options) else []
+    return stamp(fingerprints, identity, *more)
+
+
+def _indexes(folder: Path, tars: dict[str, str]) -> dict[str, Index]:
+    """Return the indexes of the shards, by name, after checking that they are those prepared."""
+    names = sorted(tars)
+    caches = [folder / name for name in names if name.startswith(tuple(f"{c}-" for c in CACHES))]
+    found = {index.tar: index for index in verify(caches)}
+    # training reads no pictures: their tars may stay behind, their indexes may not
+    found |= {name: read_index(folder / name) for name in names if name not in found}
+    for name, sha256 in tars.items():
+        if found[name].sha256 != sha256:
+            raise ElfError(f"{folder / name} is not the shard that was prepared: {REMEDY}")
+    return {name: found[name] for name in names}
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """Where all cached arrays lie, by id or by the key of a caption."""
+
+    latents: dict[str, Cached]
+    flipped: dict[str, Cached]
+    masks: dict[str, Cached]
+    texts: dict[str, Cached]
+
+    def example(self, entry: Entry, sets: tuple[PictureSet, ...]) -> Example:
+        meta = entry.meta
+        number = meta.get("set", 0)
+        each = sets[number]
+        caption = meta["caption"]
+        text = self.texts[text_key(caption)]
+        plain = text
+        if each.trigger:
+            plain = self.texts[text_key(without_trigger(caption, each.trigger))]
+        (width, height), (left, top) = meta["bucket"], meta["crop"]
+        return Example(
+            id=entry.key,
+            size=(height, width),
+            original_size=(meta["height"], meta["width"]),
+            crop=(top, left),
+            latent=self.latents[entry.key],
+            text=text,
+            text_without_trigger=plain,
+            set=number,
+            regularisation=each.regularisation,
+            weight=each.weight,
+            flipped=self.flipped.get(entry.key) if each.flip else None,
+            flipped_crop=(top, meta["resized"][0] - width - left),
+            mask=self.masks.get(entry.key),
+        )

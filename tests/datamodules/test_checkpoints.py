@@ -1,0 +1,169 @@
+"""Checkpoints, and SIGTERM and Ctrl-C at any batch: of an optimizer step, and exactly resumed."""
+
+import os
+import signal
+import threading
+
+import pytest
+from lightning.pytorch import Callback
+
+from elf.callbacks import AdapterCheckpoint
+from elf.callbacks.termination import Termination
+
+pytestmark = [
+    # lightning 2.6.6 with torch 2.14: a rename inside torch.utils._pytree
+    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"),
+]
+
+
+class SendSignal(Callback):
+    """Sends this process a signal while it is at a batch, counted from the start of the run."""
+
+    def __init__(self, batch, number, moment="train"):
+        self.batch, self.number, self.moment = batch, number, moment
+        self.seen = 0
+
+    def at(self, moment):
+        if moment == self.moment:
+            self.seen += 1
+            if self.seen == self.batch:
+                os.kill(os.getpid(), self.number)
+
+    def on_train_batch_start(self, *_):
+        self.at("train")
+
+    def on_validation_batch_start(self, *_):
+        self.at("validation")
+
+
+def undisturbed(kit, make_data, folder, **options):
+    module = kit.TinyModule()
+    kit.make_trainer(folder, AdapterCheckpoint(1000), enable_checkpointing=True, **options).fit(
+        module, make_data()
+    )
+    return module
+
+
+def stopped_and_resumed(kit, make_data, folder, sender, **options):
+    """Return the module of the second part, and how the first one ended."""
+    options["enable_checkpointing"] = True
+    trainer = kit.make_trainer(folder, sender, AdapterCheckpoint(1000), **options)
+    with pytest.raises(SystemExit) as end:
+        trainer.fit(kit.TinyModule(), make_data())
+    module = kit.TinyModule()
+    kit.make_trainer(folder, AdapterCheckpoint(1000), **options).fit(
+        module, make_data(), ckpt_path=folder / "checkpoints" / "last.ckpt", weights_only=True
+    )
+    return module, end.value.code
+
+
+CASES = [(1, 1), (1, 8), (1, 9), (4, 2), (4, 4), (4, 17)]
+
+
+@pytest.mark.parametrize(("accumulation", "batch"), CASES)
+def test_a_run_that_is_told_to_end_goes_on_exactly(
+    kit, make_data, tmp_path, capsys, accumulation, batch
+):
+    check_stop(kit, make_data, tmp_path, accumulation, batch, signal.SIGTERM)
+    # 8 batches an epoch; the last of an epoch steps with what was accumulated
+    epochs, within = divmod(batch - 1, 8)
+    step = epochs * (8 // accumulation) + within // accumulation + 1
+    assert f"elf: SIGTERM: saved at step {step}; go on with --ckpt_path last" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("accumulation", [1, 3, 4])
+def test_a_run_that_is_told_to_end_at_any_batch_goes_on_exactly(
+    kit, make_data, tmp_path, accumulation, number
+):
+    for batch in range(1, 21):
+        folder = tmp_path / str(batch)
+        check_stop(kit, make_data, folder, accumulation, batch, number)
+
+
+def check_stop(kit, make_data, folder, accumulation, batch, number):
+    options = {"max_epochs": 3, "accumulate_grad_batches": accumulation}
+    reference = undisturbed(kit, make_data, folder / "whole", **options)
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    module, code = stopped_and_resumed(
+        kit, make_data, folder / "parts", SendSignal(batch, number), **options
+    )
+    assert code == 128 + number
+    assert 0 < len(module.seen) < len(reference.seen)
+    kit.assert_same_run(module, reference)
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 3])
+def test_every_checkpoint_is_of_an_optimizer_step_and_exact(kit, make_data, tmp_path, accumulation):
+    """Those at the end of an epoch too, with a validation near it."""
+    shards = kit.write_prepared_folder(tmp_path / "shards", ((64, 64, 13),))  # 5 batches an epoch
+    data = {"shards": str(shards)}
+    options = {"max_epochs": 3, "accumulate_grad_batches": accumulation, "val_check_interval": 4,
+               "check_val_every_n_epoch": None, "enable_checkpointing": True}  # fmt: skip
+    reference = kit.TinyModule()
+    folder = tmp_path / "run"
+    kit.make_trainer(folder, AdapterCheckpoint(1, -1), **options).fit(reference, make_data(**data))
+    steps = 3 * -(-5 // accumulation)
+    for step in range(1, steps):
+        module = kit.TinyModule()
+        kit.make_trainer(folder, AdapterCheckpoint(1000), **options).fit(
+            module, make_data(**data), weights_only=True,
+            ckpt_path=folder / "checkpoints" / f"step-{step:06d}.ckpt",
+        )  # fmt: skip
+        assert len(module.seen) < len(reference.seen)
+        kit.assert_same_run(module, reference)
+
+
+@pytest.mark.parametrize("validated", [1, 2])
+def test_a_signal_while_validating(kit, make_data, tmp_path, validated):
+    options = {"max_epochs": 3, "val_check_interval": 3, "check_val_every_n_epoch": None}
+    reference = undisturbed(kit, make_data, tmp_path / "whole", **options)
+    sender = SendSignal(validated, signal.SIGINT, "validation")
+    module, code = stopped_and_resumed(kit, make_data, tmp_path / "parts", sender, **options)
+    assert code == 130
+    assert len(module.seen) == len(reference.seen) - 3
+    kit.assert_same_run(module, reference)
+
+
+def test_a_signal_before_the_last_step_changes_nothing(kit, make_data, tmp_path):
+    reference = undisturbed(kit, make_data, tmp_path / "whole", max_epochs=1, limit_val_batches=0)
+    module = kit.TinyModule()
+    trainer = kit.make_trainer(
+        tmp_path / "signalled", SendSignal(8, signal.SIGTERM), AdapterCheckpoint(),
+        max_epochs=1, limit_val_batches=0, enable_checkpointing=True,
+    )  # fmt: skip
+    trainer.fit(module, make_data())  # it is done all the same
+    kit.assert_same_run(module, reference)
+    assert (tmp_path / "signalled" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_second_signal_ends_at_once(monkeypatch, capfd):
+    """By what the system does by default, for which the handler makes way."""
+    killed = []
+    monkeypatch.setattr(os, "kill", lambda *arguments: killed.append(arguments))
+    before = signal.getsignal(signal.SIGTERM)
+    termination = Termination()
+    termination.install()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        assert killed == []
+        assert "stopping after this step, with a checkpoint" in capfd.readouterr().err
+        signal.raise_signal(signal.SIGTERM)
+        assert killed == [(os.getpid(), signal.SIGTERM)]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        termination.uninstall()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_another_thread_leaves_the_signals_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=Termination().install)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) == before

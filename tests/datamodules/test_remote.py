@@ -1,0 +1,251 @@
+"""Shards behind a URL: in fsspec's memory, and behind an HTTP server that cuts transfers off."""
+
+import http.server
+import threading
+
+import fsspec
+import pytest
+import torch
+
+from elf import remote, trainer
+from elf.errors import ElfError
+from elf.prepared import read_prepared
+from elf.remote import fetch_shards, local_path
+from elf.shards import index_path
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch):
+    monkeypatch.setattr(remote, "PAUSE", 0.0)
+
+
+@pytest.fixture
+def memory(prepared):
+    """A function that gives the URL of a copy of the prepared folder, in memory."""
+    files = fsspec.filesystem("memory")
+    for path in prepared.iterdir():
+        if not path.name.startswith("."):
+            files.pipe_file(f"/shards/{path.name}", path.read_bytes())
+    yield files
+    files.rm("/shards", recursive=True)
+
+
+URL = "memory://shards"
+
+
+class Opened:
+    """Counts what is opened of a file system."""
+
+    def __init__(self, files, monkeypatch):
+        self.names, real = [], files.open
+        monkeypatch.setattr(
+            type(files), "open",
+            lambda _, path, *args, **more: self.names.append(path.rsplit("/", 1)[-1])
+            or real(path, *args, **more),
+        )  # fmt: skip
+
+
+def test_what_is_fetched_is_what_was_prepared(memory, prepared, tmp_path):
+    folder = fetch_shards(f"{URL}/", tmp_path)
+    assert folder == local_path(URL, tmp_path)
+    assert read_prepared(folder) == read_prepared(prepared)
+    # pictures are not needed to train, only what the indexes say of them
+    assert {path.name for path in folder.glob("*.tar")} == {
+        path.name for path in prepared.glob("*.tar") if not path.name.startswith(("train", "held"))
+    }
+
+
+def test_a_second_fetch_opens_one_file(memory, tmp_path, monkeypatch):
+    fetch_shards(URL, tmp_path)
+    opened = Opened(memory, monkeypatch)
+    fetch_shards(URL, tmp_path)
+    assert opened.names == ["prepared.json"]
+
+
+def test_only_what_changed_is_fetched_again(memory, tmp_path, monkeypatch):
+    folder = fetch_shards(URL, tmp_path)
+    lost = next(folder.glob("latents-*.tar"))
+    damaged = index_path(next(folder.glob("captions-*.tar")))
+    content = lost.read_bytes()
+    lost.unlink()
+    damaged.write_bytes(b"{")
+    (folder / "latents-00003-of-00009.tar").write_bytes(b"of an earlier preparation")
+    opened = Opened(memory, monkeypatch)
+    fetch_shards(URL, tmp_path)
+    assert sorted(opened.names) == sorted(["prepared.json", lost.name, damaged.name])
+    assert lost.read_bytes() == content
+    assert not (folder / "latents-00003-of-00009.tar").exists()
+
+
+def test_the_beginning_of_another_shard_is_not_kept(memory, tmp_path):
+    folder = fetch_shards(URL, tmp_path)
+    lost = next(folder.glob("latents-*.tar"))
+    content = lost.read_bytes()
+    lost.unlink()
+    (folder / f".{lost.name}.partial").write_bytes(b"x" * 700)
+    fetch_shards(URL, tmp_path)
+    assert lost.read_bytes() == content
+    assert not list(folder.glob(".*.partial"))
+
+
+def test_a_shard_that_is_not_the_prepared_one(memory, tmp_path):
+    name = next(path for path in memory.ls("/shards", detail=False) if "latents" in path and
+                path.endswith(".tar"))  # fmt: skip
+    content = memory.cat_file(name)
+    memory.pipe_file(name, content[:-1] + b"x")
+    message = r"memory://shards/latents-.*tar is not the shard that was prepared: copy there all"
+    with pytest.raises(ElfError, match=message):
+        fetch_shards(URL, tmp_path)
+    memory.pipe_file(name, content)
+    fetch_shards(URL, tmp_path)
+    index = name.replace(".tar", ".index.json")
+    other = next(path for path in memory.ls("/shards", detail=False) if "captions" in path and
+                 path.endswith("json"))  # fmt: skip
+    memory.pipe_file(index, memory.cat_file(other))
+    with pytest.raises(ElfError, match=message):
+        fetch_shards(URL, tmp_path / "another")
+
+
+@pytest.mark.parametrize("name", ["prepared.json", "latents-00000-of-00001.tar"])
+def test_a_missing_file_is_named(memory, tmp_path, name):
+    memory.rm(f"/shards/{name}")
+    with pytest.raises(ElfError, match=rf"^memory://shards/{name} is missing: copy there all"):
+        fetch_shards(URL, tmp_path)
+
+
+def test_a_damaged_list_is_named_by_its_url(memory, tmp_path):
+    memory.pipe_file("/shards/prepared.json", b"{}")
+    with pytest.raises(ElfError, match=r"^memory://shards/prepared.json is damaged"):
+        fetch_shards(URL, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("nowhere://x", r"^data.shards nowhere://x: Protocol not known: nowhere"),
+        ("simplecache::memory://x", r"simplecache::memory://x: name one file system, not a chain"),
+    ],
+)
+def test_urls_that_are_not_read(tmp_path, where, message):
+    with pytest.raises(ElfError, match=message):
+        fetch_shards(where, tmp_path)
+
+
+def test_two_at_once_are_refused(memory, tmp_path):
+    from elf.files import FolderLock
+
+    with (
+        FolderLock(local_path(URL, tmp_path)),
+        pytest.raises(ElfError, match="is being written by another process"),
+    ):
+        fetch_shards(URL, tmp_path)
+
+
+def test_a_folder_is_its_own_copy(tmp_path):
+    assert local_path("data/shards", tmp_path) == remote.Path("data/shards")
+    assert not remote.is_remote("data/shards")
+    assert local_path("s3://a/b", tmp_path) != local_path("s3://a/c", tmp_path)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves a folder; cuts each transfer of a shard off after some bytes, as often as told."""
+
+    def __init__(self, folder, ranges):
+        self.folder, self.ranges = folder, ranges
+        self.cuts, self.sent = 0, 0
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.answer(head=True)
+
+    def do_GET(self):
+        self.answer(head=False)
+
+    def answer(self, head):
+        path = self.server.folder / self.path.rsplit("/", 1)[-1]
+        if not path.exists():
+            self.send_error(404)
+            return
+        data, asked = path.read_bytes(), self.headers.get("Range")
+        if asked and self.server.ranges:
+            first, last = asked.removeprefix("bytes=").split("-")
+            last = min(int(last or len(data) - 1), len(data) - 1)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+            data = data[int(first) : last + 1]
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        if self.server.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+        if head:
+            return
+        if path.suffix == ".tar" and self.server.cuts:
+            self.server.cuts -= 1
+            data = data[:900]
+            self.close_connection = True
+        self.server.sent += len(data) if path.suffix == ".tar" else 0
+        self.wfile.write(data)
+
+
+@pytest.fixture(params=[True, False], ids=["ranges", "no ranges"])
+def server(request, prepared):
+    server = Server(prepared, request.param)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_transfers_that_are_cut_off_go_on(server, prepared, tmp_path):
+    url = f"http://127.0.0.1:{server.server_port}/run"
+    server.cuts = 2
+    folder = fetch_shards(url, tmp_path)
+    assert server.cuts == 0
+    assert read_prepared(folder) == read_prepared(prepared)
+
+
+def test_a_server_that_always_cuts_off_and_a_later_start(server, prepared, tmp_path):
+    url = f"http://127.0.0.1:{server.server_port}/run"
+    server.cuts = 1000
+    with pytest.raises(
+        ElfError, match=r"could not be read in 4 tries \(.*what has arrived is kept"
+    ):
+        fetch_shards(url, tmp_path)
+    server.cuts = 0
+    assert read_prepared(fetch_shards(url, tmp_path)) == read_prepared(prepared)
+
+
+@pytest.mark.parametrize("call", ["sync_folder", "write_atomic"])
+def test_a_full_disk_is_one_line(memory, tmp_path, monkeypatch, call):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, call, fail)
+        with pytest.raises(ElfError, match=r"could not be written: .*No space left"):
+            fetch_shards(URL, tmp_path)
+    fetch_shards(URL, tmp_path)
+
+
+def test_a_run_on_remote_shards_is_the_run_on_a_folder(memory, kit, make_data, tmp_path):
+    here, there = kit.TinyModule(), kit.TinyModule()
+    there.load_state_dict(here.state_dict())
+    kit.make_trainer(tmp_path / "here", max_steps=9).fit(here, make_data())
+    data = make_data(shards=URL, shards_cache=str(tmp_path / "cache"))
+    kit.make_trainer(tmp_path / "there", max_steps=9).fit(there, data)
+    assert there.seen == here.seen
+    torch.testing.assert_close(there.state_dict(), here.state_dict(), rtol=0, atol=0)
+
+
+def test_preparing_needs_a_folder():
+    with pytest.raises(ElfError, match=r"^data.shards s3://a/b is a URL, which is only read: prep"):
+        trainer.prepare(["--config=configs/train/quickstart.yaml", "--data.shards=s3://a/b"])
