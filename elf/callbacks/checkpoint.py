@@ -5,7 +5,9 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
+from elf.callbacks.termination import Termination
 from elf.errors import ElfError
 
 
@@ -13,7 +15,7 @@ class AdapterCheckpoint(ModelCheckpoint):
     """Writes ``checkpoints/step-NNNNNN.ckpt`` and ``last.ckpt`` into the run's folder.
 
     A checkpoint holds the adapter, the optimizer and what an exact continuation needs; not the
-    base.
+    base. SIGTERM and Ctrl-C end the run after the next optimizer step, with a checkpoint of it.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints.
@@ -35,6 +37,13 @@ class AdapterCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        self._termination = Termination()
+        self._step = 0
+
+    @property
+    def state_key(self) -> str:
+        """The same whatever the arguments: a run may go on with others."""
+        return type(self).__qualname__
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the checkpoints into the run's folder."""
@@ -51,14 +60,53 @@ class AdapterCheckpoint(ModelCheckpoint):
     ) -> None:
         """Save every ``every_n_steps``-th step, and the last one whatever its number.
 
-        Not in ``on_train_end``: the loops have counted the epoch as done by then, and a run that
-        goes on would take a part of an epoch for a whole one.
+        Where the step ends, and nowhere later. Lightning's own callback puts a checkpoint off that
+        falls on the end of an epoch: written within the next accumulation, it lacks a batch's
+        gradient. And in ``on_train_end`` the loops have counted the epoch as done: a run that goes
+        on would take a part of an epoch for a whole one.
         """
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step == self._step:
+            return  # within an accumulation
+        self._step = trainer.global_step
+        stopped = self._termination.requested(trainer)
         done = trainer.global_step == trainer.max_steps or (
             trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         )
-        if done and self._last_global_step_saved != trainer.global_step:
+        if done or stopped or trainer.global_step % self._every_n_train_steps == 0:
+            self._save_now(trainer)
+        if stopped and not done:
+            self._termination.end(trainer.global_step)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """Stop here too: validation may take longer than what is left after a signal.
+
+        In one process alone, as others may not validate as many batches.
+        """
+        within_fit = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if within_fit and trainer.world_size == 1 and self._termination.requested(trainer):
+            self._save_now(trainer)
+            self._termination.end(trainer.global_step)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals over from Lightning, which has set its own handlers by now."""
+        super().on_train_start(trainer, pl_module)
+        self._step = trainer.global_step
+        self._termination.install()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        super().on_train_end(trainer, pl_module)
+        self._termination.uninstall()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back."""
+        super().on_exception(trainer, pl_module, exception)
+        self._termination.uninstall()
+
+    def _save_now(self, trainer: Trainer) -> None:
+        if self._last_global_step_saved != trainer.global_step:
             candidates = self._monitor_candidates(trainer)
             self._save_topk_checkpoint(trainer, candidates)
             self._save_last_checkpoint(trainer, candidates)
