@@ -1,13 +1,15 @@
 """What files held when they were last read, so that an unchanged one is not opened again."""
 
 import contextlib
+import json
 import os
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from elf.errors import ElfError
-from elf.files import AppendLog, iterate_log, sha256_file
+from elf.files import AppendLog, parse_line, sha256_file
 
 Stamp = tuple[int, int]
 """Size in bytes and time of the last change in ns."""
@@ -22,24 +24,33 @@ class FileIndex:
 
     Several processes may use one folder: each appends to a log of its own and reads all logs.
     A damaged entry costs only that its file is read again. Threads may share an index.
+
+    Args:
+        folder: Of the logs.
+        within: The folders that will be asked for, if that is known: what is elsewhere is not
+            read, and its files count as new.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, within: Iterable[str | Path] = ()) -> None:
         self.folder = Path(folder)
         self._known: dict[str, tuple[int, int, str]] = {}
         self._log: AppendLog | None = None
         self._writing = threading.Lock()
+        parts = [json.dumps(os.path.abspath(part), ensure_ascii=False)[1:-1] for part in within]
+        marks = [part.encode(errors="replace") for part in parts]  # as they stand in a line
         for path in sorted(self.folder.glob("files-*.jsonl")):
-            self._read(path)
+            self._read(path, marks)
 
-    def _read(self, path: Path) -> None:
-        try:
-            for entry in iterate_log(path):
-                self._known[entry["path"]] = (entry["size"], entry["mtime"], entry["sha256"])
-        except (ElfError, KeyError, OSError):
-            return
+    def _read(self, path: Path, marks: Sequence[bytes]) -> None:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            for line in file:
+                if marks and not any(mark in line for mark in marks):
+                    continue
+                with contextlib.suppress(KeyError):
+                    entry = parse_line(line) or {}
+                    self._known[entry["path"]] = (entry["size"], entry["mtime"], entry["sha256"])
 
-    def lookup(self, path: Path) -> str | None:
+    def lookup(self, path: str | Path) -> str | None:
         """Return a file's sha256 without opening it; None if it is new, changed or gone."""
         try:
             status = os.stat(path)
@@ -48,7 +59,7 @@ class FileIndex:
         size, mtime, digest = self._known.get(os.path.abspath(path), (-1, 0, ""))
         return digest if (size, mtime) == (status.st_size, status.st_mtime_ns) else None
 
-    def sha256(self, path: Path) -> str:
+    def sha256(self, path: str | Path) -> str:
         """Return a file's sha256, and remember it if the file had to be read.
 
         Raises:
@@ -65,7 +76,7 @@ class FileIndex:
             self._remember(path, (status.st_size, status.st_mtime_ns), digest)
         return digest
 
-    def _remember(self, path: Path, stamp: Stamp, digest: str) -> None:
+    def _remember(self, path: str | Path, stamp: Stamp, digest: str) -> None:
         name = os.path.abspath(path)
         entry = {"path": name, "size": stamp[0], "mtime": stamp[1], "sha256": digest}
         with self._writing:

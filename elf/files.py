@@ -20,6 +20,9 @@ if sys.platform == "win32":  # pragma: no cover
 else:
     import fcntl
 
+EXACTLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+"""Flags of ``os.open``: the file itself and not what it links to, and its bytes as they are."""
+
 
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder durable; a no-op where folders cannot be opened (Windows)."""
@@ -78,6 +81,23 @@ def replace_file(path: str | Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def read_small(path: str) -> bytes:
+    """Return the bytes of a file that is likely small, in half the time of :func:`open`."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        return b"".join(iter(lambda: os.read(descriptor, 1 << 14), b""))
+    finally:
+        os.close(descriptor)
+
+
+def read_at(file: BinaryIO, length: int, position: int) -> bytes:
+    """Return so many bytes of an unbuffered file from a position; fewer where it ends."""
+    if sys.platform != "win32":
+        return os.pread(file.fileno(), length, position)
+    file.seek(position)  # pragma: no cover
+    return file.read(length)  # pragma: no cover
 
 
 def sync_disks() -> None:
@@ -194,6 +214,7 @@ class AppendLog:
             # kill -9 of this process cannot lose it; sync() guards against power loss.
             self._file = open(self.path, "ab", buffering=0)
             self._size = self._mend_torn_tail()
+            self._synced = -1
         except BaseException:
             self._lock.close()
             raise
@@ -238,10 +259,13 @@ class AppendLog:
         finally:
             self._file = open(self.path, "ab", buffering=0)
             self._size = self.path.stat().st_size
+            self._synced = -1
 
     def sync(self) -> None:
         """Make everything appended so far survive a power loss."""
-        os.fsync(self._file.fileno())
+        if self._synced != self._size:
+            os.fsync(self._file.fileno())
+            self._synced = self._size
 
     def close(self) -> None:
         """Sync, close and release the log."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from elf.decisions import read_decisions
 from elf.files import AppendLog
 from elf.handedits import HandEdits, OldRecords
-from elf.labeltext import write_texts
+from elf.labeltext import Label, rewrite_text, write_texts
 from elf.manifest import MANIFEST, Record, disk_errors
 
 
@@ -43,18 +43,23 @@ class Journal:
 
     def write(self, *records: Record) -> list[bool]:
         """Write pictures' text files and lines, as :meth:`LabelFolder.write` does."""
-        again: list[Record] = []
+        again: list[Label] = []
         fresh: list[Record] = []
         new, ids = [], {record["id"] for record in records} & self.ids
         with self._disk_errors():
             for record in records:
                 new.append(record["id"] not in ids)
                 ids.add(record["id"])
-                if new[-1]:
-                    old = record["id"] in self._edits.old
-                    (again if old else fresh).append(self._edits.decided(record))
-            self._log.append(*again)
-            write_texts(self.folder, [*again, *fresh])
+                if new[-1] and record["id"] in self._edits.old:
+                    again.append(self._edits.label(record))
+                elif new[-1]:
+                    fresh.append(self._edits.decided(record))
+            if again:
+                self._log.append(*(label.record for label in again))
+                self._log.sync()  # before their texts are written over
+                for label in again:
+                    rewrite_text(self.folder, label)
+            write_texts(self.folder, fresh)
             self._log.append(*fresh)
         self.ids |= ids
         return new
@@ -76,6 +81,7 @@ class Journal:
 
     def close(self) -> None:
         """Release the journal; harmless when repeated."""
+        self._edits.old.forget()
         with self._disk_errors():
             for log in (self._log, self._quarantine):
                 if log is not None:

@@ -2,86 +2,45 @@
 
 Crash-safe by order: a picture's text file is whole before its manifest line is appended, and
 nothing counts as labelled without that line. The new record of a picture that has one already is
-in a journal before its text is written, so that no text file is ever taken for a person's edit
-(:mod:`elf.handedits`) that is none. Only :class:`LabelFolder` writes the manifest;
-further processes of the same run write journals (:mod:`elf.journal`), which it takes in.
+on the disk, in a journal, before its text is written over: what an interruption left of the text
+is completed from there, and never taken for a person's edit (:mod:`elf.handedits`). Only
+:class:`LabelFolder` writes the manifest; further processes of the same run write journals
+(:mod:`elf.journal`), which it takes in.
 """
 
 import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from elf.decisions import apply_decision, is_left_out, read_decisions
 from elf.errors import ElfError
-from elf.files import AppendLog, iterate_log, parse_line, read_log, sync_disks
-from elf.handedits import HandEdits, OldRecords
-from elf.labeltext import label_text, write_text, write_texts
+from elf.files import AppendLog, iterate_log, parse_line, read_log, read_small, sync_disks
+from elf.handedits import HandEdits, OldRecords, Places
+from elf.labeltext import Label, label_text, rewrite_text, write_text, write_texts
+from elf.records import (
+    JOURNALS,
+    MANIFEST,
+    JournalRecords,
+    Record,
+    labelled_ids,
+    read_lines,
+    read_records,
+)
 
-__all__ = ["LabelFolder", "label_text", "labelled_ids", "read_records"]
+__all__ = ["MANIFEST", "LabelFolder", "Record", "label_text", "labelled_ids", "read_records"]
 
-MANIFEST = "manifest.jsonl"
 QUARANTINE = "quarantine.jsonl"
-JOURNALS = ".journal-*.jsonl"
 QUARANTINES = ".quarantine-*.jsonl"
 PENDING = ".journal-relabelled.jsonl"
 """New records of pictures that the manifest holds already, until they replace the old ones."""
 UNSETTLED = ".unsettled"
 """Stands there while text files may not have reached the disk."""
 
-Record = dict[str, Any]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_ID = re.compile(r"[0-9a-f]{16}")
-_LINE = re.compile(rb'\{"id": "([0-9a-f]{16})", .*\}\n', re.DOTALL)
 _LEFT_OVER = re.compile(r"\.([0-9a-f]{16}\.txt|(manifest|quarantine)\.jsonl)\.\w+\.tmp")
-
-
-def labelled_ids(folder: str | Path) -> set[str]:
-    """Return the ids that a labels folder holds; a torn last line does not count."""
-    paths = [Path(folder) / MANIFEST, *Path(folder).glob(JOURNALS)]
-    return {key for path in paths for key, _ in read_lines(path)}
-
-
-def read_lines(path: str | Path) -> Iterator[tuple[str, bytes]]:
-    """Yield each record's id and its line, unread beyond that; a torn last line is left out.
-
-    Raises:
-        ElfError: If a line is damaged or has no proper id, with its number.
-    """
-    path = Path(path)
-    if not path.exists():
-        return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if match := _LINE.fullmatch(line):
-                yield match[1].decode(), line
-                continue
-            record = parse_line(line)
-            if record is None and not line.endswith(b"\n"):
-                return
-            if record is None:
-                raise ElfError(
-                    f"{path}, line {number}: not a JSON object; mend or delete that line"
-                )
-            if not _ID.fullmatch(str(record.get("id"))):  # ids name files: nothing else may pass
-                raise ElfError(f"{path}, line {number}: no `id` of 16 hex digits; mend that line")
-            yield record["id"], line if line.endswith(b"\n") else line + b"\n"
-
-
-def read_records(path: str | Path) -> Iterator[Record]:
-    """Yield a manifest's records; a torn last line is left out.
-
-    Raises:
-        ElfError: If a line is damaged or has no proper id, with its number.
-    """
-    for number, (key, line) in enumerate(read_lines(path), 1):
-        record = parse_line(line)
-        if record is None or record.get("id") != key:
-            raise ElfError(f"{path}, line {number}: not a JSON object; mend or delete that line")
-        yield record
 
 
 class LabelFolder:
@@ -106,6 +65,7 @@ class LabelFolder:
         self._written: set[str] = set()
         self._pending: AppendLog | None = None
         self._settled = True
+        self._torn = False
         with self._disk_errors(), contextlib.ExitStack() as stack:
             manifest = AppendLog(self.folder / MANIFEST, keep_records=False)
             self._manifest = stack.enter_context(manifest)
@@ -113,6 +73,7 @@ class LabelFolder:
             stack.callback(self._close_pending)
             self._decisions = read_decisions(self.folder)
             old = OldRecords(self.folder / MANIFEST)
+            stack.callback(old.forget)
             self._edits = HandEdits(self.folder, old, self._decisions)
             self._mend()
             stack.pop_all()  # all is well: they stay open until close()
@@ -125,22 +86,28 @@ class LabelFolder:
         self._complete(journals)
         self._take_in(journals)
         self._take_in_quarantines()
-        self.ids |= labelled_ids(self.folder)
-        unsettled = UNSETTLED in sizes
+        unsettled = UNSETTLED in sizes or bool(journals)
+        places: Places = {}
+        suspect: dict[str, bool] = {}  # by id: whether a power loss spoilt the text
+        position = 0
         for key, line in read_lines(self.folder / MANIFEST):
-            name = f"{key}.txt"
-            spoilt = unsettled and sizes.get(name) and b"\0" in (self.folder / name).read_bytes()
-            if not spoilt and sizes.get(name) and key not in self._decisions:
-                if b'"before_review"' not in line:
-                    continue
-            record = parse_line(line)
+            places[key] = (position, len(line))
+            position += len(line)
+            size = sizes.get(f"{key}.txt")
+            spoilt = bool(unsettled and size) and b"\0" in read_small(f"{self.folder}/{key}.txt")
+            if spoilt or not size or key in self._decisions or b'"before_review"' in line:
+                suspect[key] = spoilt
+        self.ids |= places.keys()
+        self._edits.old.know(places)
+        for key, spoilt in suspect.items():
+            record = self._edits.old.get(key)
             if record is None:
                 raise ElfError(f"{self.folder / MANIFEST}: {key}: not a JSON object; mend it")
             wanted = apply_decision(record, self._decisions.get(key))
             if wanted != record:
                 wanted = self._edits.decided(record, old=record)
                 self._pend(wanted)
-            if wanted != record or spoilt or not (sizes.get(name) or is_left_out(wanted)):
+            if wanted != record or spoilt or not (sizes.get(f"{key}.txt") or is_left_out(wanted)):
                 self._unsettle()
                 write_text(self.folder, wanted)
         self._merge_pending()
@@ -151,7 +118,7 @@ class LabelFolder:
             record = parse_line(line) if key in self._edits.old else None
             if record is not None:
                 self._unsettle()
-                write_text(self.folder, self._edits.decided(record))
+                write_text(self.folder, self._edits.completed(record))
 
     def _pend(self, *records: Record) -> None:
         if self._pending is None:
@@ -165,13 +132,15 @@ class LabelFolder:
         return pending is not None
 
     def _merge_pending(self) -> None:
-        if self._close_pending():
-            self._sync_texts()  # before their records replace the old ones
+        if self._close_pending() and not self._torn:
+            self._settle()  # before their records replace the old ones
             self._take_in([self.folder / PENDING])
 
-    def _sync_texts(self) -> None:
+    def _settle(self) -> None:
         if (self.folder / UNSETTLED).exists():
             sync_disks()
+            (self.folder / UNSETTLED).unlink()
+        self._settled = True
 
     def _unsettle(self) -> None:
         if self._settled:
@@ -192,7 +161,9 @@ class LabelFolder:
         Returns:
             For each of them, False if the run has written that id already: nothing is done.
         """
-        again, fresh, new = [], [], []
+        again: list[Label] = []
+        fresh: list[Record] = []
+        new = []
         with self._disk_errors():
             self._unsettle()
             for record in records:
@@ -200,16 +171,25 @@ class LabelFolder:
                 new.append(key not in self._written)
                 self._written.add(key)
                 if new[-1] and key in self.ids:
-                    again.append(self._edits.decided(record))
+                    again.append(self._edits.label(record))
                 elif new[-1]:
                     fresh.append(apply_decision(record, self._decisions.get(key)))
-            if again:
-                self._pend(*again)
-            write_texts(self.folder, [*again, *fresh])
+            self._rewrite(again)
+            write_texts(self.folder, fresh)
             if fresh:
                 self._manifest.append(*fresh)
         self.ids |= {record["id"] for record in fresh}
         return new
+
+    def _rewrite(self, labels: Sequence[Label]) -> None:
+        """Write labelled pictures' texts anew, their records before."""
+        if labels:
+            self._torn = True  # if this fails, the next start completes it from the journal
+            self._pend(*(label.record for label in labels))
+            self.sync()
+            for label in labels:
+                rewrite_text(self.folder, label)
+            self._torn = False
 
     def quarantine(self, record: Record) -> None:
         """Note a picture that cannot be used: ``path`` and ``reason``, ``id`` if it has one."""
@@ -236,7 +216,7 @@ class LabelFolder:
         """Take in the journals that the run's other processes have closed."""
         with self._disk_errors():
             self._unsettle()
-            self._sync_texts()
+            self._settle()
             self._take_in(sorted(self.folder.glob(JOURNALS)))
             self.ids |= labelled_ids(self.folder)
             for record in self._take_in_quarantines():
@@ -248,10 +228,9 @@ class LabelFolder:
             stack.callback(self._manifest.close)  # last: it holds the lock that others ask for
             stack.callback(self._remove_empty_quarantine)
             stack.callback(self._quarantine.close)
+            stack.callback(self._edits.old.forget)
             self._merge_pending()
-            self._sync_texts()
-            (self.folder / UNSETTLED).unlink(missing_ok=True)
-            self._settled = True
+            self._settle()
             self._edits.tell()
 
     def _remove_empty_quarantine(self) -> None:
@@ -259,39 +238,15 @@ class LabelFolder:
         if path.exists() and path.stat().st_size == 0:
             path.unlink()
 
-    def _take_in(self, journals: Iterable[Path]) -> None:
+    def _take_in(self, journals: Sequence[Path]) -> None:
         """Put journals' records in their old ones' places, new ones behind; repeatable."""
-        journals = list(journals)
-        fresh: dict[str, tuple[str, Path, int, int]] = {}  # by id: path, where its line stands
-        for journal in journals:
-            position = 0
-            for key, line in read_lines(journal):
-                path = str((parse_line(line) or {}).get("path", ""))
-                place = (path, journal, position, len(line))
-                fresh[key] = min(fresh.get(key, place), place, key=lambda place: place[0])
-                position += len(line)
-        if fresh:
-            self._manifest.rewrite(self._merged(fresh))
-            self._edits.old.forget()
+        self._edits.old.forget()
+        with JournalRecords(journals) as fresh:
+            if fresh.places:
+                self._manifest.rewrite(fresh.merged_into(self.folder / MANIFEST))
         for journal in journals:
             journal.unlink()
             journal.with_name(f".{journal.name}.lock").unlink(missing_ok=True)
-
-    def _merged(self, fresh: dict[str, tuple[str, Path, int, int]]) -> Iterator[bytes]:
-        with contextlib.ExitStack() as stack:
-            files = {
-                journal: stack.enter_context(open(journal, "rb"))
-                for journal in {place[1] for place in fresh.values()}
-            }
-
-            def line_at(place: tuple[str, Path, int, int]) -> bytes:
-                files[place[1]].seek(place[2])
-                return files[place[1]].read(place[3]).rstrip(b"\n") + b"\n"
-
-            for key, line in read_lines(self.folder / MANIFEST):
-                yield line_at(fresh.pop(key)) if key in fresh else line
-            for key in sorted(fresh, key=lambda key: (fresh[key][0], key)):
-                yield line_at(fresh[key])
 
     def _take_in_quarantines(self) -> list[Record]:
         found = []

@@ -70,6 +70,10 @@ class Item(TypedDict):
     wants: tuple[str, ...]
 
 
+Sample = tuple[Item, Pixels]
+"""A picture file and its pixels by the models' names."""
+
+
 class Batch(TypedDict):
     """Pictures and their pixels: for each model one row for each item that wants it, in order.
 
@@ -88,7 +92,7 @@ class PictureReader:
     root: str
     transform: Transform
 
-    def read(self, task: Task) -> tuple[Item, Pixels]:
+    def read(self, task: Task) -> Sample:
         """Return a picture's item and its pixels by model; no pixels if there is an error."""
         item = Item(
             id=task.sha256[:16],
@@ -117,7 +121,7 @@ class PictureReader:
         return item | {"wants": ()}, {}
 
 
-def collate(samples: Sequence[tuple[Item, Pixels]]) -> Batch:
+def collate(samples: Sequence[Sample]) -> Batch:
     """Return what a :class:`PictureReader` gave as one batch."""
     names = dict.fromkeys(name for _, pixels in samples for name in pixels)
     return Batch(
@@ -188,10 +192,13 @@ class PictureLoader:
                 yield batch
             return
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
-        ahead: deque[list[Future[tuple[Item, Pixels]]]] = deque()
+        read = self.reader.read
+        ahead: deque[list[Future[Sample] | Sample]] = deque()
         try:
             for tasks in self.batches:
-                ahead.append([pool.submit(self.reader.read, task) for task in tasks])
+                # no thread for what is not opened
+                samples = [pool.submit(read, task) if task.wants else read(task) for task in tasks]
+                ahead.append(samples)
                 if len(ahead) > 2:
                     yield self._next(ahead)
             while ahead:
@@ -199,9 +206,10 @@ class PictureLoader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _next(self, ahead: deque[list[Future[tuple[Item, Pixels]]]]) -> Batch:
+    def _next(self, ahead: deque[list[Future[Sample] | Sample]]) -> Batch:
         start = time.perf_counter()
-        batch = collate([future.result() for future in ahead.popleft()])
+        samples = ahead.popleft()
+        batch = collate([s.result() if isinstance(s, Future) else s for s in samples])
         self.waited += time.perf_counter() - start
         return batch
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.files import AppendLog, sha256_file, sync_folder
-from elf.images import FORMATS, picture_names
+from elf.images import FORMATS, MASK, picture_names
 
 JOURNAL = ".elf-rename.jsonl"
 SHOWN = 20
@@ -120,7 +120,7 @@ def _order(root: Path, wanted: dict[str, str], pictures: set[str], plan: Plan) -
         for source, target in todo.items():
             stem = target.removesuffix(Path(target).suffix)
             moves = [Move(source, target)]
-            moves += [Move(name, stem + Path(name).suffix) for name in beside.get(source, ())]
+            moves += [Move(name, stem + _end(name)) for name in beside.get(source, ())]
             if any(move.target in taken for move in moves):
                 later[source] = target
                 continue
@@ -146,10 +146,15 @@ def _beside(root: Path, pictures: set[str]) -> tuple[dict[str, list[str]], set[s
         for entry in sorted(os.listdir(folder)):
             name = (folder / entry).relative_to(root).as_posix()
             taken.add(name)
-            stem = name.removesuffix(Path(name).suffix)
+            stem = name.removesuffix(_end(name))
             if name not in pictures and stems[stem] == 1 and (folder / entry).is_file():
                 beside.setdefault(owners[stem], []).append(name)
     return beside, taken
+
+
+def _end(name: str) -> str:
+    """Return what follows the name that a picture shares with the files beside it."""
+    return name[-len(MASK) :] if name.lower().endswith(MASK) else Path(name).suffix
 
 
 def rename(root: Path) -> Plan:

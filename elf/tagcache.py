@@ -13,15 +13,15 @@ import os
 import struct
 import warnings
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from elf.errors import ElfError
-from elf.files import FolderLock
+from elf.files import FolderLock, read_at
 
 MAGIC = b"elf1"
 HEADER = struct.Struct("<4sII32s")
@@ -42,7 +42,8 @@ class ResultCache:
             found += [(key, number, at, length) for key, at, length, _ in _scan(self._files[-1])]
         rows = np.array(found, np.uint64).reshape(-1, 4)
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
-        self._keys: NDArray[np.uint64] = np.ascontiguousarray(rows[:, 0])
+        # a memory view: one key is found sooner in it than in an array
+        self._keys = np.ascontiguousarray(rows[:, 0]).data
         self._places = rows[:, 1:].astype(np.int64)  # segment, position, payload's length
 
     def __len__(self) -> int:
@@ -51,11 +52,13 @@ class ResultCache:
     def get(self, sha256: str) -> bytes | None:
         """Return the payload that was stored for a picture; None if there is none, or no whole."""
         wanted = bytes.fromhex(sha256)
-        key = np.uint64(int.from_bytes(wanted[:8], "big"))
-        first, last = (int(self._keys.searchsorted(key, side)) for side in ("left", "right"))
-        for row in range(last - 1, first - 1, -1):  # the newest first
+        key = int.from_bytes(wanted[:8], "big")
+        row = bisect_right(self._keys, key)
+        while row and self._keys[row - 1] == key:  # the newest first
+            row -= 1
             number, position, length = self._places[row].tolist()
-            payload = _payload(_read(self._files[number], HEADER.size + length, position), wanted)
+            data = read_at(self._files[number], HEADER.size + length, position)
+            payload = _payload(data, wanted)
             if payload is not None:
                 return payload
         return None
@@ -125,17 +128,12 @@ def _append(file: BinaryIO, data: bytes) -> None:
         raise
 
 
-def _read(file: BinaryIO, length: int, position: int) -> bytes:
-    file.seek(position)
-    return file.read(length)
-
-
 def _scan(file: BinaryIO) -> Iterator[tuple[int, int, int, int]]:
     """Yield (first 8 bytes of the key, position, payload's length, end) of each whole entry."""
     size = os.fstat(file.fileno()).st_size
     position = 0
     while position + HEADER.size <= size:
-        magic, length, _, key = HEADER.unpack(_read(file, HEADER.size, position))
+        magic, length, _, key = HEADER.unpack(read_at(file, HEADER.size, position))
         end = position + HEADER.size + length
         if magic != MAGIC or end > size:
             return

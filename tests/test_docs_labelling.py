@@ -13,6 +13,7 @@ from elf.manifest import LabelFolder
 from elf.taggers import Rules, Selector, TagList
 from elf.taggers.names import NameSet
 from elf.taggers.outputs import UNITS, CaptionOutput, ScoreOutput
+from elf.taggers.scores import Scores
 from elf.taggers.vocabulary import CAPTION_TAGS
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +38,7 @@ class Recalled:
                  "character" if name in CHARACTERS else "general" for name in names]  # fmt: skip
         assert len(rows) > 15 and len(set(names)) == len(names)
         units = np.array([round(float(score) * UNITS) for _, score in rows], np.uint16)
-        self.scores = ScoreOutput(units, 512, 512, "CPUExecutionProvider")
+        self.scores = ScoreOutput(Scores.of(units), 512, 512, "CPUExecutionProvider")
         self.caption = CaptionOutput(caption or None, "ok" if caption else "off")
         self.select = Selector(TagList(names, kinds), Rules())
 

@@ -86,6 +86,21 @@ def test_two_processes_write_two_logs_and_read_both(tmp_path, picture):
     assert both.lookup(picture) and both.lookup(other)
 
 
+@pytest.mark.parametrize("name", ["models", "modèles", 'mo"dels'])
+def test_what_is_known_of_some_folders_alone_is_read(tmp_path, picture, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    model = old(tmp_path / name / "model.onnx", b"weights")
+    index = FileIndex(tmp_path / "cache")
+    index.sha256(picture), index.sha256(model)
+    index.close()
+    opened = reading(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    index = FileIndex(tmp_path / "cache", within=["elsewhere", name])
+    assert index.sha256(model) == sha256_file(model) and opened == []
+    assert index.lookup(picture) is None
+    index.close()
+
+
 @pytest.mark.parametrize("damage", [b"nonsense\n", b'{"path": 1}\n', b'{"pa'])
 def test_a_damaged_log_costs_only_reading_again(tmp_path, picture, damage):
     index = FileIndex(tmp_path / "cache")

@@ -13,7 +13,9 @@ from elf.files import (
     FolderLock,
     atomic_path,
     parse_line,
+    read_at,
     read_log,
+    read_small,
     sha256_file,
     write_atomic,
 )
@@ -139,6 +141,27 @@ def test_a_log_is_rewritten_atomically(tmp_path, monkeypatch):
     assert read_log(path) == [*RECORDS[:2], RECORDS[5], RECORDS[4]]
 
 
+def test_what_is_synced_is_not_synced_again(tmp_path, monkeypatch):
+    synced = []
+    with AppendLog(tmp_path / "log.jsonl") as log:
+        monkeypatch.setattr(os, "fsync", synced.append)
+        for count in (1, 2):
+            log.append({"id": count})
+            log.sync(), log.sync()
+            assert len(synced) == count
+
+        def fail(_):
+            raise OSError(errno.EIO, "Input/output error")
+
+        log.append({"id": 3})
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            log.sync()
+        monkeypatch.setattr(os, "fsync", synced.append)
+        log.sync()
+        assert len(synced) == 3
+
+
 def test_closing_on_a_failing_disk_releases_the_log(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(errno.EIO, "Input/output error")
@@ -184,6 +207,18 @@ def test_an_atomic_file_gets_the_usual_mode(tmp_path):
     write_atomic(tmp_path / "a", "")
     (tmp_path / "b").touch()
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+@pytest.mark.parametrize("length", [0, 5, 1 << 14, 40_000])
+def test_a_small_file_is_read_whole_and_from_anywhere(tmp_path, length):
+    data = bytes(number % 251 for number in range(length))
+    (tmp_path / "a").write_bytes(data)
+    assert read_small(str(tmp_path / "a")) == data
+    with open(tmp_path / "a", "rb", buffering=0) as file:
+        assert read_at(file, 9, 3) == data[3:12]
+        assert read_at(file, length + 9, 0) == data
+    with pytest.raises(FileNotFoundError):
+        read_small(str(tmp_path / "b"))
 
 
 def test_sha256_of_a_file(tmp_path):

@@ -1,7 +1,9 @@
 """Text files edited by hand: never overwritten, and never seen where there are none."""
 
 import builtins
+import contextlib
 import gc
+import json
 import os
 from pathlib import Path
 
@@ -13,10 +15,10 @@ import elf.labeltext
 from elf.decisions import add_decisions, apply_decision, read_decisions
 from elf.errors import ElfError
 from elf.files import read_log
-from elf.handedits import HandEdits, OldRecords, edit_of, parts, same_text
+from elf.handedits import HandEdits, OldRecords, edit_of, gives, parts, same_text
 from elf.journal import Journal
 from elf.labeltext import label_text
-from elf.manifest import LabelFolder
+from elf.manifest import PENDING, LabelFolder
 
 COUNT = 4
 IDS = [f"{number:016x}" for number in range(COUNT)]
@@ -29,10 +31,10 @@ def record(number, rules="old", kind="tags"):
     }  # fmt: skip
 
 
-def label(folder, rules="old", numbers=range(COUNT)):
+def label(folder, rules="old", numbers=range(COUNT), kind="tags"):
     labels = LabelFolder(folder)
     for number in numbers:
-        labels.write(record(number, rules))
+        labels.write(record(number, rules, kind))
     labels.finish()
     labels.close()
 
@@ -169,6 +171,7 @@ def test_old_records_are_read_where_they_stand(tmp_path):
     assert OldRecords(tmp_path / "none").get(IDS[0]) is None
     edits = HandEdits(tmp_path, old, {})
     assert edits.decided(record(0)) == record(0) and edits.count == 0
+    old.forget()
 
 
 class Killed(BaseException):
@@ -193,7 +196,7 @@ def killed_at(monkeypatch, number, action):
         for place, name in (
             (os, "replace"), (Path, "unlink"), (Path, "touch"), (elf.files.AppendLog, "append"),
             (elf.files.AppendLog, "rewrite"), (elf.files, "replace_file"),
-            (elf.labeltext, "replace_file"),
+            (elf.labeltext, "replace_file"), (os, "write"), (os, "ftruncate"),
         ):  # fmt: skip
             patch.setattr(place, name, dying(getattr(place, name)))
         try:
@@ -209,7 +212,7 @@ def test_no_kill_makes_an_edit_or_loses_one(tmp_path, monkeypatch, relabel):
     """Killed before each write in turn, then labelled by other rules, with one real edit."""
     for number in range(200):
         folder = tmp_path / str(number)
-        label(folder)
+        label(folder, "older")  # a shorter text has to be cut when it was written over
         edit(folder, 3, "by hand\n")
         add_decisions(folder, [{"id": IDS[0], "tags": ["decided"]}])
         with monkeypatch.context() as patch:  # a kill frees the locks: nothing is held here
@@ -231,6 +234,117 @@ def test_no_kill_makes_an_edit_or_loses_one(tmp_path, monkeypatch, relabel):
             break
     assert number > 20
     gc.collect()
+
+
+@pytest.mark.parametrize("kind", ["tags", "caption", "both"])
+@pytest.mark.parametrize("left", ["whole", "not cut", "cut", "old", "zeros"])
+def test_a_text_that_an_interruption_tore_is_completed(tmp_path, kind, left):
+    label(tmp_path, "older", kind=kind)
+    with elf.files.AppendLog(tmp_path / PENDING) as pending:
+        pending.append(record(0, "new", kind))
+    old, new = (label_text(record(0, rules, kind)) for rules in ("older", "new"))
+    states = {"whole": new, "not cut": new + old[len(new) :], "cut": old[: len(new)], "old": old,
+              "zeros": "\0" * len(new)}  # fmt: skip
+    edit(tmp_path, 0, states[left])
+    LabelFolder(tmp_path).close()
+    assert text(tmp_path, 0) == new
+    label(tmp_path, "newest", kind=kind)
+    assert text(tmp_path, 0) == label_text(record(0, "newest", kind))
+    assert not (tmp_path / "decisions.jsonl").exists()
+
+
+def test_a_letter_cut_in_two_is_torn_too(tmp_path):
+    label(tmp_path, "n\u00e9")
+    with elf.files.AppendLog(tmp_path / PENDING) as pending:
+        pending.append(record(0, "n"))
+    old, new = (label_text(record(0, rules)).encode() for rules in ("n\u00e9", "n"))
+    (tmp_path / f"{IDS[0]}.txt").write_bytes(old[: len(new)])
+    LabelFolder(tmp_path).close()
+    assert (tmp_path / f"{IDS[0]}.txt").read_bytes() == new
+
+
+def test_a_decision_after_a_kill_wins_over_the_text_that_was_being_written(tmp_path):
+    label(tmp_path)
+    with elf.files.AppendLog(tmp_path / PENDING) as pending:
+        pending.append(record(0, "new"), record(1, "new"))
+    edit(tmp_path, 0, label_text(record(0, "new")))
+    add_decisions(tmp_path, [{"id": IDS[n], "tags": ["decided"]} for n in range(2)])
+    label(tmp_path, "newest")
+    assert [text(tmp_path, n) for n in range(2)] == ["decided\n"] * 2
+    assert len(read_log(tmp_path / "decisions.jsonl")) == 2
+
+
+@pytest.mark.parametrize("relabel", [label, together])
+@pytest.mark.parametrize("lasting", [True, False])
+def test_no_failing_write_makes_an_edit(tmp_path, monkeypatch, relabel, lasting):
+    """From the n-th on, calls that write a text fail: all, or that one and what is tried instead.
+
+    Then the run is stopped.
+    """
+    errors = 0
+    for number in range(100):
+        folder = tmp_path / str(number)
+        label(folder, "older")
+        calls = 0
+
+        def failing(real, first=number + 1):
+            def call(*args, **options):
+                nonlocal calls
+                calls += 1
+                if calls >= first and (lasting or calls < first + 2):
+                    raise OSError(28, "No space left on device")
+                return real(*args, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", failing(os.write))
+            patch.setattr(os, "ftruncate", failing(os.ftruncate))
+            patch.setattr(elf.labeltext, "replace_file", failing(elf.labeltext.replace_file))
+            patch.setattr(os, "fsync", failing(os.fsync))
+            writers = [LabelFolder(folder)]
+            writers += [Journal(folder, 0)] if relabel is together else []
+            try:
+                writers[-1].write(*(record(n, "new") for n in range(COUNT)))
+            except ElfError as error:
+                assert "could not write (No space left on device)" in str(error)
+                errors += 1
+            for writer in reversed(writers):
+                with contextlib.suppress(ElfError):
+                    writer.close()
+        relabel(folder, "newest")
+        assert [text(folder, n) for n in range(COUNT)] == [
+            f"wood_elf, newest {n}\n" for n in range(COUNT)
+        ]
+        assert not (folder / "decisions.jsonl").exists(), number
+        if calls <= number:
+            break
+    assert errors > COUNT
+
+
+def test_records_as_elf_writes_them_are_compared_without_being_parsed(tmp_path):
+    odd = ["wood_elf", 'say "hi" now', r"fern \(plant\)", "déjà vu", "a"]
+    labels = LabelFolder(tmp_path)
+    labels.write(record(0), record(1) | {"tags": odd}, record(2, kind="both"))
+    labels.close()
+    lines = (tmp_path / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    held = [text(tmp_path, n).encode() for n in range(3)]
+    assert [gives(line, content) for line, content in zip(lines, held, strict=True)] == [
+        True, True, False,
+    ]  # fmt: skip
+    for changed in (b"", b"\n", held[0][:-1], held[0][:-1] + b"x", held[0] + b"\n", held[0][1:],
+                    b'wood_elf", "old 0\n', b"\xff\n"):  # fmt: skip
+        assert not gives(lines[0], changed), changed
+    with_an_empty_tag = lines[0].replace(b'"old 0"', b'"", "old 0"')
+    assert not gives(with_an_empty_tag, b"wood_elf, , old 0\n")
+
+
+def test_a_record_that_was_reviewed_gives_what_the_reviewer_wrote():
+    entry = record(0)
+    decided = apply_decision(entry, {"tags": ["mine"]})
+    line = json.dumps(decided).encode()
+    assert b'"tags": ["wood_elf", "old 0"], ' in line
+    assert not gives(line, label_text(entry).encode())
 
 
 def unlocked(self, folder, name=".lock"):

@@ -113,7 +113,8 @@ class PictureFolder(LightningDataModule):
         """
         index = FileIndex(self.cache) if self.cache is not None else None
         try:
-            own = _sha256_all([Path(self.root, name) for name in names[rank::world]], index)
+            root = os.path.abspath(self.root)
+            own = _sha256_all([os.path.join(root, name) for name in names[rank::world]], index)
         finally:
             if index is not None:
                 index.close()
@@ -164,10 +165,10 @@ def _suffixes() -> str:
     return ", ".join(sorted(SUFFIXES))
 
 
-def _sha256_all(paths: Sequence[Path], index: FileIndex | None) -> list[str]:
+def _sha256_all(paths: Sequence[str], index: FileIndex | None) -> list[str]:
     """Return the sha256 of each file, empty where it cannot be read; hashing uses all cores."""
 
-    def digest(path: Path) -> str:
+    def digest(path: str) -> str:
         try:
             return index.sha256(path) if index is not None else sha256_file(path)
         except OSError:

@@ -31,6 +31,7 @@ from elf.taggers.florence import (
 )
 from elf.taggers.outputs import CaptionOutput, ScoreOutput, to_units
 from elf.taggers.preprocess import Decode, FlorencePreprocess, WDPreprocess
+from elf.taggers.scores import Scores
 from elf.taggers.store import OutputStore, florence_key, wd_key
 from elf.taggers.wd import FILES
 
@@ -131,7 +132,7 @@ class TaggerModule(LightningModule):
     def _open_store(self, cache: str | None, device: str) -> OutputStore:
         if cache is None:
             return OutputStore(None, {})
-        files = FileIndex(cache)
+        files = FileIndex(cache, within=[self._source.folder, *self._folders.values()])
         version = self.transform.version
         self._keys = {"wd": wd_key(self._source, files, version)}
         if self.florence is not None and "florence" in self.transform.parts:
@@ -208,7 +209,8 @@ class TaggerModule(LightningModule):
         for row, (number, item) in enumerate(_wanting(batch, "wd")):
             features = None if embeddings is None else embeddings[row].astype(np.float16)
             provider = self.tagger.provider
-            output = ScoreOutput(units[row], item["width"], item["height"], provider, features)
+            scores = Scores.of(units[row])
+            output = ScoreOutput(scores, item["width"], item["height"], provider, features)
             outputs[number] = output
             self.store.keep(item["sha256"], output)
         return outputs

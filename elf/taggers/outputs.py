@@ -3,12 +3,9 @@
 Scores are kept in units of 1e-4, in which the rules compare them: nothing that a rule could see
 is lost, at some 5 to 13 kB for a list of 10,861 tags. The rules always read the kept form, so
 that a label made from the cache is the label that the model's run made.
-
-In the cache a list's scores are a bit for each tag (whether its score is above 0), a byte for each
-such score (255 for what is too large), and two bytes for each of those. That is as small as
-deflate makes them, and read in a third of its time: a change of rules reads all of them.
 """
 
+import functools
 import json
 import struct
 from dataclasses import dataclass
@@ -16,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float16, Float32, UInt16
 
+from elf.taggers.scores import Scores
+
 UNITS = 10_000
 """Units a score of 1 has."""
 
-FORMAT = 2
-"""Of the bytes below; part of the cache's folder name."""
-
-_LARGE = 255
+FORMAT, CAPTION_FORMAT = 3, 2
+"""Of the bytes of scores and of captions; part of the cache's folder name."""
 
 _LENGTHS = struct.Struct("<III")  # bytes of the facts, of the scores, of the embedding
 
@@ -32,23 +29,10 @@ def to_units(scores: Float32[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:
     return np.rint(scores.astype(np.float64) * UNITS).astype(np.uint16)
 
 
-def _pack(units: UInt16[np.ndarray, " tags"]) -> bytes:
-    above = units > 0
-    values = units[above]
-    large = values[values >= _LARGE].astype("<u2")
-    small = np.minimum(values, _LARGE).astype(np.uint8)
-    return b"".join((np.packbits(above).tobytes(), small.tobytes(), large.tobytes()))
-
-
-def _unpack(data: bytes, count: int) -> UInt16[np.ndarray, " tags"]:
-    at = (count + 7) // 8
-    bits = np.frombuffer(data, np.uint8, at)
-    above = np.unpackbits(bits, count=count).view(np.bool_)
-    values = np.frombuffer(data, np.uint8, int(np.count_nonzero(above)), at).astype(np.uint16)
-    values[values == _LARGE] = np.frombuffer(data[at + len(values) :], "<u2")
-    units = np.zeros(count, np.uint16)
-    units[above] = values
-    return units
+@functools.lru_cache(1024)  # pictures of one size have the same
+def _facts(data: bytes) -> tuple[int, int, str]:
+    width, height, provider = json.loads(data)
+    return width, height, provider
 
 
 @dataclass(frozen=True)
@@ -63,7 +47,7 @@ class ScoreOutput:
         embedding: What stands before the tagger's head, for the search for duplicates.
     """
 
-    units: UInt16[np.ndarray, " tags"]
+    units: Scores
     width: int
     height: int
     provider: str
@@ -71,8 +55,8 @@ class ScoreOutput:
 
     def pack(self) -> bytes:
         """Return the output as bytes."""
-        facts = json.dumps([len(self.units), self.width, self.height, self.provider]).encode()
-        scores = _pack(self.units)
+        facts = json.dumps([self.width, self.height, self.provider]).encode()
+        scores = self.units.pack()
         embedding = b"" if self.embedding is None else self.embedding.astype("<f2").tobytes()
         lengths = _LENGTHS.pack(len(facts), len(scores), len(embedding))
         return lengths + facts + scores + embedding
@@ -82,8 +66,8 @@ class ScoreOutput:
         """Return what :meth:`pack` made bytes of."""
         facts, scores, embedding = _LENGTHS.unpack_from(data)
         at = _LENGTHS.size
-        count, width, height, provider = json.loads(data[at : (at := at + facts)])
-        units = _unpack(data[at : (at := at + scores)], count)
+        width, height, provider = _facts(data[at : (at := at + facts)])
+        units = Scores.unpack(data[at : (at := at + scores)])
         features = np.frombuffer(data[at : at + embedding], "<f2") if embedding else None
         return cls(units, width, height, provider, features)
 

@@ -4,8 +4,8 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt16
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from elf.taggers.names import NameSet, list_name, nearest, unmatched
 from elf.taggers.outputs import UNITS
 from elf.taggers.rules import Rules
+from elf.taggers.scores import Scores
 from elf.taggers.tags import TagList, display
 
 _NOT = re.compile(r"\b(no|not|without|neither|nor)(\s+\w+)?\s*$")
@@ -29,7 +30,7 @@ class Selection:
         scores: The raw score of each written tag that the tagger gave.
         dropped: The rule that dropped a tag, for tags whose raw score reached ``threshold``
             or their category's cutoff.
-        notes: What happened to a written tag beyond its cutoff.
+        notes: What happened to a written tag beyond its cutoff, where anything did.
         sources: The name in the tagger's list of each written tag that it gave.
     """
 
@@ -39,6 +40,26 @@ class Selection:
     dropped: dict[str, str] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+
+
+class _Written(NamedTuple):
+    """What becomes of a tag of the list that is kept, whatever the picture.
+
+    Attributes:
+        name: In the list.
+        plain: What is written, as it stands in a list.
+        text: What is written, as it stands in a label.
+        notes: What the rules did to it.
+        removed: Whether it is written at all.
+        caps: The names of the caps that it counts against, other than that on all tags.
+    """
+
+    name: str
+    plain: str
+    text: str
+    notes: list[str]
+    removed: bool
+    caps: tuple[str, ...]
 
 
 class Selector:
@@ -66,7 +87,8 @@ class Selector:
             for index in self._matching(rule.tags, rule.exceptions):
                 self._weight[index] *= rule.weight
                 self._weighted_by.setdefault(index, []).append(key)
-        cutoffs = [rules.thresholds.get(name, rules.threshold) for name in tags.categories]
+        usual = {name: rules.thresholds.get(name, rules.threshold) for name in set(tags.categories)}
+        cutoffs = [usual[name] for name in tags.categories]
         self._cutoff = np.array(cutoffs)
         self._cut_by: dict[int, list[str]] = {}
         if rules.style.threshold is not None:
@@ -86,12 +108,17 @@ class Selector:
         self._near = np.where(rating, np.inf, np.minimum(cutoffs, rules.threshold))
         self._mcut = {name: self._of_category(name) for name in rules.mcut}
         self._least = self._least_units()
-        self._known: dict[int, tuple[str, str, list[str], bool]] = {}
+        self._lowest = int(self._least.min())
+        self._known: dict[int, _Written] = {}
+        self._caps = {f"{name} tags": cap for name, cap in rules.max_per_category.items()}
+        self._caps["style tags"] = rules.style.max_tags
         self._replace = [(NameSet([old]), new) for old, new in rules.replace.items()]
         self._remove = NameSet(rules.remove)
         self._first = [NameSet([name]) for name in rules.first]
+        self._trigger = [rules.trigger] * bool(rules.trigger)
+        self._ends = list(dict.fromkeys(self._text(list_name(tag)) for tag in rules.append))
         self._words = [
-            (re.compile(rf"(?<![\w-]){re.escape(word.lower())}(?![\w-])"), tag)
+            (word.lower(), re.compile(rf"(?<![\w-]){re.escape(word.lower())}(?![\w-])"), tag)
             for word, tag in rules.caption_tags.items()
         ]
 
@@ -140,31 +167,26 @@ class Selector:
             for name in unmatched([name for name in names if name not in defaults], known)
         ]
 
-    def __call__(
-        self,
-        units: UInt16[np.ndarray, " tags"],
-        caption: str | None = None,
-    ) -> Selection:
-        """Return the label that the rules make of one picture's scores (in units of 1e-4)."""
+    def __call__(self, scores: Scores, caption: str | None = None) -> Selection:
+        """Return the label that the rules make of one picture's scores and its caption."""
         result = Selection()
         if len(self._ratings):
-            result.rating = self.tags.names[int(self._ratings[np.argmax(units[self._ratings])])]
-        able = np.flatnonzero(units >= self._least)
-        raw = units[able] / UNITS
-        weighted = np.round(raw * self._weight[able], 4)
+            result.rating = self.tags.names[scores.largest(self._ratings)]
+        able, units = scores.reaching(self._least, self._lowest)
+        raw = units / UNITS
+        weighted = (raw * self._weight[able]).round(4)
         cutoff = self._cutoff[able]
         if self._mcut:
-            cutoff = cutoff + self._mcut_shift(units / UNITS)[able]
+            cutoff = cutoff + self._mcut_shift(scores.dense / UNITS)[able]
         kept = weighted >= cutoff
-        for at in np.flatnonzero((raw >= self._near[able]) & ~kept).tolist():
+        for at in ((raw >= self._near[able]) & ~kept).nonzero()[0].tolist():
             index = int(able[at])
             name = self.tags.names[index]
             result.dropped[name] = self._below(index, raw[at], weighted[at], cutoff[at])
-        candidates = np.flatnonzero(kept)
+        candidates = kept.nonzero()[0]
         # stable: equal scores stay in the list's order
-        order = candidates[np.argsort(-weighted[candidates], kind="stable")]
-        scores = dict(zip(able[order].tolist(), raw[order].tolist(), strict=True))
-        self._write(result, scores, caption)
+        order = candidates[(-weighted[candidates]).argsort(kind="stable")]
+        self._write(result, able[order].tolist(), raw[order].tolist(), caption)
         return result
 
     def _mcut_shift(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -174,56 +196,67 @@ class Selector:
             shift[members] = max(mcut(raw[members]), self.rules.mcut_floor) - usual
         return np.round(shift, 4)
 
-    def _write(self, result: Selection, scores: dict[int, float], caption: str | None) -> None:
-        """Write the label: ``scores`` are the raw ones of the kept tags, by number, in order."""
+    def _write(
+        self, result: Selection, kept: list[int], scores: list[float], caption: str | None
+    ) -> None:
+        """Write the label of the kept tags, given by number and raw score, in order."""
         rules = self.rules
-        trigger = [rules.trigger] * bool(rules.trigger)
         spoken = self._from_caption(caption)
-        ends = list(dict.fromkeys(self._text(list_name(tag)) for tag in rules.append))
-        room = max(0, rules.max_tags - len(trigger) - len(ends))
+        room = max(0, rules.max_tags - len(self._trigger) - len(self._ends))
         spoken = dict(list(spoken.items())[: min(room, rules.max_caption_tags)])
-        taken = {list_name(text) for text in (*trigger, *ends)}
+        taken = set(map(list_name, (*self._trigger, *self._ends)))
         places = taken | set(map(list_name, spoken))
-        counts: Counter[str] = Counter()
+        room -= len(spoken)
+        left = dict(self._caps)
+        full = {name for name, cap in left.items() if cap <= 0}
         body: list[str] = []
-        names, categories, known = self.tags.names, self.tags.categories, self._known
-        for index, score in scores.items():
-            name = names[index]
-            plain, text, notes, removed = known.get(index) or self._written(index)
+        for index, score in zip(kept, scores, strict=True):
+            written = self._known.get(index) or self._written(index)
+            name, plain, text, notes, removed, caps = written
+            has_place = plain in places
             if removed:
                 result.dropped[name] = "remove"
             elif plain in taken:
                 result.dropped[name] = "written already"
-            elif reason := self._cap(index, counts, plain in places, room - len(spoken)):
-                result.dropped[name] = reason
+            elif room <= 0 and not has_place:
+                result.dropped[name] = f"cap of {rules.max_tags} tags"
+            elif full and (cap := next((cap for cap in caps if cap in full), None)):
+                result.dropped[name] = f"cap of {self._caps[cap]} {cap}"
             else:
                 body.append(text)
                 taken.add(plain)
-                counts["all"] += plain not in places
-                counts[categories[index]] += 1
-                counts["style"] += index in self._style
-                result.scores[text] = round(score, 4)
+                room -= not has_place
+                for cap in caps:
+                    left[cap] -= 1
+                    if not left[cap]:
+                        full.add(cap)
+                result.scores[text] = score
                 result.sources[text] = name
-                result.notes[text] = list(notes)
+                if notes:
+                    result.notes[text] = list(notes)
         first = [text for rule in self._first for text in body if list_name(text) in rule]
         first = list(dict.fromkeys(first))
         for text in first:
-            result.notes[text].append("first")
+            result.notes.setdefault(text, []).append("first")
         for tag, word in spoken.items():
             if list_name(tag) not in taken and list_name(tag) not in self._remove:
                 body.append(tag)
                 taken.add(list_name(tag))
                 result.notes[tag] = [f"the caption says {word!r}"]
         rest = [text for text in body if text not in first] if first else body
-        result.tags = [*trigger, *first, *rest, *ends][: rules.max_tags]
-        result.notes |= {text: ["append"] for text in ends}
-        result.notes |= {text: ["trigger"] for text in trigger}
+        result.tags = [*self._trigger, *first, *rest, *self._ends][: rules.max_tags]
+        result.notes |= {text: ["append"] for text in self._ends}
+        result.notes |= {text: ["trigger"] for text in self._trigger}
 
-    def _written(self, index: int) -> tuple[str, str, list[str], bool]:
-        """Return how a tag is written (as in a list, as in a label), why, and if it is removed."""
-        written, notes = self._replaced(self.tags.names[index])
+    def _written(self, index: int) -> _Written:
+        name, category = self.tags.names[index], self.tags.categories[index]
+        written, notes = self._replaced(name)
         plain = list_name(written)
-        self._known[index] = (plain, self._text(plain), notes, plain in self._remove)
+        caps = [f"{category} tags"] if category in self.rules.max_per_category else []
+        caps += ["style tags"] if index in self._style else []
+        self._known[index] = _Written(
+            name, plain, self._text(plain), notes, plain in self._remove, tuple(caps)
+        )
         return self._known[index]
 
     def _replaced(self, name: str) -> tuple[str, list[str]]:
@@ -241,7 +274,9 @@ class Selector:
             return {}
         text = caption.lower()
         found: list[tuple[int, str, str]] = []
-        for pattern, tag in self._words:
+        for word, pattern, tag in self._words:
+            if word not in text:  # quicker than its pattern, and true of nearly all
+                continue
             for match in pattern.finditer(text):
                 if not _NOT.search(text[: match.start()]):
                     found.append((match.start(), self._text(list_name(tag)), match[0]))
@@ -262,18 +297,6 @@ class Selector:
             by = f"{by}, mcut"
         product = f" × {self._weight[index]:.4g} = {weighted:.4g}" if weighted != raw else ""
         return f"{by}: {raw:.4g}{product} is below {cutoff:.4g}"
-
-    def _cap(self, index: int, counts: Counter[str], has_place: bool, room: int) -> str:
-        """Return the cap that a further tag would break, or an empty string."""
-        rules, category = self.rules, self.tags.categories[index]
-        if counts["all"] >= room and not has_place:
-            return f"cap of {rules.max_tags} tags"
-        cap = rules.max_per_category.get(category)
-        if cap is not None and counts[category] >= cap:
-            return f"cap of {cap} {category} tags"
-        if index in self._style and counts["style"] >= rules.style.max_tags:
-            return f"cap of {rules.style.max_tags} style tags"
-        return ""
 
     def why(self, name: str) -> str:
         """Return what decides over a tag of the list: its factor and its cutoff, by their rules."""

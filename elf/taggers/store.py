@@ -11,7 +11,7 @@ from elf.tagcache import ResultCache
 from elf.taggers.backend import WDSource
 from elf.taggers.florence import FILES as FLORENCE_FILES
 from elf.taggers.florence import FlorenceConfig
-from elf.taggers.outputs import FORMAT, CaptionOutput, ScoreOutput
+from elf.taggers.outputs import CAPTION_FORMAT, FORMAT, CaptionOutput, ScoreOutput
 from elf.taggers.timm_network import CONFIG, WEIGHTS
 from elf.taggers.wd import FILES as WD_FILES
 
@@ -44,7 +44,7 @@ def florence_key(
         dtype = "float16" if device.startswith("cuda") else "float32"
     facts = [found, config.task, config.max_new_tokens, dtype]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    return f"florence-{digest[:16]}-{preprocessing}-{FORMAT}"
+    return f"florence-{digest[:16]}-{preprocessing}-{CAPTION_FORMAT}"
 
 
 class OutputStore:

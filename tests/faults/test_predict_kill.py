@@ -23,13 +23,14 @@ from elf.manifest import LabelFolder
 labels = LabelFolder(sys.argv[1])
 skipped = set(labels.ids)
 print("open", flush=True)
-count, batch = int(sys.argv[2]), []
+count, rules, batch = int(sys.argv[2]), int(sys.argv[4]), []
 for number in range(count):
     key = f"{number:016x}"
     if number % 9 == 4:
         labels.quarantine({"id": key, "path": f"{number}.png", "sha256": "", "reason": "damaged"})
     elif key not in skipped or sys.argv[3] == "relabel":
-        batch.append({"id": key, "tags": ["wood_elf", *"abcdefgh" * number]})
+        tags = ["wood_elf", *"abcdefgh" * number][rules * number % 7 :]
+        batch.append({"id": key, "tags": tags, "caption": None, "attributes": {"text": "tags"}})
     if batch and (number % 4 == 3 or number == count - 1):
         labels.write(*batch)
         print(*(record["id"] for record in batch), flush=True)
@@ -46,8 +47,8 @@ def content(folder):
     }
 
 
-def start_writer(folder, mode="label"):
-    command = [sys.executable, "-c", WRITER, str(folder), str(PICTURES), mode]
+def start_writer(folder, mode="label", rules=0):
+    command = [sys.executable, "-c", WRITER, str(folder), str(PICTURES), mode, str(rules)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -74,8 +75,9 @@ def kill_writers(tmp_path, kills, mode):
         if mode == "relabel":
             start_writer(folder).communicate(timeout=60)
         acknowledged, done = set(), False
-        for _ in range(6):
-            written, done = kill_at_random(start_writer(folder, mode), draw)
+        for number in range(6):
+            rules = number % 4 if mode == "relabel" else 0  # longer texts and shorter ones
+            written, done = kill_at_random(start_writer(folder, mode, rules), draw)
             acknowledged |= written
             killed += not done
             assert acknowledged <= labelled_ids(folder)

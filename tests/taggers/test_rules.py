@@ -12,6 +12,7 @@ from elf.taggers import (
     WeightRule,
 )
 from elf.taggers.outputs import to_units
+from elf.taggers.scores import Scores
 from elf.taggers.select import mcut
 
 NO_TRIGGER = {"trigger": ""}
@@ -22,7 +23,7 @@ def select(scores, rules=None, caption=None, **categories):
     tags = TagList(list(scores), [categories.get(name, "general") for name in scores])
     rules = rules or Rules(**NO_TRIGGER)
     units = to_units(np.array(list(scores.values()), np.float32))
-    return Selector(tags, rules)(units, caption)
+    return Selector(tags, rules)(Scores.of(units), caption)
 
 
 def test_base_threshold_is_inclusive_and_028():
@@ -352,11 +353,12 @@ def test_tags_too_weak_to_be_looked_at_would_have_changed_nothing(mcut_of):
         },
     )
     quick, thorough = Selector(tags, rules), Selector(tags, rules)
-    thorough._least = np.zeros_like(thorough._least)
+    thorough._least, thorough._lowest = np.zeros_like(thorough._least), 0
     draw = np.random.default_rng(0)
     edges = np.array([0, 1, 2, 1499, 1500, 2799, 2800, 2801, 5599, 5600, 5601, 8499, 8500, 10_000])
     for number in range(200):
         units = draw.integers(0, 10_001, len(tags))
         if number % 2:
             units = draw.choice(edges, len(tags))
-        assert quick(units.astype(np.uint16)) == thorough(units.astype(np.uint16))
+        scores = Scores.of(units.astype(np.uint16))
+        assert quick(scores) == thorough(scores)
