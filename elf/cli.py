@@ -23,6 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "quickstart": Command("elf.quickstart", "main", "run the whole loop offline on tiny models"),
     "rename": Command("elf.rename", "main", "name pictures by their content, reversibly"),
+    "curate": Command("elf.curate", "main", "find copies, near duplicates and poor pictures"),
     "predict": Command("elf.trainer", "predict", "tag and caption a folder of pictures"),
     "label": Command("elf.label", "main", "review tags, captions and keep/drop in FiftyOne"),
     "prepare": Command("elf.trainer", "prepare", "write shards, buckets and caches for a config"),

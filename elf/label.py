@@ -102,11 +102,11 @@ def _sample(fo: Any, record: Record, root: Path, path: str, rare: dict[str, floa
         unusualness=rare[record["id"]],
     )
     models, scores = by_models(record), attributes.get("scores", {})
-    _show(sample, in_force(record), {"models": dataclasses.asdict(models), "scores": scores})
+    show(sample, in_force(record), {"models": dataclasses.asdict(models), "scores": scores})
     return sample
 
 
-def _show(sample: Any, label: Label, known: dict[str, Any]) -> None:
+def show(sample: Any, label: Label, known: dict[str, Any]) -> None:
     """Make a sample show a label, and remember that it does."""
     fo = fiftyone()
     others = [tag for tag in sample.tags if tag not in VERDICTS.values()]
@@ -161,7 +161,7 @@ def decide(samples: Iterable[Any], labels: Path, edit: Callable[[Label], Decisio
     except OSError as error:
         raise ElfError(f"{labels / DECISIONS}: could not write ({error.strerror})") from error
     for sample, wanted, known in shows:
-        _show(sample, wanted, known)
+        show(sample, wanted, known)
         sample.save()
     return len(decisions)
 

@@ -60,6 +60,7 @@ def test_the_loop_runs_as_it_is_written(
     sizes += ["--data.max_side=128", "--data.workers=0"]
     callbacks = "--trainer.callbacks=[{class_path: AdapterCheckpoint}]"
     overrides = {
+        "curate": [],
         "predict": [
             *on_cpu,
             f"--model.wd.model={tiny_models['tagger']}",
@@ -86,7 +87,7 @@ def test_the_loop_runs_as_it_is_written(
             more = [*more, f"--trainer.max_steps={next(steps)}"]
         cli.run([command, *arguments, *more])
         ran.append(command)
-    assert ran == ["predict", "prepare", "fit", "fit", "test", "export"]
+    assert ran == ["curate", "predict", "prepare", "fit", "fit", "test", "export"]
     for path in (
         "data/labels/manifest.jsonl",
         "data/shards/wood_elf/prepared.json",

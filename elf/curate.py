@@ -1,0 +1,277 @@
+"""``elf curate``: copies, near duplicates and poor pictures, before anything is tagged.
+
+Pictures are measured once and compared; for each it is proposed to keep or to drop it, and said
+why. A contact sheet shows that, or the FiftyOne App; what is chosen there, or all proposals at once
+(``--accept``), becomes decisions by id. No picture is ever moved, changed or deleted.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from elf.command_parser import CommandParser
+from elf.curation.contactsheet import THUMBNAILS, write_sheet
+from elf.curation.embeddings import read_embeddings
+from elf.curation.policy import Policy
+from elf.curation.proposals import Entry, propose
+from elf.curation.quality import FLAGS, Thresholds
+from elf.curation.scan import Scan, Scanner, Thumbnails
+from elf.curation.verdicts import accept, apply_file, read_verdicts
+from elf.decisions import DECISIONS
+from elf.errors import ElfError
+from elf.files import FolderLock, sync_disks, write_atomic
+from elf.manifest import MANIFEST
+
+LOCK = ".curate.lock"
+PROPOSALS = "proposals.jsonl"
+SHOWN = 10
+"""Files that are listed at the most, of each kind."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """Where everything is.
+
+    Args:
+        root: Folder of the pictures, searched with its sub-folders.
+        labels: Folder of the decisions.
+        output: Folder of the contact sheet.
+        cache: Folder of what was measured.
+        tagging: Folder of what ``elf predict`` keeps: known files, embeddings.
+    """
+
+    root: Path
+    labels: Path
+    output: Path
+    cache: Path
+    tagging: Path
+
+
+def find_out(folders: Folders, policy: Policy, sheet: bool) -> tuple[Scan, list[Entry]]:
+    """Return what is in a folder and what is proposed.
+
+    Args:
+        folders: Where everything is.
+        policy: What counts.
+        sheet: Make thumbnails for the contact sheet.
+
+    Raises:
+        ElfError: If there is no picture, if another process does the same, or the disk refuses.
+    """
+    root = folders.root
+    if not root.is_dir():
+        raise ElfError(f"root: no folder {root}; give the folder of the pictures")
+    if sheet and folders.output.resolve().is_relative_to(root.resolve()):
+        raise ElfError(
+            f"output: {folders.output} lies in {root}, where thumbnails would count as pictures; "
+            "give another folder"
+        )
+    thumbnails = Thumbnails(folders.output / THUMBNAILS) if sheet else None
+    with contextlib.closing(Scanner(root, folders.cache, folders.tagging, thumbnails)) as scanner:
+        scan = scanner.scan()
+    if not scan.pictures and not scan.bad:
+        raise ElfError(f"root: no pictures in {root}; put some there, or give another folder")
+    embeddings = None
+    if policy.similarity is not None:
+        embeddings = read_embeddings(folders.tagging, [p.sha256 for p in scan.pictures])
+    if embeddings is not None:
+        scan.embedded = int(embeddings.any(1).sum())
+    return scan, propose(scan.pictures, read_verdicts(folders.labels), policy, embeddings)
+
+
+def accept_all(labels: Path, entries: Sequence[Entry]) -> tuple[int, list[Entry]]:
+    """Write the proposals as decisions; return how many lines that took, and the entries as now."""
+    proposals = {entry.picture.id: entry.reason for entry in entries}
+    count = accept(labels, proposals, read_verdicts(labels))
+    verdicts = read_verdicts(labels)
+    return count, [
+        dataclasses.replace(entry, verdict=verdicts.get(entry.picture.id)) for entry in entries
+    ]
+
+
+def write_proposals(path: Path, entries: Sequence[Entry]) -> None:
+    """Write what is proposed, one JSON object a line, for other programs."""
+    lines = [
+        {
+            "id": entry.picture.id,
+            "path": entry.picture.paths[0],
+            "copies": list(entry.picture.paths[1:]),
+            "keep": entry.keep,
+            "reason": entry.reason,
+            "flags": list(entry.flags),
+            "group": entry.leader,
+            "width": entry.picture.facts.width,
+            "height": entry.picture.facts.height,
+            **dataclasses.asdict(entry.picture.facts.figures),
+        }
+        for entry in entries
+    ]
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def report(root: Path, scan: Scan, entries: Sequence[Entry]) -> list[str]:
+    """Return in words what was found."""
+    copies = [
+        f"  {path} has the same bytes as {picture.paths[0]}"
+        for picture in scan.pictures
+        for path in picture.paths[1:]
+    ]
+    sizes = Counter(entry.leader for entry in entries)
+    groups = [size for size in sizes.values() if size > 1]
+    counts = Counter(flag for entry in entries for flag in entry.flags)
+    flags = ", ".join(f"{flag.replace('_', ' ')} {counts[flag]}" for flag in FLAGS if counts[flag])
+    decided = sum(entry.verdict is not None and entry.verdict.by_person for entry in entries)
+    drops = sum(entry.proposed_drop for entry in entries)
+    by = f", by {scan.embedded} embeddings too" if scan.embedded else ""
+    return [
+        f"{len(entries)} pictures in {root}; {scan.opened} files were new or changed",
+        f"{len(copies)} copies: the same bytes, so the same picture to all of Elf",
+        *_some(copies),
+        f"{sum(groups) - len(groups)} near duplicates of {len(groups)} better pictures{by}",
+        f"flags: {flags or 'none'}",
+        *([f"{len(scan.bad)} files cannot be used"] if scan.bad else []),
+        *_some([f"  {name}: {why}" for name, why in sorted(scan.bad.items())]),
+        f"proposed to drop: {drops}; decided by you: {decided}",
+    ]
+
+
+def _some(lines: list[str]) -> list[str]:
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], f"  ... and {more} more"] if more > 0 else lines
+
+
+@contextlib.contextmanager
+def _disk_errors(what: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # of whoever reads what is printed
+        raise
+    except OSError as error:
+        where = error.filename or what
+        raise ElfError(
+            f"{where}: {error.strerror or error}; what was measured is kept: mend that, then run "
+            "the same command again to go on"
+        ) from error
+
+
+def _settle(labels: Path) -> None:
+    """Let labels follow the decisions, if there are any yet."""
+    if (labels / MANIFEST).exists():
+        from elf.label import settle  # imports torch
+
+        settle(labels)
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser("curate", "Find copies, near duplicates and poor pictures.")
+    parser.add_argument(
+        "--backend",
+        type=Literal["html", "fiftyone"],
+        default="html",
+        help="a contact sheet, or the FiftyOne App",
+    )
+    parser.add_argument("--root", type=str, default="data/raw", help="folder of the pictures")
+    parser.add_argument("--labels", type=str, default="data/labels", help="of the decisions")
+    parser.add_argument(
+        "--output", type=str, default="data/curation", help="folder of the contact sheet"
+    )
+    parser.add_argument(
+        "--cache", type=str, default=".cache/curation", help="folder of what was measured"
+    )
+    parser.add_argument(
+        "--tagging", type=str, default=".cache/tagging", help="cache of `elf predict`"
+    )
+    parser.add_argument(
+        "--accept", action="store_true", help="decide as proposed, where you have not decided"
+    )
+    parser.add_argument("--apply", type=str, help="a file of decisions from the contact sheet")
+    parser.add_class_arguments(Policy)
+    parser.add_argument("--name", type=str, default="elf-curation", help="of FiftyOne's dataset")
+    parser.add_argument("--port", type=int, default=5151, help="of the App")
+    parser.add_argument(
+        "--action",
+        type=Literal["review", "open", "write"],
+        default="review",
+        help="open the App and write back when it is closed, or one of the two",
+    )
+    return parser
+
+
+def main(arguments: list[str]) -> None:
+    """Run ``elf curate``."""
+    options = _parser().read(arguments)
+    names = {field.name for field in dataclasses.fields(Policy)}
+    chosen = {name: options[name] for name in names} | {
+        "thresholds": Thresholds(**dict(options.thresholds)),
+        "drop": tuple(options.drop),
+    }
+    policy = Policy(**chosen)
+    folders = Folders(**{f.name: Path(options[f.name]) for f in dataclasses.fields(Folders)})
+    read_verdicts(folders.labels)  # what is wrong with them is said before anything is done
+    with _disk_errors(folders.labels):
+        if options.apply is not None:
+            _apply(folders.labels, Path(options.apply), options.accept)
+        elif options.backend == "html":
+            _sheet(folders, policy, options.accept)
+        else:
+            _review(folders, policy, options)
+
+
+def _apply(labels: Path, file: Path, accepting: bool) -> None:
+    if accepting:
+        raise ElfError("apply: cannot go with --accept; run one after the other")
+    count, among = apply_file(labels, file)
+    _settle(labels)
+    print(f"{count} decisions written to {labels / DECISIONS}, {among - count} held already")
+
+
+def _accept(labels: Path, entries: list[Entry]) -> list[Entry]:
+    count, entries = accept_all(labels, entries)
+    _settle(labels)
+    print(f"{count} decisions written to {labels / DECISIONS}")
+    return entries
+
+
+def _sheet(folders: Folders, policy: Policy, accepting: bool) -> None:
+    output = folders.output
+    with FolderLock(folders.cache, LOCK), FolderLock(output, LOCK):
+        scan, entries = find_out(folders, policy, sheet=True)
+        print("\n".join(report(folders.root, scan, entries)))
+        if accepting:
+            entries = _accept(folders.labels, entries)
+        sync_disks()  # the thumbnails, before what refers to them
+        write_proposals(output / PROPOSALS, entries)
+        page = write_sheet(output, folders.root, entries, scan.bad, policy.drop)
+    print(f"open {page}, choose and save, then run `elf curate --apply FILE`")
+
+
+def _review(folders: Folders, policy: Policy, options: Any) -> None:
+    from elf.curation.app import PLUGIN, open_dataset, read_back, rescue
+    from elf.label import fiftyone
+
+    labels, name = folders.labels, options.name
+    if options.action != "write":
+        fo = fiftyone()  # before minutes of work
+        rescue(name)
+        with FolderLock(folders.cache, LOCK):
+            scan, entries = find_out(folders, policy, sheet=False)
+            print("\n".join(report(folders.root, scan, entries)))
+            if options.accept:
+                entries = _accept(labels, entries)
+            dataset = open_dataset(name, folders.root, labels, entries)
+        print(f"{len(dataset)} pictures; views: {', '.join(dataset.list_saved_views())}")
+    if options.action == "review":
+        os.environ["FIFTYONE_PLUGINS_DIR"] = str(PLUGIN)  # read by the App's server
+        session = fo.launch_app(dataset, port=options.port)
+        print("select pictures, or open one, and press Keep or Drop; close the tab to end")
+        with contextlib.suppress(KeyboardInterrupt):
+            session.wait()
+    if options.action != "open":
+        written = read_back(name, labels)
+        _settle(labels)
+        print(f"{written} tags written to {labels / DECISIONS}; buttons had written at once")

@@ -1,0 +1,122 @@
+"""The FiftyOne App over the proposals: a dataset whose views are the groups, flags and drops.
+
+Sample tags ``keep`` and ``drop`` show what is decided, and decide: by Elf's buttons at once, by
+FiftyOne's own tag menu when the App is closed or by the next ``elf curate``. Labels are not shown:
+there may be none yet.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from elf.curation.proposals import Entry
+from elf.curation.quality import FLAGS
+from elf.decisions import DECISIONS
+from elf.errors import ElfError
+from elf.label import decide, fiftyone, show
+from elf.review import VERDICTS, Label
+
+PLUGIN = Path(__file__).parent / "plugin"
+GROUPS: dict[str, tuple[str, ...]] = {
+    "tags": ("tags", "_label_tags"),
+    "proposal": ("decision", "proposal", "reason", "flags"),
+    "group": ("group", "group_size", "best", "alike"),
+    "figures": ("width", "height", "bytes", "blur", "entropy", "brightest", "darkest", "colour"),
+}
+"""The App's sidebar; all other fields stand in a closed group below."""
+
+DUPLICATES, DROPS, COPIES = "near duplicates", "proposed drops", "copies"
+
+
+def open_dataset(name: str, root: Path, labels: Path, entries: Sequence[Entry]) -> Any:
+    """Return a persistent FiftyOne dataset of the pictures, with its saved views.
+
+    Raises:
+        ElfError: If fiftyone is missing, or there are no pictures.
+    """
+    fo = fiftyone()
+    if not entries:
+        raise ElfError(f"root: no picture in {root} can be used; the reasons stand above")
+    if fo.dataset_exists(name):
+        fo.delete_dataset(name)
+    dataset = fo.Dataset(name, persistent=True)
+    for field in ("decision", "reason", "alike"):
+        dataset.add_sample_field(field, fo.StringField)  # nobody may have any
+    dataset.add_sample_field("flags", fo.ListField, subfield=fo.StringField)
+    dataset.info = {"labels": str(labels.absolute())}
+    sizes: dict[str, int] = {}
+    for entry in entries:
+        sizes[entry.leader] = sizes.get(entry.leader, 0) + 1
+    samples = (_sample(fo, entry, root, sizes[entry.leader]) for entry in entries)
+    dataset.add_samples(samples, num_samples=len(entries))
+    field = fo.ViewField
+    alike = dataset.match(field("group_size") > 1).sort_by([("group", 1), ("best", -1)])
+    dataset.save_view(DUPLICATES, alike)
+    dataset.save_view(DROPS, dataset.match(field("proposed_drop")))
+    for flag in FLAGS:
+        dataset.save_view(flag.replace("_", " "), dataset.match(field("flags").contains(flag)))
+    dataset.save_view(COPIES, dataset.match(field("copies") > 1))
+    for tag in VERDICTS.values():
+        dataset.save_view(f"decided: {tag}", dataset.match_tags(tag))
+    shown = {path for paths in GROUPS.values() for path in paths}
+    other = [path for path in dataset.get_field_schema() if path not in shown]
+    dataset.app_config.sidebar_groups = [
+        fo.SidebarGroupDocument(name=group, paths=list(paths), expanded=group in GROUPS)
+        for group, paths in (GROUPS | {"file": tuple(other)}).items()
+    ]
+    dataset.app_config.active_fields = fo.ActiveFields(paths=["decision", "proposal", "flags"])
+    dataset.save()
+    return dataset
+
+
+def _sample(fo: Any, entry: Entry, root: Path, size: int) -> Any:
+    picture, facts, figures = entry.picture, entry.picture.facts, entry.picture.facts.figures
+    sample = fo.Sample(
+        filepath=str((root / picture.paths[0]).absolute()),
+        elf_id=picture.id,
+        proposal=VERDICTS[entry.keep],
+        proposed_drop=entry.proposed_drop,
+        reason=entry.reason,
+        flags=list(entry.flags),
+        group=entry.leader,
+        group_size=size,
+        best=entry.leader == picture.id,
+        alike=entry.alike or None,
+        copies=len(picture.paths),
+        width=facts.width,
+        height=facts.height,
+        bytes=facts.size,
+        blur=figures.blur,
+        entropy=figures.entropy,
+        brightest=figures.brightest,
+        darkest=figures.darkest,
+        colour=figures.colour,
+    )
+    nothing: dict[str, Any] = {"models": {"keep": None, "tags": [], "caption": ""}, "scores": {}}
+    keep = None if entry.verdict is None else entry.verdict.keep
+    show(sample, Label(keep, [], ""), nothing)
+    return sample
+
+
+def read_back(name: str, labels: Path) -> int:
+    """Note what was tagged in the App and not noted yet; return of how many pictures.
+
+    Raises:
+        ElfError: If there is no such dataset, or the decisions cannot be written.
+    """
+    fo = fiftyone()
+    if not fo.dataset_exists(name):
+        raise ElfError(f"curate: no dataset {name!r} to read back; open it by `elf curate` first")
+    dataset = fo.load_dataset(name)
+    if "elf_known" not in dataset.get_field_schema():
+        return 0  # nobody's
+    return decide(dataset.iter_samples(), labels, lambda _: {})
+
+
+def rescue(name: str) -> None:
+    """Note what a review that was killed left in its dataset, before that is made anew."""
+    fo = fiftyone()
+    if fo.dataset_exists(name) and "labels" in (info := fo.load_dataset(name).info):
+        labels = Path(info["labels"])
+        if count := read_back(name, labels):
+            print(f"{count} decisions of an interrupted review written to {labels / DECISIONS}")
