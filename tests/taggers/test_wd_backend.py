@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import huggingface_hub
@@ -188,7 +189,8 @@ def test_the_name_says_what_makes_the_scores(tmp_path):
     folder = folder_of(tmp_path / "tagger", "onnx", "torch")
 
     def key(*source: str) -> str:
-        return wd_key(WDSource(folder, *source), FileIndex(tmp_path), "exact1")
+        with closing(FileIndex(tmp_path)) as files:
+            return wd_key(WDSource(folder, *source), files, "exact1")
 
     onnx = sha256_file(folder / "model.onnx")[:16]
     assert key("onnx") == f"wd-{onnx}-exact1-{FORMAT}"  # what it was before there was a choice
