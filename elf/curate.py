@@ -8,7 +8,6 @@ why. A contact sheet shows that, or the FiftyOne App; what is chosen there, or a
 import contextlib
 import dataclasses
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from elf.curation.scan import Scan, Scanner, Thumbnails
 from elf.curation.verdicts import accept, apply_file, read_verdicts
 from elf.decisions import DECISIONS
 from elf.errors import ElfError
+from elf.fiftyone_app import add_options, check_place, show_until_closed
 from elf.files import FolderLock, sync_disks, write_atomic
 from elf.manifest import MANIFEST
 
@@ -191,14 +191,7 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--apply", type=str, help="a file of decisions from the contact sheet")
     parser.add_class_arguments(Policy)
-    parser.add_argument("--name", type=str, default="elf-curation", help="of FiftyOne's dataset")
-    parser.add_argument("--port", type=int, default=5151, help="of the App")
-    parser.add_argument(
-        "--action",
-        type=Literal["review", "open", "write"],
-        default="review",
-        help="open the App and write back when it is closed, or one of the two",
-    )
+    add_options(parser, "elf-curation")
     return parser
 
 
@@ -252,11 +245,11 @@ def _sheet(folders: Folders, policy: Policy, accepting: bool) -> None:
 
 def _review(folders: Folders, policy: Policy, options: Any) -> None:
     from elf.curation.app import PLUGIN, open_dataset, read_back, rescue
-    from elf.label import fiftyone
 
     labels, name = folders.labels, options.name
+    if options.action == "review":
+        check_place(options.address, options.port)
     if options.action != "write":
-        fo = fiftyone()  # before minutes of work
         rescue(name)
         with FolderLock(folders.cache, LOCK):
             scan, entries = find_out(folders, policy, sheet=False)
@@ -266,11 +259,7 @@ def _review(folders: Folders, policy: Policy, options: Any) -> None:
             dataset = open_dataset(name, folders.root, labels, entries)
         print(f"{len(dataset)} pictures; views: {', '.join(dataset.list_saved_views())}")
     if options.action == "review":
-        os.environ["FIFTYONE_PLUGINS_DIR"] = str(PLUGIN)  # read by the App's server
-        session = fo.launch_app(dataset, port=options.port)
-        print("select pictures, or open one, and press Keep or Drop; close the tab to end")
-        with contextlib.suppress(KeyboardInterrupt):
-            session.wait()
+        show_until_closed(dataset, PLUGIN, options.address, options.port, "Keep or Drop")
     if options.action != "open":
         written = read_back(name, labels)
         _settle(labels)

@@ -6,10 +6,8 @@ changed there, sample tags ``keep`` and ``drop``, ``elf_tags`` and ``caption``, 
 the App is closed, or by the next ``elf label``. Then the labels follow.
 """
 
-import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +15,7 @@ from typing import Any, Literal
 from elf.command_parser import CommandParser
 from elf.decisions import DECISIONS, Decision, Record, add_decisions, read_decisions
 from elf.errors import ElfError
+from elf.fiftyone_app import add_options, check_place, fiftyone, show_until_closed
 from elf.files import iterate_log
 from elf.handedits import HandEdits, OldRecords
 from elf.images import LabelledPictures
@@ -219,24 +218,6 @@ def suggestion(labels: Path) -> str:
     )
 
 
-def fiftyone() -> Any:
-    """Import FiftyOne, quietly: it asks the network nothing.
-
-    Raises:
-        ElfError: If it is not installed.
-    """
-    os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "1")
-    os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")
-    try:
-        import fiftyone
-    except ImportError:
-        raise ElfError(
-            "label: fiftyone is not installed; `pip install 'elf[curate]'`, or edit "
-            "data/labels/decisions.jsonl by hand"
-        ) from None
-    return fiftyone
-
-
 def _lines(labels: Path) -> Iterator[Record]:
     return iterate_log(labels / DECISIONS)
 
@@ -247,19 +228,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--backend", type=Literal["fiftyone"], default="fiftyone", help="the App")
     parser.add_argument("--labels", type=str, default="data/labels", help="folder of the labels")
     parser.add_argument("--root", type=str, default="data/raw", help="folder of the pictures")
-    parser.add_argument("--name", type=str, default="elf-labels", help="of the dataset")
-    parser.add_argument("--port", type=int, default=5151, help="of the App")
-    parser.add_argument(
-        "--action",
-        type=Literal["review", "open", "write"],
-        default="review",
-        help="open the App and write back when it is closed, or one of the two",
-    )
+    add_options(parser, "elf-labels")
     options = parser.read(arguments)
     labels = Path(options.labels)
     if not (labels / MANIFEST).exists():
         raise ElfError(f"label: {labels / MANIFEST} is missing; run `elf predict` first")
     read_decisions(labels)  # what is wrong with them is said before the App opens
+    if options.action == "review":
+        check_place(options.address, options.port)
     before = sum(1 for _ in _lines(labels))
     if options.action != "write":
         rescue(options.name)
@@ -268,12 +244,8 @@ def main(arguments: list[str]) -> None:
         dataset = open_dataset(options.name, Path(options.root), labels)
         print(f"{len(dataset)} pictures; views: {', '.join(dataset.list_saved_views())}")
     if options.action == "review":
-        # the App's server, a process of its own, finds Elf's buttons by it
-        os.environ["FIFTYONE_PLUGINS_DIR"] = str(PLUGIN)
-        session = fiftyone().launch_app(dataset, port=options.port)
-        print("select pictures, or open one, and press a button of Elf's; close the tab to end")
-        with contextlib.suppress(KeyboardInterrupt):
-            session.wait()
+        buttons = "a button of Elf's"
+        show_until_closed(dataset, PLUGIN, options.address, options.port, buttons)
     if options.action != "open":
         read_back(options.name, labels)
         settle(labels)

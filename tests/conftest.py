@@ -1,7 +1,11 @@
 """Fixtures that many tests share; shapes are checked while the tests run."""
 
+import importlib.util
 import os
+import socket
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 # The models are tiny: a second thread gains nothing, and where another process is busy each of
 # their many small operations would wait for it (seen: 100 times slower).
@@ -87,3 +91,48 @@ def training(labelled: Path, tiny_models: dict[str, Path]) -> list[str]:
     ]
     trainer.prepare(arguments)
     return arguments
+
+
+@pytest.fixture(scope="session")
+def fiftyone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """FiftyOne on a database server of this process alone; skips where there is none.
+
+    Left to itself it joins whatever FiftyOne of this user runs, on that one's database, whatever
+    folder it was told.
+    """
+    spec = importlib.util.find_spec("fiftyone")
+    if spec is None or spec.origin is None:
+        pytest.skip("fiftyone is not installed: pip install 'elf[curate]'")
+    if not (given := "FIFTYONE_DATABASE_URI" in os.environ):
+        mongod = Path(spec.origin).parent / "db" / "bin" / "mongod"
+        if not mongod.is_file():
+            pytest.skip("no database server is installed: pip install 'elf[curate]'")
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        folder = tmp_path_factory.mktemp("mongo")
+        options = [f"--dbpath={folder}", f"--port={port}", "--bind_ip=127.0.0.1", "--nounixsocket"]
+        # it ends with this process, however that ends, and after FiftyOne's own end
+        script = '"$@" >"$0" 2>&1 & read end; kill $!; wait'
+        command = ["sh", "-c", script, str(folder / "log"), str(mongod), *options]
+        reader, _ = os.pipe()
+        actions = [(os.POSIX_SPAWN_DUP2, reader, 0)]
+        os.posix_spawnp(command[0], command, os.environ, file_actions=actions)
+        os.close(reader)
+        os.environ["FIFTYONE_DATABASE_URI"] = f"mongodb://127.0.0.1:{port}"
+    os.environ |= {
+        "FIFTYONE_DATABASE_NAME": f"elf-test-{os.getpid()}",
+        "FIFTYONE_DO_NOT_TRACK": "1",
+        "FIFTYONE_DATABASE_VALIDATION": "false",
+        "FIFTYONE_SHOW_PROGRESS_BARS": "false",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import fiftyone
+
+        try:
+            fiftyone.list_datasets()
+        except ConnectionError as error:
+            pytest.skip(f"the database server did not start: {error}")
+    yield fiftyone
+    if given:
+        fiftyone.core.odm.get_db_client().drop_database(fiftyone.config.database_name)

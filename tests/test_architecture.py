@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD_ONLY = {"cli", "errors", "files", "buckets", "resources", "config_errors", "__main__"}
 WITHOUT_TORCH = STANDARD_ONLY | {"epoch", "images", "shards", "manifest"}
 WITHOUT_LIGHTNING = WITHOUT_TORCH | {"adapters", "diffusion", "metrics", "pretrained", "bases"}
-ALONE = {"gradio": {"serve"}, "fiftyone": {"curate", "label"}}
+ALONE = {"gradio": {"serve"}, "fiftyone": {"fiftyone_app"}}
 
 
 def module_name(path: Path) -> str:

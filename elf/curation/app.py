@@ -13,7 +13,8 @@ from elf.curation.proposals import Entry
 from elf.curation.quality import FLAGS
 from elf.decisions import DECISIONS
 from elf.errors import ElfError
-from elf.label import decide, fiftyone, show
+from elf.fiftyone_app import fiftyone
+from elf.label import decide, show
 from elf.review import VERDICTS, Label
 
 PLUGIN = Path(__file__).parent / "plugin"

@@ -10,7 +10,8 @@ from typing import Any
 
 from elf.decisions import Decision
 from elf.errors import ElfError
-from elf.label import decide, fiftyone, in_app
+from elf.fiftyone_app import fiftyone
+from elf.label import decide, in_app
 from elf.review import Label, one_line, split_tags, without
 
 operators: Any = fiftyone().operators

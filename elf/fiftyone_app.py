@@ -1,0 +1,105 @@
+"""The FiftyOne App as ``elf label`` and ``elf curate`` open it: quietly, for this machine alone.
+
+Whoever reaches the App sees the pictures and may decide; it asks nobody for a name. FiftyOne itself
+listens on all addresses inside a container, so that the address is always given to it.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import Any, Literal
+
+from elf.command_parser import CommandParser
+from elf.errors import ElfError
+
+LOOPBACK = "127.0.0.1"
+
+
+def fiftyone() -> Any:
+    """Import FiftyOne, quietly: it asks the network nothing.
+
+    Raises:
+        ElfError: If it is not installed.
+    """
+    os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "1")
+    os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")
+    try:
+        import fiftyone
+    except ImportError:
+        raise ElfError(
+            "fiftyone is not installed: `pip install 'elf[curate]'`, or edit "
+            "data/labels/decisions.jsonl by hand"
+        ) from None
+    return fiftyone
+
+
+def add_options(parser: CommandParser, name: str) -> None:
+    """Add the options of a review in the App.
+
+    Args:
+        parser: Of the command.
+        name: Of its dataset, if nothing else is said.
+    """
+    parser.add_argument("--name", type=str, default=name, help="of FiftyOne's dataset")
+    parser.add_argument("--port", type=int, default=5151, help="of the App")
+    parser.add_argument(
+        "--address",
+        type=str,
+        default=LOOPBACK,
+        help="where the App listens; 0.0.0.0 lets whoever reaches the machine see and decide",
+    )
+    parser.add_argument(
+        "--action",
+        type=Literal["review", "open", "write"],
+        default="review",
+        help="open the App and write back when it is closed, or one of the two",
+    )
+
+
+def check_place(address: str, port: int) -> None:
+    """Check that the App can listen there, before minutes of work.
+
+    FiftyOne would join whatever App answers there already, another folder's or one without Elf's
+    buttons.
+
+    Raises:
+        ElfError: If it cannot.
+    """
+    if not 1 <= port <= 65535:
+        raise ElfError(f"port: {port} is not between 1 and 65535")
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            if os.name != "nt":  # where it means something else
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ElfError(
+                f"port: {port} is in use, perhaps by another App; close that, or give another port"
+            ) from None
+        raise ElfError(
+            f"address: the App cannot listen at {address}:{port} ({error.strerror or error}); give "
+            f"an IPv4 address of this machine, as {LOOPBACK}"
+        ) from None
+
+
+def show_until_closed(dataset: Any, plugin: Path, address: str, port: int, buttons: str) -> None:
+    """Show a dataset until its tab is closed, or Ctrl-C is pressed.
+
+    Args:
+        dataset: FiftyOne's.
+        plugin: Folder of Elf's buttons.
+        address: Where the App listens.
+        port: Where the App listens.
+        buttons: What to press, in words.
+    """
+    # the App's server, a process of its own, finds the buttons by it
+    os.environ["FIFTYONE_PLUGINS_DIR"] = str(plugin)
+    session = fiftyone().launch_app(dataset, port=port, address=address)
+    if address not in (LOOPBACK, "localhost"):
+        print(f"whoever reaches {address}:{port} sees the pictures and may decide")
+    print(f"select pictures, or open one, and press {buttons}; close the tab to end")
+    with contextlib.suppress(KeyboardInterrupt):
+        session.wait()
