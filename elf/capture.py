@@ -77,3 +77,7 @@ class Recorder:
         with suppress(RuntimeError):  # it was ended
             backend._cuda_endAllocateToPool(self.device.index, self._pool)
             backend._cuda_releasePool(self.device.index, self._pool)
+        self.forget()  # the allocator of pinned memory goes on with that pool
+        # The random generator still counts for the graph; a capture that ends well ends that too.
+        with torch.cuda.device(self.device), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            torch.zeros(1, device=self.device)

@@ -6,17 +6,21 @@ from transformers.activations import GELUActivation
 
 from elf.taggers.florence_step import State, TokenStep
 from elf.taggers.token_kernels import (
+    ROWS,
     add_norm,
     choose,
     embed,
+    product_parts,
     read_picture,
     read_text,
+    rows_product,
+    sum_norm,
     vector_product,
 )
 
 
 class KernelStep(TokenStep):
-    """The same token in fewer launches: 8 a layer at batch 1, 12 beyond, and 4 to 5 around them."""
+    """The same token in fewer launches: 8 to 12 a layer, and 4 to 5 around them."""
 
     @property
     def prefixes(self) -> list[int]:
@@ -29,17 +33,22 @@ class KernelStep(TokenStep):
             state.tokens, state.position, self._embedding.weight, self._positions, self._norm,
             float(self._embedding.embed_scale),
         )  # fmt: skip
-        logits = self._row(state, x) if len(x) == 1 else self._rows(state, x)
+        few = len(x) <= ROWS and x.element_size() == 2
+        rows = self._row if len(x) == 1 else self._few_rows if few else self._rows
+        logits = rows(state, x)
         choose(
             logits[:, : self._vocabulary], state.tokens, state.position, state.finished,
             state.output, self._forced, self._ends, self.greedy.pad,
         )  # fmt: skip
         state.position.add_(1)
 
+    @property
+    def _gelu(self) -> bool:
+        return isinstance(self._layers[0].activation_fn, GELUActivation)  # the exact one
+
     def _row(self, state: State, x: Tensor) -> Tensor:
         """Return logits (1, V) at batch 1, where each product waits for its weights alone."""
-        norm = None
-        gelu = isinstance(self._layers[0].activation_fn, GELUActivation)  # the exact one
+        norm, gelu = None, self._gelu
         for number, layer in enumerate(self._layers):
             qkv, x = vector_product(x, *self._qkv[number], norm=norm)
             y = read_text(qkv, state.cache[number], state.position, self._scale)
@@ -58,6 +67,30 @@ class KernelStep(TokenStep):
             norm = layer.final_layer_norm
         logits, _ = vector_product(x, self._head, norm=norm)
         return logits
+
+    def _few_rows(self, state: State, x: Tensor) -> Tensor:
+        """Return logits (B, V) of a 16-bit type, where cuBLAS's products are not busy enough."""
+        gelu = self._gelu
+        for number, layer in enumerate(self._layers):
+            y = read_text(
+                rows_product(x, *self._qkv[number]), state.cache[number], state.position,
+                self._scale,
+            )  # fmt: skip
+            project = layer.self_attn.out_proj
+            y = product_parts(y, project.weight)
+            x = sum_norm(y, project.bias, x, layer.self_attn_layer_norm)
+            project = layer.encoder_attn.q_proj
+            y = read_picture(
+                product_parts(x, project.weight), state.cross[number], state.source, self._scale,
+                project.bias,
+            )  # fmt: skip
+            project = layer.encoder_attn.out_proj
+            y = product_parts(y, project.weight)
+            x = sum_norm(y, project.bias, x, layer.encoder_attn_layer_norm)
+            y = rows_product(x, layer.fc1.weight, layer.fc1.bias, gelu)
+            y = product_parts(y if gelu else layer.activation_fn(y), layer.fc2.weight)
+            x = sum_norm(y, layer.fc2.bias, x, layer.final_layer_norm)
+        return F.linear(x, self._head)
 
     def _rows(self, state: State, x: Tensor) -> Tensor:
         """Return logits (B, V)."""

@@ -18,10 +18,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 TILE = 2048
-"""Numbers that one program computes; at least two positions."""
+"""Numbers that one program of `norm` computes."""
 
-ROWS = 64
-"""Positions of a window that one product takes."""
+STRIP = 2
+"""Rows of a picture that one program goes through; their neighbours are read once."""
+
+THREAD = 16
+"""Numbers of a row that one of its threads computes."""
+
+QUERIES = 64
+"""Positions of a window whose attention a program computes at once."""
 
 
 @triton.jit
@@ -51,39 +57,46 @@ def _store_normed(out, at, value, weight, offset, c, real, inside, channels, eps
 @triton.jit
 @no_type_check
 def _mix_norm(
-    summed, normed, x, pending, matrix, bias, weight, offset, height, width, channels, eps,
-    has_pending: tl.constexpr, window_before: tl.constexpr, window_after: tl.constexpr,
-    columns: tl.constexpr, block: tl.constexpr,
+    summed, normed, x, taps, bias, later, weight, offset, height, width, channels, eps,
+    window_before: tl.constexpr, window_after: tl.constexpr,
+    strip: tl.constexpr, columns: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(1)
+    first = tl.program_id(1) * strip
     picture = tl.program_id(2).to(tl.int64) * height * width
     column = tl.program_id(0) * columns + tl.arange(0, columns)
     c = tl.arange(0, block)
     real = c < channels
     inside = (column < width)[:, None] & real[None, :]
-    total = tl.zeros((columns, block), tl.float32)
-    if has_pending:
-        more = tl.load(pending + c, mask=real, other=0).to(tl.float32)
-    for tap in tl.static_range(9):
-        above, left = row + tap // 3 - 1, column + tap % 3 - 1
-        there = (above >= 0) & (above < height) & (left >= 0) & (left < width)
-        there = there[:, None] & real[None, :]
-        place = picture + _place(above, left, width, window_before)
-        value = tl.load(x + place[:, None] * channels + c[None, :], mask=there, other=0)
-        value = value.to(tl.float32)
-        if has_pending:
-            value = tl.where(there, value + more[None, :], 0.0)
-        gain = tl.load(matrix + tap * channels + c, mask=real, other=0).to(tl.float32)
-        if tap == 4:
-            gain += 1  # the residual
-        total += value * gain[None, :]
-    total += tl.load(bias + c, mask=real, other=0).to(tl.float32)[None, :]
-    rounded = total.to(summed.dtype.element_ty)
-    place = picture + _place(row, column, width, window_after)
-    at = place[:, None] * channels + c[None, :]
-    tl.store(summed + at, rounded, mask=inside)
-    value = rounded.to(tl.float32)
-    _store_normed(normed, at, value, weight, offset, c, real, inside, channels, eps)
+    start = tl.load(bias + c, mask=real, other=0).to(tl.float32)[None, :]
+    start += tl.zeros((columns, block), tl.float32)
+    more = tl.load(later + c, mask=real, other=0).to(tl.float32)[None, :]
+    # A row that is read is the last one of the sum above it, the middle of its own, the first of
+    # the one below.
+    above, here = start, start
+    for step in tl.static_range(strip + 2):
+        row, below = first + step - 1, start
+        for tap in tl.static_range(3):
+            left = column + tap - 1
+            there = (row >= 0) & (row < height) & (left >= 0) & (left < width)
+            place = picture + _place(row, left, width, window_before)
+            there = there[:, None] & real[None, :]
+            value = tl.load(x + place[:, None] * channels + c[None, :], mask=there, other=0)
+            value = value.to(tl.float32)
+            gains = taps + tap * channels + c
+            if step > 1:
+                above += value * tl.load(gains + 6 * channels, mask=real, other=0)[None, :]
+            if step > 0 and step <= strip:
+                here += value * tl.load(gains + 3 * channels, mask=real, other=0)[None, :]
+            if step < strip:
+                below += value * tl.load(gains, mask=real, other=0)[None, :]
+        if step > 1:
+            at = picture + _place(row - 1, column, width, window_after)
+            at = at[:, None] * channels + c[None, :]
+            stored = inside & (row <= height)
+            tl.store(summed + at, (above + more).to(summed.dtype.element_ty), mask=stored)
+            value = above.to(summed.dtype.element_ty).to(tl.float32)
+            _store_normed(normed, at, value, weight, offset, c, real, stored, channels, eps)
+        above, here = here, below
 
 
 @triton.jit
@@ -104,36 +117,49 @@ def _norm(
 
 @triton.jit
 @no_type_check
+def _score(query, key, to, length, scale):
+    scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+    return tl.where((to < length)[None, :], scores, float("-inf"))
+
+
+@triton.jit
+@no_type_check
 def _attend_within(
     out, qkv, length, channels, width, scale,
-    whole: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr,
+    whole: tl.constexpr, rows: tl.constexpr, most: tl.constexpr, rest: tl.constexpr,
+    columns: tl.constexpr,
 ):  # fmt: skip
     head, window = tl.program_id(0), tl.program_id(1).to(tl.int64)
     d, r = tl.arange(0, columns), tl.arange(0, rows)
     inside = (d < width)[None, :]
     source = qkv + window * length * 3 * channels + head * width + d[None, :]
+    # A window's positions are a power of two and a rest: 144 = 128 + 16.
+    to = tl.arange(0, most)
+    places, there = source + channels + to[:, None] * 3 * channels, (to < length)[:, None] & inside
+    key = tl.load(places, mask=there, other=0)
+    value = tl.load(places + channels, mask=there, other=0)
+    if rest:
+        to_rest = most + tl.arange(0, rest)
+        places = source + channels + to_rest[:, None] * 3 * channels
+        there = (to_rest < length)[:, None] & inside
+        key_rest = tl.load(places, mask=there, other=0)
+        value_rest = tl.load(places + channels, mask=there, other=0)
     for first in tl.static_range(0, whole, rows):
         at = first + r
         query = tl.load(source + at[:, None] * 3 * channels, mask=(at < length)[:, None] & inside,
                         other=0)  # fmt: skip
-        most = tl.full((rows,), float("-inf"), tl.float32)
-        total = tl.zeros((rows,), tl.float32)
-        context = tl.zeros((rows, columns), tl.float32)
-        for start in tl.static_range(0, whole, rows):
-            to = start + r
-            places = source + channels + to[:, None] * 3 * channels
-            there = (to < length)[:, None] & inside
-            key = tl.load(places, mask=there, other=0)
-            value = tl.load(places + channels, mask=there, other=0)
-            scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-            scores = tl.where((to < length)[None, :], scores, float("-inf"))
-            higher = tl.maximum(most, tl.max(scores, 1))
-            shares = tl.exp2(scores - higher[:, None])
-            decay = tl.exp2(most - higher)
-            total = total * decay + tl.sum(shares, 1)
-            context = context * decay[:, None]
-            context += tl.dot(shares.to(value.dtype), value, input_precision="ieee")
-            most = higher
+        scores = _score(query, key, to, length, scale)
+        highest = tl.max(scores, 1)
+        if rest:
+            scores_rest = _score(query, key_rest, to_rest, length, scale)
+            highest = tl.maximum(highest, tl.max(scores_rest, 1))
+        shares = tl.exp2(scores - highest[:, None])
+        total = tl.sum(shares, 1)
+        context = tl.dot(shares.to(value.dtype), value, input_precision="ieee")
+        if rest:
+            shares = tl.exp2(scores_rest - highest[:, None])
+            total += tl.sum(shares, 1)
+            context += tl.dot(shares.to(value.dtype), value_rest, input_precision="ieee")
         place = out + (window * length + at[:, None]) * channels + head * width + d[None, :]
         result = (context / total[:, None]).to(out.dtype.element_ty)
         tl.store(place, result, mask=(at < length)[:, None] & inside)
@@ -144,30 +170,31 @@ def mix_norm(
     taps: Float[Tensor, "9 C"],
     bias: Float[Tensor, " C"],
     norm: torch.nn.LayerNorm,
-    pending: Float[Tensor, " C"] | None = None,
+    later: Float[Tensor, " C"],
     window_before: int = 0,
     window_after: int = 0,
 ) -> tuple[Float[Tensor, "B height width C"], Float[Tensor, "B height width C"]]:
-    """Return x + conv(x), and the layer norm of that.
+    """Return conv(x) + ``later``, and the layer norm of conv(x).
 
     Args:
         x: Contiguous.
-        taps: The weights of a depthwise 3 × 3 convolution, padded with zeros.
+        taps: The weights of a depthwise 3 × 3 convolution, padded with zeros; float32. With one
+            added in the middle, it is a residual sum.
         bias: Of the convolution.
         norm: The layer norm.
-        pending: Added to x before anything else.
+        later: The bias of what is to be added next.
         window_before: Side of the windows by which x lies in memory, in positions; 0 for rows.
         window_after: The same of what is returned.
     """
     batch, height, width, channels = x.shape
     block = triton.next_power_of_2(channels)
-    columns = max(2, min(TILE // block, triton.next_power_of_2(width)))
+    warps = 2 if block <= 512 else 4
+    columns = max(1, min(32 * warps * THREAD // block, triton.next_power_of_2(width)))
     summed, normed = torch.empty_like(x), torch.empty_like(x)
-    _mix_norm[(triton.cdiv(width, columns), height, batch)](
-        summed, normed, x, pending, taps, bias, norm.weight, norm.bias, height, width, channels,
-        norm.eps, has_pending=pending is not None, window_before=window_before,
-        window_after=window_after, columns=columns, block=block,
-        num_warps=4 if block <= 1024 else 8,
+    _mix_norm[(triton.cdiv(width, columns), triton.cdiv(height, STRIP), batch)](
+        summed, normed, x, taps, bias, later, norm.weight, norm.bias, height, width, channels,
+        norm.eps, window_before=window_before, window_after=window_after, strip=STRIP,
+        columns=columns, block=block, num_warps=warps,
     )  # fmt: skip
     return summed, normed
 
@@ -191,9 +218,11 @@ def attend_within(qkv: Float[Tensor, "W L 3C"], heads: int, scale: float) -> Flo
     windows, length, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     width = channels // heads
     out = qkv.new_empty(windows, length, channels)
+    most = max(16, triton.next_power_of_2(length + 1) // 2)
+    rest = max(16, triton.next_power_of_2(length - most)) if length > most else 0
     _attend_within[(heads, windows)](
         out, qkv, length, channels, width, scale * math.log2(math.e),
-        whole=triton.cdiv(length, ROWS) * ROWS, rows=ROWS,
-        columns=max(16, triton.next_power_of_2(width)),
+        whole=triton.cdiv(length, QUERIES) * QUERIES, rows=QUERIES, most=most, rest=rest,
+        columns=max(16, triton.next_power_of_2(width)), num_warps=4,
     )  # fmt: skip
     return out
