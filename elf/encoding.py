@@ -1,11 +1,11 @@
 """What the frozen models make of pictures and captions, as samples of cache shards."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -21,6 +21,9 @@ from elf.sources import Location, Source
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Thing = TypeVar("Thing")
+Made = TypeVar("Made")
 
 
 class Encoder(Protocol):
@@ -124,7 +127,7 @@ def encode_pictures(
     samples = {}
     name = "flipped" if flipped else "latents"
     with tqdm(desc=name, total=len(items), unit="picture", disable=None) as bar:
-        for batch, decoded in _ahead(batches, pictures, threads):
+        for batch, decoded in ahead(batches, lambda item: pictures(item.key), threads):
             pixels = np.stack(decoded)  # (B, H, W, 3)
             images = torch.from_numpy(pixels[:, :, ::-1].copy() if flipped else pixels)
             # in place: memory that is asked for anew costs more than the arithmetic
@@ -140,17 +143,17 @@ def encode_pictures(
     yield from (samples[item.key] for item in items)
 
 
-def _ahead(
-    batches: Sequence[list[Item[Picture]]], pictures: StoredPictures, threads: ThreadPoolExecutor
-) -> Iterator[tuple[list[Item[Picture]], list[Pixels]]]:
-    """Yield batches with their pixels; the next two are being decoded meanwhile."""
-    waiting: deque[tuple[list[Item[Picture]], Iterator[Pixels]]] = deque()
+def ahead(
+    batches: Iterable[Sequence[Thing]], make: Callable[[Thing], Made], threads: ThreadPoolExecutor
+) -> Iterator[tuple[Sequence[Thing], list[Made]]]:
+    """Yield batches with what is made of their members; the next two are being made meanwhile."""
+    waiting: deque[tuple[Sequence[Thing], Iterator[Made]]] = deque()
     for batch in batches:
-        waiting.append((batch, threads.map(pictures, [item.key for item in batch])))
+        waiting.append((batch, threads.map(make, batch)))
         if len(waiting) > 2:
-            first, decoded = waiting.popleft()
-            yield first, list(decoded)
-    yield from ((batch, list(decoded)) for batch, decoded in waiting)
+            first, made = waiting.popleft()
+            yield first, list(made)
+    yield from ((batch, list(made)) for batch, made in waiting)
 
 
 def encode_captions(

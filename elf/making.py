@@ -9,7 +9,14 @@ from typing import Any
 from tqdm import tqdm
 
 from elf import caches
-from elf.encoding import Encoder, Picture, StoredPictures, encode_captions, encode_pictures
+from elf.encoding import (
+    Encoder,
+    Picture,
+    StoredPictures,
+    ahead,
+    encode_captions,
+    encode_pictures,
+)
 from elf.errors import ElfError
 from elf.images import BadImage
 from elf.masks import MaskReader
@@ -21,7 +28,7 @@ from elf.shards import Sample
 from elf.shardset import Item, ShardFolder
 from elf.sources import load
 
-_AT_ONCE = 64  # pictures in memory at a time
+_AT_ONCE = 16  # pictures in memory at a time, three times
 
 
 class NotWhole(Exception):
@@ -171,8 +178,9 @@ def _in_threads(
     what: str,
 ) -> Iterator[Sample]:
     with tqdm(desc=what, total=len(items), unit="picture", disable=None) as bar:
-        for start in range(0, len(items), _AT_ONCE):
-            for sample in threads.map(make, items[start : start + _AT_ONCE]):
+        chunks = (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))
+        for _, samples in ahead(chunks, make, threads):
+            for sample in samples:
                 yield sample
                 bar.update()
 

@@ -12,7 +12,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -111,7 +111,8 @@ def write_shard(path: Path, samples: Iterable[Sample], recipe: str = "") -> Inde
 
 def write_index(tar: Path, index: Index) -> None:
     """Write an index beside its tar, atomically."""
-    write_checked(index_path(tar), {"version": VERSION, **asdict(index)})
+    entries = [vars(entry) for entry in index.entries]  # asdict would copy every number
+    write_checked(index_path(tar), {"version": VERSION, **vars(index), "entries": entries})
 
 
 def read_index(tar: Path) -> Index:
