@@ -73,6 +73,8 @@ class AdapterCheckpoint(ModelCheckpoint):
             trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         )
         if done or stopped or trainer.global_step % self._every_n_train_steps == 0:
+            # Lightning logs after this hook: a run that ends here would lack the step's row.
+            trainer._logger_connector.update_train_step_metrics()
             self._save_now(trainer)
         if stopped and not done:
             self._termination.end(trainer.global_step)
@@ -92,6 +94,12 @@ class AdapterCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self._step = trainer.global_step
         self._termination.install()
+        loop = trainer.fit_loop
+        progress = loop.epoch_progress.total
+        if loop.restarted_mid_epoch and progress.completed == progress.ready:
+            # The checkpoint was of an epoch's last step, so the next one begins. Lightning counts
+            # the one as done but goes on as if within it: no hook, and a count that falls behind.
+            loop.reset_restart_stage()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""

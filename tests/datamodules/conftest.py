@@ -59,7 +59,10 @@ class TinyModule(LightningModule):
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
-        self.seen, self.validated = [], []
+        self.seen, self.validated, self.begun = [], [], []
+
+    def on_train_epoch_start(self):
+        self.begun.append(self.current_epoch)
 
     def loss(self, batch):
         noise = torch.stack([

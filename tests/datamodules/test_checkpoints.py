@@ -8,7 +8,9 @@ import pytest
 from lightning.pytorch import Callback
 
 from elf.callbacks import AdapterCheckpoint
+from elf.callbacks.run_folder import RewindMetrics
 from elf.callbacks.termination import Termination
+from elf.loggers import MetricsFile
 
 pytestmark = [
     # lightning 2.6.6 with torch 2.14: a rename inside torch.utils._pytree
@@ -57,6 +59,11 @@ def stopped_and_resumed(kit, make_data, folder, sender, **options):
     return module, end.value.code
 
 
+def epochs(module):
+    """How many epochs Lightning has counted, those of the parts before included."""
+    return module.trainer.fit_loop.epoch_progress.state_dict()
+
+
 CASES = [(1, 1), (1, 8), (1, 9), (4, 2), (4, 4), (4, 17)]
 
 
@@ -95,6 +102,7 @@ def check_stop(kit, make_data, folder, accumulation, batch, number):
     assert code == 128 + number
     assert 0 < len(module.seen) < len(reference.seen)
     kit.assert_same_run(module, reference)
+    assert epochs(module) == epochs(reference)
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
 
 
@@ -117,6 +125,33 @@ def test_every_checkpoint_is_of_an_optimizer_step_and_exact(kit, make_data, tmp_
         )  # fmt: skip
         assert len(module.seen) < len(reference.seen)
         kit.assert_same_run(module, reference)
+        assert epochs(module) == epochs(reference)
+        assert len(module.begun) == (steps - step) // (steps // 3)  # those that were not begun yet
+
+
+def test_a_step_at_which_a_run_ends_is_logged(kit, make_data, tmp_path):
+    """Lightning logs a step after the callbacks at its end."""
+
+    class Logging(kit.TinyModule):
+        def training_step(self, *args):
+            loss = super().training_step(*args)
+            self.log("loss", loss)
+            return loss
+
+    def fit(folder, *callbacks, **more):
+        kit.make_trainer(
+            folder, *callbacks, AdapterCheckpoint(1000), RewindMetrics(), max_epochs=2,
+            enable_checkpointing=True, logger=MetricsFile(str(folder)), log_every_n_steps=2,
+        ).fit(Logging(), make_data(), **more)  # fmt: skip
+
+    fit(tmp_path / "whole")
+    parts = tmp_path / "parts"
+    with pytest.raises(SystemExit):
+        fit(parts, SendSignal(4, signal.SIGTERM))
+    fit(parts, ckpt_path=parts / "checkpoints" / "last.ckpt", weights_only=True)
+    mine, theirs = ((tmp_path / name / "metrics.csv").read_text() for name in ("parts", "whole"))
+    assert len(theirs.splitlines()) == 1 + 2 * 8 // 2
+    assert mine == theirs
 
 
 @pytest.mark.parametrize("validated", [1, 2])

@@ -71,20 +71,20 @@ def final(folder: Path) -> dict[str, Any]:
     return read_checkpoint(folder / "checkpoints" / "last.ckpt")
 
 
-def assert_equal(mine: Any, theirs: Any) -> None:
+def assert_equal(mine: Any, theirs: Any, where: str = "") -> None:
     """Require the same tensors and values, whatever they are nested in."""
     if isinstance(theirs, torch.Tensor):
-        assert torch.equal(mine, theirs)
+        assert torch.equal(mine, theirs), where
     elif isinstance(theirs, dict):
-        assert mine.keys() == theirs.keys()
+        assert mine.keys() == theirs.keys(), where
         for key, value in theirs.items():
-            assert_equal(mine[key], value)
+            assert_equal(mine[key], value, f"{where}/{key}")
     elif isinstance(theirs, list | tuple):
-        assert len(mine) == len(theirs)
-        for one, other in zip(mine, theirs, strict=True):
-            assert_equal(one, other)
+        assert len(mine) == len(theirs), where
+        for number, value in enumerate(theirs):
+            assert_equal(mine[number], value, f"{where}/{number}")
     else:
-        assert mine == theirs
+        assert mine == theirs, where
 
 
 def check(training: list[str], folder: Path, signals: list[int], seed: int) -> None:
@@ -103,7 +103,7 @@ def check(training: list[str], folder: Path, signals: list[int], seed: int) -> N
     mine, theirs = final(folder / "parts"), final(folder / "whole")
     assert mine["global_step"] == STEPS
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
-        assert_equal(mine[key], theirs[key])
+        assert_equal(mine[key], theirs[key], key)
     for path in (folder / "parts" / "checkpoints").iterdir():  # fault 3: all that is visible loads
         assert read_checkpoint(path)["global_step"] <= STEPS
     rows = [(folder / name / "metrics.csv").read_text().splitlines() for name in ("whole", "parts")]
