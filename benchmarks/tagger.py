@@ -22,7 +22,7 @@ import statistics
 import struct
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +98,11 @@ def count_flops(tagger: TorchTagger, pixels: torch.Tensor) -> float:
     return float(counter.get_total_flops())
 
 
-def measure(folder: Path, options: argparse.Namespace, size: int) -> list[dict[str, Any]]:
-    """Measure every way at every batch; return rows."""
+def measure(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure every way at every batch; yield rows."""
     device = torch.device(options.device)
     peak = matmul_rate(device, 256 if options.small else 8192)
-    rows = [row("card: matrix product", peak, "TFLOP/s", peak)]
+    yield row("card: matrix product", peak, "TFLOP/s", peak)
     exact: dict[int, float] = {}
     for way, (dtype, compiled, graphs) in WAYS.items():
         if device.type == "cpu" and compiled:
@@ -113,7 +113,7 @@ def measure(folder: Path, options: argparse.Namespace, size: int) -> list[dict[s
         start = time.perf_counter()
         tagger = TorchTagger(folder, str(device), dtype, compile=compiled)
         loaded = time.perf_counter() - start
-        rows.append(row(f"{way}: loading", loaded, "s", loaded, provider=tagger.provider))
+        yield row(f"{way}: loading", loaded, "s", loaded, provider=tagger.provider)
         if not graphs:
             tagger._graphs = None
         for batch in options.compiled if compiled else options.batches:
@@ -122,10 +122,9 @@ def measure(folder: Path, options: argparse.Namespace, size: int) -> list[dict[s
                 continue
             if compiled:  # for this size alone: a second one would be compiled for any
                 torch._dynamo.reset()
-            rows += measure_batch(f"{way}, batch {batch}", tagger, batch, options, peak, exact)
-        rows.append(memory(way, tagger, device))
+            yield from measure_batch(f"{way}, batch {batch}", tagger, batch, options, peak, exact)
+        yield memory(way, tagger, device)
         del tagger
-    return rows
 
 
 def measure_batch(
@@ -175,6 +174,18 @@ def row(name: str, value: float, unit: str, baseline: float, **more: Any) -> dic
     """Return a row; its ratio is the value's to the baseline."""
     ratio = value / baseline if baseline else 1.0
     return {"name": name, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio} | more
+
+
+def show(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Print rows as they come; return them."""
+    shown = []
+    for line in rows:
+        value = f"{line['value']:10.2f} {line['unit']:<11}×{line['ratio']:.2f}"
+        known = ("baseline_is", "asked_ratio", "micro_batch", "limit", "provider")
+        notes = "  ".join(f"{key} {line[key]}" for key in known if key in line)
+        print(f"{line['name']:<46}{value}  {notes}", flush=True)
+        shown.append(line)
+    return shown
 
 
 def make_many(folder: Path, count: int, distinct: int = 120) -> None:
@@ -314,14 +325,9 @@ def main() -> None:
         folder = Path(name)
         build(folder / "tagger", family, options.tags, size, rarity=3.5)
         if options.end_to_end:
-            rows = end_to_end(folder, options, size)
+            rows = show(end_to_end(folder, options, size))
         else:
-            rows = measure(folder / "tagger", options, size)
-    for line in rows:
-        value = f"{line['value']:10.2f} {line['unit']:<11}×{line['ratio']:.2f}"
-        known = ("baseline_is", "asked_ratio", "micro_batch", "limit", "provider")
-        notes = "  ".join(f"{key} {line[key]}" for key in known if key in line)
-        print(f"{line['name']:<46}{value}  {notes}")
+            rows = show(measure(folder / "tagger", options))
     if options.json:
         result = {"about": about(options.device), "rows": rows}
         options.json.write_text(json.dumps(result, indent=2) + "\n")
