@@ -85,6 +85,29 @@ def check_place(address: str, port: int) -> None:
         ) from None
 
 
+def load_own(command: str, name: str, labels: Path) -> Any:
+    """Return the dataset of a review; none if it is nobody's, or an older version's.
+
+    Raises:
+        ElfError: If there is none, or it shows other pictures: their decisions belong elsewhere.
+    """
+    fo = fiftyone()
+    if not fo.dataset_exists(name):
+        raise ElfError(
+            f"{command}: no dataset {name!r} to read back; open it by `elf {command}` first"
+        )
+    dataset = fo.load_dataset(name)
+    if "elf_known" not in dataset.get_field_schema():
+        return None
+    shown = Path(dataset.info.get("labels", labels))
+    if shown.resolve() != labels.resolve():
+        raise ElfError(
+            f"{command}: dataset {name!r} is a review of {shown} now, not of {labels}; give each "
+            "review at the same time a --name (and a --port) of its own"
+        )
+    return dataset
+
+
 def show_until_closed(dataset: Any, plugin: Path, address: str, port: int, buttons: str) -> None:
     """Show a dataset until its tab is closed, or Ctrl-C is pressed.
 

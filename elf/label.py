@@ -15,7 +15,7 @@ from typing import Any, Literal
 from elf.command_parser import CommandParser
 from elf.decisions import DECISIONS, Decision, Record, add_decisions, read_decisions
 from elf.errors import ElfError
-from elf.fiftyone_app import add_options, check_place, fiftyone, show_until_closed
+from elf.fiftyone_app import add_options, check_place, fiftyone, load_own, show_until_closed
 from elf.files import iterate_log
 from elf.handedits import HandEdits, OldRecords
 from elf.images import LabelledPictures
@@ -169,14 +169,12 @@ def read_back(name: str, labels: Path) -> int:
     """Note what was changed in the App and not noted yet; return of how many pictures.
 
     Raises:
-        ElfError: If there is no such dataset, or another process writes the labels.
+        ElfError: If there is no such dataset, it is of other labels, or another process writes
+            these.
     """
-    fo = fiftyone()
-    if not fo.dataset_exists(name):
-        raise ElfError(f"label: no dataset {name!r} to read back; open it by `elf label` first")
-    dataset = fo.load_dataset(name)
-    if "elf_known" not in dataset.get_field_schema():
-        return 0  # nobody's, or an older version's
+    dataset = load_own("label", name, labels)
+    if dataset is None:
+        return 0
     ids = labelled_ids(labels)
     return decide((s for s in dataset.iter_samples() if s["elf_id"] in ids), labels, lambda _: {})
 

@@ -364,6 +364,22 @@ def test_what_is_not_there_to_review_is_one_line(folder, fiftyone):
         run(["curate", "--backend=fiftyone", "--root=bad", "--action=open"])
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_review_that_another_one_replaced_takes_nothing_from_it(folder, fiftyone):
+    options = ["--backend=fiftyone", "--name=elf-replaced"]
+    run(["curate", *options, "--action=open"])
+    run(["curate", *options, "--action=open", "--labels=others"])
+    sample = fiftyone.load_dataset("elf-replaced").first()
+    sample.tags.append("drop")
+    sample.save()
+    with pytest.raises(ElfError, match=r"'elf-replaced' is a review of .*others now, not of data/"):
+        run(["curate", *options, "--action=write"])
+    assert read_decisions("data/labels") == {}
+    run(["curate", *options, "--action=write", "--labels=others"])
+    assert list(read_decisions("others").values()) == [{"keep": False}]
+    fiftyone.delete_dataset("elf-replaced")
+
+
 def test_others_datasets_and_decisions_are_left_alone(folder):
     add_decisions("data/labels", [{"id": "0" * 16, "keep": False}])  # of a picture elsewhere
     run(["curate", "--accept"])

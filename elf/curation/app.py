@@ -13,7 +13,7 @@ from elf.curation.proposals import Entry
 from elf.curation.quality import FLAGS
 from elf.decisions import DECISIONS
 from elf.errors import ElfError
-from elf.fiftyone_app import fiftyone
+from elf.fiftyone_app import fiftyone, load_own
 from elf.label import decide, show
 from elf.review import VERDICTS, Label
 
@@ -103,14 +103,12 @@ def read_back(name: str, labels: Path) -> int:
     """Note what was tagged in the App and not noted yet; return of how many pictures.
 
     Raises:
-        ElfError: If there is no such dataset, or the decisions cannot be written.
+        ElfError: If there is no such dataset, it is of other decisions, or these cannot be
+            written.
     """
-    fo = fiftyone()
-    if not fo.dataset_exists(name):
-        raise ElfError(f"curate: no dataset {name!r} to read back; open it by `elf curate` first")
-    dataset = fo.load_dataset(name)
-    if "elf_known" not in dataset.get_field_schema():
-        return 0  # nobody's
+    dataset = load_own("curate", name, labels)
+    if dataset is None:
+        return 0
     return decide(dataset.iter_samples(), labels, lambda _: {})
 
 
