@@ -100,6 +100,11 @@ def check(training: list[str], folder: Path, signals: list[int], seed: int) -> N
         process = start(training, folder / "parts")
         assert process.wait(300) == 0, said(folder / "parts")
     assert ends[0] is not None, "the run ended before it was interrupted"
+    assert_same_run(folder)
+
+
+def assert_same_run(folder: Path) -> None:
+    """Require the run in parts to have ended as the whole one."""
     mine, theirs = final(folder / "parts"), final(folder / "whole")
     assert mine["global_step"] == STEPS
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
@@ -133,3 +138,18 @@ def test_runs_that_are_interrupted_again_and_again(
     draw = random.Random(seed)
     signals = draw.choices([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], k=4)
     check(training, tmp_path, [int(number) for number in signals], seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_when_one_of_two_processes_is_told_to_end_both_do(
+    training: list[str], tmp_path: Path
+) -> None:
+    pair = [*training, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=2"]
+    process = start(pair, tmp_path / "whole")
+    assert process.wait(300) == 0, said(tmp_path / "whole")
+    code = interrupt(pair, tmp_path / "parts", signal.SIGTERM, random.Random(0))
+    assert code == 128 + signal.SIGTERM, said(tmp_path / "parts")
+    process = start(pair, tmp_path / "parts")
+    assert process.wait(300) == 0, said(tmp_path / "parts")
+    assert_same_run(tmp_path)
