@@ -1,5 +1,6 @@
 """Batches of cached samples, read by workers that share nothing but positions."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -141,6 +142,8 @@ class BatchReading:
             # the last three: a batch was on its way when the worker that holds it died
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
+            with contextlib.suppress(RuntimeError):  # torch raises its own once more, in whatever
+                self.close()  # is being done then, and that had better be this
             raise ElfError(
                 "a process that reads the shards died (killed, perhaps for want of memory): "
                 "start again with --ckpt_path last, or with a smaller data.workers"
