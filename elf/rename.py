@@ -169,13 +169,12 @@ def rename(root: Path) -> Plan:
         begun = list(_begun(journal.records))
         _do(root, begun)
         plan = make_plan(root)
-        with _disk_errors(root):
-            if plan.moves:
-                journal.append(*({"from": m.source, "to": m.target} for m in plan.moves))
-                journal.sync()
-            _do(root, plan.moves)
-            if begun or plan.moves:
-                journal.append({"done": True})
+        if plan.moves:
+            journal.append(*({"from": m.source, "to": m.target} for m in plan.moves))
+            journal.sync()
+        _do(root, plan.moves)
+        if begun or plan.moves:
+            journal.append({"done": True})
     return plan
 
 
@@ -191,7 +190,7 @@ def undo(root: Path) -> tuple[int, dict[str, str]]:
     if not (root / JOURNAL).exists():
         raise ElfError(f"root: nothing to undo, {root / JOURNAL} does not exist")
     count, left, kept = 0, {}, []
-    with _journal(root) as journal, _disk_errors(root):
+    with _journal(root) as journal:
         for record in reversed([record for record in journal.records if "from" in record]):
             old, new = root / record["from"], root / record["to"]
             if not new.exists():
@@ -213,13 +212,16 @@ def _journal(root: Path) -> Iterator[AppendLog]:
     path = root / JOURNAL
     with _disk_errors(root):
         journal = AppendLog(path)
-    try:
-        with journal:
-            yield journal
-    finally:
-        if not path.stat().st_size:
-            for name in (JOURNAL, f".{JOURNAL}.lock"):
-                (root / name).unlink(missing_ok=True)
+        try:
+            with journal:
+                for half in root.glob(f".{JOURNAL}.*.tmp"):  # a rewriting that was killed
+                    half.unlink()
+                yield journal
+        finally:
+            if not path.stat().st_size:
+                # the journal last: while it is there, the next run clears up
+                for name in (f".{JOURNAL}.lock", JOURNAL):
+                    (root / name).unlink(missing_ok=True)
 
 
 def _begun(records: Iterable[dict[str, Any]]) -> Iterator[Move]:
@@ -231,12 +233,11 @@ def _begun(records: Iterable[dict[str, Any]]) -> Iterator[Move]:
 
 
 def _do(root: Path, moves: list[Move]) -> None:
-    with _disk_errors(root):
-        for move in moves:
-            # one that a run did before it was cut off is not there any more
-            if (root / move.source).exists() and not (root / move.target).exists():
-                os.rename(root / move.source, root / move.target)
-        _sync(root, (move.target for move in moves))
+    for move in moves:
+        # one that a run did before it was cut off is not there any more
+        if (root / move.source).exists() and not (root / move.target).exists():
+            os.rename(root / move.source, root / move.target)
+    _sync(root, (move.target for move in moves))
 
 
 def _sync(root: Path, names: Iterable[str]) -> None:
