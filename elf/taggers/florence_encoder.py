@@ -55,7 +55,7 @@ class Encoder:
         self._add_norm = _add_norm
         if kernels:
             from elf.taggers.davit_kernels import Tower
-            from elf.taggers.token_kernels import add_norm
+            from elf.taggers.product_kernels import add_norm
 
             self._tower, self._add_norm = Tower(self._vision, self._weights), add_norm
 

@@ -5,18 +5,15 @@ from torch import Tensor
 from transformers.activations import GELUActivation
 
 from elf.taggers.florence_step import State, TokenStep
-from elf.taggers.token_kernels import (
+from elf.taggers.product_kernels import (
     ROWS,
     add_norm,
-    choose,
-    embed,
     product_parts,
-    read_picture,
-    read_text,
     rows_product,
     sum_norm,
     vector_product,
 )
+from elf.taggers.token_kernels import choose, embed, read_picture, read_text
 
 
 class KernelStep(TokenStep):

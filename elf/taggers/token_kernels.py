@@ -5,14 +5,10 @@ large batches the copies and masks between the matrix products take as long as t
 is eight launches at batch 1 and eleven beyond. Sums are in float32; what is stored between the
 kernels has the model's type, as in PyTorch, or is float32.
 
-Where the device can (Hopper and later), a kernel is launched before its forerunner has ended, and
-waits for it by itself: each begins with `_wait`.
-
 B: batch, H: heads, D: width of a head, C = H · D, S: tokens of the picture and the prompt, T:
 cached positions, N: new tokens at most, V: words.
 """
 
-import functools
 from typing import no_type_check
 
 import torch
@@ -21,104 +17,14 @@ import triton.language as tl
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-WEIGHTS = 8192
-"""Numbers of a matrix that one program multiplies with a row."""
+from elf.taggers.early_launch import launch, power, wait
+from elf.taggers.product_kernels import normalized
 
 PART, PARTS = 64, 128
 """Keys and values that a program reads at once, where it shares a row with others and where not."""
 
 PROGRAMS = 256
 """With less, a device of some 130 multiprocessors is not busy."""
-
-ROWS = 64
-"""Rows up to which `rows_product` is faster than cuBLAS, which is made for more."""
-
-COLUMNS, DEPTH = 32, 128
-"""Outputs of a program of `rows_product`, and inputs that it multiplies at once."""
-
-PRODUCTS = 128
-"""Programs that share a product; with less, its inputs are split too."""
-
-
-@triton.jit
-@no_type_check
-def _wait(early: tl.constexpr):
-    """Let the next kernel begin, and wait for the end of the last one, whose output is read."""
-    if early:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
-
-
-@triton.jit
-@no_type_check
-def _normalized(x, weight, bias, at, inside, width, eps):
-    """Layer norm (Ba et al. 2016, arXiv:1607.06450) of a row in float32."""
-    mean = tl.sum(x, 0) / width
-    centred = tl.where(inside, x - mean, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
-    gain = tl.load(weight + at, mask=inside, other=0).to(tl.float32)
-    return centred * scale * gain + tl.load(bias + at, mask=inside, other=0).to(tl.float32)
-
-
-@triton.jit
-@no_type_check
-def _add_norm(out, x, residual, weight, bias, width, eps, block: tl.constexpr, early: tl.constexpr):
-    _wait(early)
-    row, at = tl.program_id(0).to(tl.int64) * width, tl.arange(0, block)
-    inside = at < width
-    total = tl.load(x + row + at, mask=inside, other=0).to(tl.float32)
-    total += tl.load(residual + row + at, mask=inside, other=0).to(tl.float32)
-    y = _normalized(total, weight, bias, at, inside, width, eps)
-    tl.store(out + row + at, y.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-@no_type_check
-def _sum_norm(
-    out, parts, offset, residual, weight, bias, width, eps,
-    count: tl.constexpr, block: tl.constexpr, early: tl.constexpr,
-):  # fmt: skip
-    at = tl.arange(0, block)
-    inside = at < width
-    total = tl.load(offset + at, mask=inside, other=0).to(tl.float32)
-    _wait(early)
-    row = tl.program_id(0) * width
-    total += tl.load(residual + row + at, mask=inside, other=0).to(tl.float32)
-    for part in tl.static_range(count):
-        place = parts + part * tl.num_programs(0) * width + row + at
-        total += tl.load(place, mask=inside, other=0)
-    y = _normalized(total, weight, bias, at, inside, width, eps)
-    tl.store(out + row + at, y.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-@no_type_check
-def _rows_product(
-    out, x, matrix, bias, count, depth, width, share, has_bias: tl.constexpr, gelu: tl.constexpr,
-    whole: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, block: tl.constexpr,
-    early: tl.constexpr,
-):  # fmt: skip
-    """Multiply all rows with some columns of a matrix, over a share of the depth."""
-    r, column = tl.arange(0, rows), tl.program_id(0) * columns + tl.arange(0, columns)
-    part = tl.program_id(1)
-    real, inside = r < count, column < width
-    left, right = x + r[:, None] * depth, matrix + column[None, :].to(tl.int64) * depth
-    total = tl.zeros((rows, columns), tl.float32)
-    _wait(early)
-    for start in range(0, share, block):
-        k = part * share + start + tl.arange(0, block)
-        there = k < depth
-        a = tl.load(left + k[None, :], mask=real[:, None] & there[None, :], other=0)
-        b = tl.load(right + k[:, None], mask=there[:, None] & inside[None, :], other=0)
-        total = tl.dot(a, b, total)
-    if has_bias:
-        total += tl.load(bias + column, mask=inside, other=0).to(tl.float32)[None, :]
-    if gelu:
-        total = 0.5 * total * (1 + tl.math.erf(total * 0.7071067811865476))
-    place = out + r[:, None] * width + column[None, :]
-    if not whole:
-        place += part * count * width
-    tl.store(place, total.to(out.dtype.element_ty), mask=real[:, None] & inside[None, :])
 
 
 @triton.jit
@@ -127,42 +33,15 @@ def _embed(
     out, tokens, position, words, places, weight, bias, width, scale, eps,
     block: tl.constexpr, early: tl.constexpr,
 ):  # fmt: skip
-    _wait(early)
+    wait(early)
     row, at = tl.program_id(0), tl.arange(0, block)
     inside = at < width
     word = words + tl.load(tokens + row) * width + at
     place = places + tl.load(position) * width + at
     x = tl.load(word, mask=inside, other=0).to(tl.float32) * scale
     x += tl.load(place, mask=inside, other=0).to(tl.float32)
-    y = _normalized(x, weight, bias, at, inside, width, eps)
+    y = normalized(x, weight, bias, at, inside, width, eps)
     tl.store(out + row * width + at, y.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-@no_type_check
-def _vector_product(
-    out, x, matrix, bias, residual, weight, offset, normed, depth, width, eps,
-    has_bias: tl.constexpr, has_residual: tl.constexpr, norm: tl.constexpr, gelu: tl.constexpr,
-    columns: tl.constexpr, block: tl.constexpr, early: tl.constexpr,
-):  # fmt: skip
-    column, at = tl.program_id(0) * columns + tl.arange(0, columns), tl.arange(0, block)
-    real, inside = column < width, at < depth
-    part = matrix + column[:, None].to(tl.int64) * depth + at[None, :]
-    rows = tl.load(part, mask=real[:, None] & inside[None, :], other=0)  # before x is there
-    _wait(early)
-    y = tl.load(x + at, mask=inside, other=0).to(tl.float32)
-    if norm:
-        y = _normalized(y, weight, offset, at, inside, depth, eps).to(normed.dtype.element_ty)
-        tl.store(normed + at, y, mask=inside & (tl.program_id(0) == 0))
-        y = y.to(tl.float32)
-    total = tl.sum(rows.to(tl.float32) * y[None, :], 1)
-    if has_bias:
-        total += tl.load(bias + column, mask=real, other=0).to(tl.float32)
-    if gelu:
-        total = 0.5 * total * (1 + tl.math.erf(total * 0.7071067811865476))
-    if has_residual:
-        total += tl.load(residual + column, mask=real, other=0).to(tl.float32)
-    tl.store(out + column, total.to(out.dtype.element_ty), mask=real)
 
 
 @triton.jit
@@ -195,7 +74,7 @@ def _read_text(
     out, qkv, keys, values, position, heads, length, width, scale,
     block: tl.constexpr, columns: tl.constexpr, early: tl.constexpr,
 ):  # fmt: skip
-    _wait(early)
+    wait(early)
     program, now = tl.program_id(0), tl.load(position).to(tl.int32)
     row, head = program // heads, program % heads
     channels = heads * width
@@ -231,7 +110,7 @@ def _read_picture(
     query = tl.zeros((columns,), tl.float32)
     if has_bias:
         query += tl.load(bias + program % heads * width + d, mask=inside, other=0).to(tl.float32)
-    _wait(early)
+    wait(early)
     for number in tl.static_range(count):
         place = queries + (number * tl.num_programs(0) + program) * width
         query += tl.load(place + d, mask=inside, other=0).to(tl.float32)
@@ -255,7 +134,7 @@ def _read_picture(
 @triton.jit
 @no_type_check
 def _join(out, parts, count, width, many: tl.constexpr, columns: tl.constexpr, early: tl.constexpr):
-    _wait(early)
+    wait(early)
     program, d, p = tl.program_id(0), tl.arange(0, columns), tl.arange(0, many)
     at = parts + (program * count + p) * (width + 2)
     real = p < count
@@ -275,7 +154,7 @@ def _choose(
     has_forced: tl.constexpr, count: tl.constexpr, few: tl.constexpr,
     whole: tl.constexpr, block: tl.constexpr, early: tl.constexpr,
 ):  # fmt: skip
-    _wait(early)
+    wait(early)
     row, now = tl.program_id(0), tl.load(position)
     at = tl.arange(0, block)
     best = tl.full((block,), float("-inf"), tl.float32)
@@ -302,22 +181,6 @@ def _choose(
     tl.store(output + row * length + now, token)
 
 
-def _power(count: int) -> int:
-    return triton.next_power_of_2(count)  # type: ignore[no-any-return]
-
-
-@functools.cache
-def _is_early(device: torch.device) -> bool:
-    """Whether kernels can be launched before their forerunners have ended."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-def _launch(like: Tensor) -> dict[str, bool]:
-    """Return the options of a launch that `_wait` stands for."""
-    early = _is_early(like.device)
-    return {"early": early, "launch_pdl": early}
-
-
 def embed(
     tokens: Int64[Tensor, " B"],
     position: Int64[Tensor, "1"],
@@ -331,106 +194,9 @@ def embed(
     out = words.new_empty(len(tokens), width)
     _embed[(len(tokens),)](
         out, tokens, position, words, places, norm.weight, norm.bias, width, scale, norm.eps,
-        block=_power(width), **_launch(words),
+        block=power(width), **launch(words),
     )  # fmt: skip
     return out
-
-
-def add_norm(
-    x: Float[Tensor, "*batch C"], residual: Float[Tensor, "*batch C"], norm: torch.nn.LayerNorm
-) -> Float[Tensor, "*batch C"]:
-    """Return the layer norm of a sum; both are contiguous."""
-    width = x.shape[-1]
-    out, block = torch.empty_like(x), _power(width)
-    _add_norm[(x.numel() // width,)](
-        out, x, residual, norm.weight, norm.bias, width, norm.eps, block=block,
-        num_warps=4 if block <= 2048 else 8, **_launch(x),
-    )  # fmt: skip
-    return out
-
-
-def rows_product(
-    x: Float[Tensor, "B K"],
-    matrix: Float[Tensor, "M K"],
-    bias: Float[Tensor, " M"] | None = None,
-    gelu: bool = False,
-) -> Float[Tensor, "B M"]:
-    """Return W x + b for a few rows of a 16-bit type, with GELU after it if that is asked for."""
-    out = x.new_empty(len(x), len(matrix))
-    _multiply_rows(out, x, matrix, bias, gelu, 1)
-    return out
-
-
-def product_parts(x: Float[Tensor, "B K"], matrix: Float[Tensor, "M K"]) -> Float[Tensor, "P B M"]:
-    """Return float32 parts whose sum is W x, for a few rows of a 16-bit type.
-
-    A product with few columns would leave most of the device idle; so its sums are split too.
-    """
-    width, depth = matrix.shape
-    parts = min(max(1, PRODUCTS // triton.cdiv(width, COLUMNS)), triton.cdiv(depth, DEPTH))
-    parts = triton.cdiv(depth, triton.cdiv(depth, parts * DEPTH) * DEPTH)  # none is empty
-    out = x.new_empty(parts, len(x), width, dtype=torch.float32)
-    _multiply_rows(out, x, matrix, None, False, parts)
-    return out
-
-
-def _multiply_rows(
-    out: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None, gelu: bool, parts: int
-) -> None:
-    width, depth = matrix.shape
-    _rows_product[(triton.cdiv(width, COLUMNS), parts)](
-        out, x, matrix, bias, len(x), depth, width, triton.cdiv(depth, parts * DEPTH) * DEPTH,
-        has_bias=bias is not None, gelu=gelu, whole=parts == 1, rows=max(16, _power(len(x))),
-        columns=COLUMNS, block=DEPTH, num_stages=4, **_launch(x),
-    )  # fmt: skip
-
-
-def sum_norm(
-    parts: Float[Tensor, "P B C"],
-    bias: Float[Tensor, " C"],
-    residual: Float[Tensor, "B C"],
-    norm: torch.nn.LayerNorm,
-) -> Float[Tensor, "B C"]:
-    """Return the layer norm of the sum of a product's parts, its bias and a residual."""
-    count, rows, width = parts.shape
-    out = torch.empty_like(residual)
-    _sum_norm[(rows,)](
-        out, parts, bias, residual, norm.weight, norm.bias, width, norm.eps,
-        count=count, block=_power(width), **_launch(parts),
-    )  # fmt: skip
-    return out
-
-
-def vector_product(
-    x: Float[Tensor, "1 K"],
-    matrix: Float[Tensor, "M K"],
-    bias: Float[Tensor, " M"] | None = None,
-    residual: Float[Tensor, "1 M"] | None = None,
-    norm: torch.nn.LayerNorm | None = None,
-    gelu: bool = False,
-) -> tuple[Float[Tensor, "1 M"], Float[Tensor, "1 K"]]:
-    """Return a product with one row, W x + b, and the row that was multiplied.
-
-    Args:
-        x: The row.
-        matrix: W.
-        bias: b.
-        residual: Added at the end.
-        norm: Applied to the row before.
-        gelu: Applied to the product before the residual is added.
-    """
-    width, depth = matrix.shape
-    block = _power(depth)
-    columns = max(1, WEIGHTS // block)
-    out, normed = x.new_empty(1, width), torch.empty_like(x) if norm else x
-    _vector_product[(triton.cdiv(width, columns),)](
-        out, x, matrix, bias, residual, norm and norm.weight, norm and norm.bias, normed,
-        depth, width, norm.eps if norm else 0.0,
-        has_bias=bias is not None, has_residual=residual is not None, norm=norm is not None,
-        gelu=gelu, columns=columns, block=block, num_warps=4 if block <= 1024 else 8,
-        **_launch(x),
-    )  # fmt: skip
-    return out, normed
 
 
 def read_text(
@@ -444,7 +210,7 @@ def read_text(
     out = qkv.new_empty(batch, heads * width)
     _read_text[(batch * heads,)](
         out, qkv, cache[0], cache[1], position, heads, length, width, scale,
-        block=min(_power(length), PART), columns=_power(width), **_launch(qkv),
+        block=min(power(length), PART), columns=power(width), **launch(qkv),
     )  # fmt: skip
     return out
 
@@ -468,7 +234,7 @@ def read_picture(
     _, batch, heads, padded, width = cross.shape
     out = cross.new_empty(batch, heads * width)
     rows = batch * heads
-    block = min(_power(source), PARTS if rows >= PROGRAMS else PART)
+    block = min(power(source), PARTS if rows >= PROGRAMS else PART)
     most = triton.cdiv(source, block)
     # A few rows are read in parts, so that there is work for the whole device.
     count = most if rows * most <= PROGRAMS else max(1, PROGRAMS // rows)
@@ -478,11 +244,11 @@ def read_picture(
     _read_picture[(rows, count)](
         out, parts, queries, bias, cross[0], cross[1], source, padded, heads, width, scale,
         count=queries.numel() // out.numel(), has_bias=bias is not None, whole=whole, block=block,
-        columns=_power(width), split=count > 1, **_launch(cross),
+        columns=power(width), split=count > 1, **launch(cross),
     )  # fmt: skip
     if count > 1:
         _join[(rows,)](
-            out, parts, count, width, many=_power(count), columns=_power(width), **_launch(cross)
+            out, parts, count, width, many=power(count), columns=power(width), **launch(cross)
         )
     return out
 
@@ -510,10 +276,10 @@ def choose(
         pad: What follows the end.
     """
     vocabulary = logits.shape[1]
-    block = min(_power(vocabulary), 4096)
+    block = min(power(vocabulary), 4096)
     _choose[(len(tokens),)](
         logits, tokens, position, finished.view(torch.int8), output, forced, ends, pad, vocabulary,
         logits.stride(0), output.shape[1], has_forced=forced is not None, count=len(ends),
-        few=_power(max(1, len(ends))), whole=triton.cdiv(vocabulary, block) * block, block=block,
-        num_warps=8, **_launch(logits),
+        few=power(max(1, len(ends))), whole=triton.cdiv(vocabulary, block) * block, block=block,
+        num_warps=8, **launch(logits),
     )  # fmt: skip

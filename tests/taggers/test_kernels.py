@@ -15,7 +15,8 @@ if torch.cuda.is_available():
 
 from elf.taggers import token_kernels
 from elf.taggers.florence_kernel_step import KernelStep
-from elf.taggers.token_kernels import choose, read_picture, vector_product
+from elf.taggers.product_kernels import vector_product
+from elf.taggers.token_kernels import choose, read_picture
 
 BENCHMARK = runpy.run_path("benchmarks/captions.py")
 SIZES = {

@@ -1,0 +1,39 @@
+"""How a Triton kernel is launched before the one before it has ended (Hopper and later).
+
+Each such kernel begins with `wait`; until then it may read weights alone. As each waits for the end
+of its forerunner, which waited for its own, all that ran before is done then.
+"""
+
+import functools
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+@no_type_check
+def wait(early: tl.constexpr):
+    """Let the next kernel begin, and wait for the end of the last one, whose output is read."""
+    if early:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+
+
+@functools.cache
+def _is_early(device: torch.device) -> bool:
+    """Whether kernels can be launched before their forerunners have ended."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def launch(like: Tensor) -> dict[str, bool]:
+    """Return the options of a kernel that begins with `wait`."""
+    early = _is_early(like.device)
+    return {"early": early, "launch_pdl": early}
+
+
+def power(count: int) -> int:
+    """Return the power of two that is not below a count: the sizes that Triton knows."""
+    return triton.next_power_of_2(count)  # type: ignore[no-any-return]
