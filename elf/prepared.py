@@ -4,6 +4,7 @@
 interrupted is never trained on by mistake.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ PREPARED = "prepared.json"
 REMEDY = "run `elf prepare --config …` with this config"
 CACHES = ("latents", "flipped", "masks", "captions")
 """Kinds of shards that training reads; of the others it needs the indexes alone."""
+
+_SHARD = re.compile(r"[a-z]+-\d+-of-\d+\.tar", re.ASCII)
 
 Located = list[tuple[Index, Entry]]
 
@@ -90,6 +93,23 @@ def write_prepared(
         write_checked(folder / PREPARED, record)
 
 
+def shard_hashes(record: dict[str, Any], where: str) -> dict[str, str]:
+    """Return the hashes of the shards that a ``prepared.json`` names.
+
+    Args:
+        record: What it holds.
+        where: It, for the message.
+
+    Raises:
+        ElfError: If it names another file: one elsewhere, perhaps, whoever wrote it.
+    """
+    shards: dict[str, str] = record["tars"]
+    for name in shards:
+        if not _SHARD.fullmatch(name):
+            raise ElfError(f"{where} names {name!r}, which is no shard: {REMEDY}")
+    return shards
+
+
 def read_prepared(folder: Path, settings: Settings | None = None) -> Prepared:
     """Return what was prepared, after checking that it is whole and made with these settings.
 
@@ -109,7 +129,7 @@ def read_prepared(folder: Path, settings: Settings | None = None) -> Prepared:
         raise ElfError(
             f"{folder} was prepared with data.{key}={theirs!r}, this config says {mine!r}: {REMEDY}"
         )
-    indexes = _indexes(folder, record["tars"])
+    indexes = _indexes(folder, shard_hashes(record, str(folder / PREPARED)))
 
     def entries(kind: str) -> Located:
         return [

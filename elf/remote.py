@@ -19,7 +19,7 @@ from elf.caches import stamp
 from elf.checked import parse_checked
 from elf.errors import ElfError
 from elf.files import FolderLock, sync_folder, write_atomic
-from elf.prepared import CACHES, PREPARED, REMEDY
+from elf.prepared import CACHES, PREPARED, REMEDY, shard_hashes
 from elf.shards import Index, index_path, read_index, verify
 
 CHUNK = 1 << 20  # bytes
@@ -66,7 +66,8 @@ def fetch_shards(where: str, cache: str | Path) -> Path:
 
 def _fetch_into(folder: Path, remote: "_Remote") -> None:
     told = remote.read(PREPARED)
-    shards: dict[str, str] = parse_checked(told, f"{remote.where}/{PREPARED}", REMEDY)["tars"]
+    where = f"{remote.where}/{PREPARED}"
+    shards = shard_hashes(parse_checked(told, where, REMEDY), where)
     fetch = _Fetch(remote, folder)
     with ThreadPoolExecutor(AT_ONCE) as threads:
         indexes = list(threads.map(fetch.index, shards, shards.values()))
@@ -154,14 +155,11 @@ class _Fetch:
     def index(self, name: str, sha256: str) -> Index:
         """Return a shard's index, which is fetched unless it is there."""
         tar = self._folder / name
-        try:
-            index = read_index(tar)
-        except ElfError:
-            index = None
+        index = _index(tar)
         if index is None or index.sha256 != sha256:
             write_atomic(index_path(tar), self._remote.read(index_path(tar).name))
-            index = read_index(tar)
-            if index.sha256 != sha256:
+            index = _index(tar)
+            if index is None or index.sha256 != sha256:
                 raise self._other(name)
         return index
 
@@ -196,6 +194,14 @@ class _Fetch:
 
     def _other(self, name: str) -> ElfError:
         return ElfError(f"{self._remote.where}/{name} is not the shard that was prepared: {WHOLE}")
+
+
+def _index(tar: Path) -> Index | None:
+    """Return a shard's index if there is a good one."""
+    try:
+        return read_index(tar)
+    except ElfError:
+        return None
 
 
 def _go_to(file: Any, position: int) -> None:

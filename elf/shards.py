@@ -132,6 +132,8 @@ def read_index(tar: Path) -> Index:
             )
             for entry in value["entries"]
         ]
+        if value["tar"] != tar.name:
+            raise ValueError
         return Index(value["tar"], value["size"], value["sha256"], value["recipe"], entries)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ElfError(f"{index_path(tar)} is no index of a shard: {remedy}") from None

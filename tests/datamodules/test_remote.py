@@ -1,6 +1,7 @@
 """Shards behind a URL: in fsspec's memory, and behind an HTTP server that cuts transfers off."""
 
 import http.server
+import json
 import threading
 
 import fsspec
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from elf import remote, trainer
+from elf.checked import write_checked
 from elf.errors import ElfError
 from elf.prepared import read_prepared
 from elf.remote import fetch_shards, local_path
@@ -104,6 +106,22 @@ def test_a_shard_that_is_not_the_prepared_one(memory, tmp_path):
     memory.pipe_file(index, memory.cat_file(other))
     with pytest.raises(ElfError, match=message):
         fetch_shards(URL, tmp_path / "another")
+
+
+@pytest.mark.parametrize("name", ["../../out-0-of-1.tar", "/out-0-of-1.tar", "a\\b-0-of-1.tar", 7])
+def test_names_that_lead_elsewhere_are_refused(memory, tmp_path, name):
+    path = tmp_path / "prepared.json"
+    value = json.loads(memory.cat_file("/shards/prepared.json"))
+    del value["checksum"]
+    value["tars"] = {str(name): "0" * 64}
+    write_checked(path, value)
+    memory.pipe_file("/shards/prepared.json", path.read_bytes())
+    message = r"memory://shards/prepared\.json names '.*', which is no shard: run `elf prepare"
+    with pytest.raises(ElfError, match=message):
+        fetch_shards(URL, tmp_path / "cache")
+    with pytest.raises(ElfError, match=r"prepared\.json names '.*', which is no shard"):
+        read_prepared(tmp_path)
+    assert not list(tmp_path.rglob("out*"))
 
 
 @pytest.mark.parametrize("name", ["prepared.json", "latents-00000-of-00001.tar"])
