@@ -4,8 +4,9 @@ The captions come from the labels, the sizes from the pictures, and both decide 
 nothing else does, so that a second run with nothing changed has nothing to do.
 """
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def prepare(
     made: Counter[str] = Counter()
     with ThreadPoolExecutor(max(1, workers)) as threads:
         found, left_out = _find(sets, threads)
-        with FolderLock(folder):
+        with FolderLock(folder), _disk_errors(folder):
             # To decode all pictures first, only to know which are whole, takes as long as to
             # decode them for the shards: it is done where one was not.
             for decode in (False, True):
@@ -86,6 +87,17 @@ def prepare(
     summary = summarise(selection, dropped, made, trained_batch)
     print(summary)
     return summary
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ElfError(
+            f"{folder}: could not be written ({error.strerror or error}): make room, or name "
+            "another folder in data.shards; then run the same command again, whole shards stay"
+        ) from error
 
 
 def _select(

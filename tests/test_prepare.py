@@ -591,6 +591,44 @@ def test_at_least_one_is_held_out_where_there_are_enough_and_one_is_trained_on()
     assert len(held_out(ids(5), 1.0)) == 4
 
 
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
+
+
+def test_one_thread_and_many_make_the_same_bytes(project, encoder):
+    made = []
+    for workers in (1, 4, 16):
+        project.prepare(encoder, replace(SETTINGS, shard_size=3), workers=workers)
+        made.append(files(project.shards))
+        shutil.rmtree(project.shards)
+    assert made[0] == made[1] == made[2]
+    assert len(made[0]) > 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file size limits")
+def test_a_disk_that_is_full_is_one_line_and_a_rerun_completes(project, encoder):
+    import resource
+
+    project.prepare(encoder)
+    whole = files(project.shards)
+    shutil.rmtree(project.shards)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(map(len, whole.values()))
+    for most in (100, largest // 2, largest - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            with pytest.raises(
+                ElfError, match=r"shards: could not be written \(File too large"
+            ):
+                project.prepare(encoder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert files(project.shards).items() <= whole.items()
+    project.prepare(encoder)
+    assert files(project.shards) == whole
+    assert not list(project.shards.glob(".*.tmp"))
+
+
 # --- kill -9 ------------------------------------------------------------------------------------
 
 CHILD = """
@@ -660,7 +698,7 @@ def test_a_preparation_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path, 
     start = time.monotonic()
     run(steady, "clean")
     whole = time.monotonic() - start
-    clean = {path.name: path.read_bytes() for path in (tmp_path / "clean").glob("[!.]*")}
+    clean = files(tmp_path / "clean")
     assert {name.split("-")[0] for name in clean} == {*KINDS, "prepared.json"}
     draw, interrupted = random.Random(0), 0
     for number in range(kills):
@@ -672,11 +710,11 @@ def test_a_preparation_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path, 
         time.sleep(whole * (number + draw.random()) / kills)
         os.kill(victim.pid, signal.SIGKILL)
         victim.communicate()
-        left = {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
+        left = files(folder)
         interrupted += 0 < len(left) < len(clean)
         assert left.items() <= clean.items(), "only whole files stand under final names"
         run(steady, folder.name)
-        assert {path.name: path.read_bytes() for path in folder.glob("[!.]*")} == clean
+        assert files(folder) == clean
         assert not list(folder.glob(".*.tmp"))
     assert interrupted or kills < 10
     steady.communicate()
