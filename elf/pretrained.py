@@ -1,5 +1,6 @@
 """Where pretrained weights come from: a local folder or a hub name, or one clear error."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -17,7 +18,7 @@ T = TypeVar("T")
 def is_local(name: str) -> bool:
     """Whether a model is named by a path rather than by a hub name (``owner/name``)."""
     return (
-        Path(name).expanduser().exists()
+        _expanded(name).exists()
         or name.startswith((".", "/", "~"))
         or "\\" in name
         or name.count("/") != 1
@@ -42,7 +43,7 @@ def model_folder(
     """
     name = find(name)
     if is_local(name):
-        folder = Path(name).expanduser()
+        folder = _expanded(name)
         if not folder.is_dir():
             raise ElfError(
                 f"{what}: no folder {name}; give an existing folder or a hub name (owner/name)"
@@ -54,19 +55,33 @@ def model_folder(
     return folder
 
 
+def _expanded(name: str) -> Path:
+    with contextlib.suppress(RuntimeError):  # ~ and the name of nobody
+        return Path(name).expanduser()
+    return Path(name)
+
+
 def _missing(folder: Path, files: Sequence[str]) -> list[str]:
     return [pattern for pattern in files if not any(folder.glob(pattern))]
 
 
 def _from_hub(name: str, what: str, files: Sequence[str], optional: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     patterns = [*files, *optional] or None
     try:  # what is in the cache is taken without asking the network
         folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
         if not _missing(folder, files):  # another download may have left only a part of it
             return folder
+    except HFValidationError:
+        raise ElfError(
+            f"{what}: {name!r} is neither a folder nor a hub name (owner/name)"
+        ) from None
     except LocalEntryNotFoundError:
         pass
     try:

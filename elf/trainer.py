@@ -1,7 +1,9 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with its traps closed."""
 
+import contextlib
 import os
 from argparse import ArgumentError
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -159,7 +161,13 @@ class ElfCLI(LightningCLI):
                 self.model, self.datamodule = made.model, made.data
         except ValueError as error:
             # jsonargparse wraps what a class's __init__ raised into its own report
-            raise _refusal_in(error) or error from None
+            raise _refusal_in(error) or _first_reason(error) from None
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise ElfError(f"seed_everything: {error}") from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with the run's loggers and atomic checkpoints."""
@@ -227,12 +235,38 @@ def run(command: str, arguments: list[str]) -> ElfCLI:
         ElfError: For all that is wrong with the input, Lightning's own refusals included.
     """
     silence_harmless_warnings()
-    try:
+    with _one_line(arguments):
         return ElfCLI([command, *arguments])
+
+
+@contextlib.contextmanager
+def _one_line(arguments: list[str]) -> Iterator[None]:
+    """Turn what YAML, jsonargparse and Lightning say of a wrong configuration into one line."""
+    try:
+        yield
     except yaml.YAMLError as error:
         raise ElfError(f"not valid YAML: {' '.join(str(error).split())[:200]}") from None
+    except UnicodeDecodeError as error:
+        files = [Path(argument.rpartition("=")[2]) for argument in arguments]
+        name = next((path for path in files if path.is_file() and _is_of(path, error)), "a config")
+        raise ElfError(
+            f"{name} is not UTF-8 text, at its byte {error.start + 1}: save it as UTF-8"
+        ) from None
     except MisconfigurationException as error:
         raise ElfError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+def _first_reason(error: ValueError) -> ElfError:
+    """Return the first reason of jsonargparse's report, which has one for each type of a union."""
+    lines = str(error).splitlines()
+    reason = next((line for line in lines if line.startswith("  - ")), lines[0])
+    return ElfError(
+        f"config: {reason.removeprefix('  - ')[:200]}; is a value wrong, or missing (null)?"
+    )
+
+
+def _is_of(path: Path, error: UnicodeDecodeError) -> bool:
+    return path.read_bytes()[error.start : error.end] == error.object[error.start : error.end]
 
 
 def prepare(arguments: list[str]) -> None:
@@ -243,7 +277,8 @@ def prepare(arguments: list[str]) -> None:
     from elf.remote import is_remote
 
     silence_harmless_warnings()
-    cli = ElfCLI(arguments, run=False)
+    with _one_line(arguments):
+        cli = ElfCLI(arguments, run=False)
     model, data = cli.model, cli.datamodule
     if not (hasattr(model, "encoder") and isinstance(data, elf.datamodules.ShardDataModule)):
         raise ElfError("prepare needs a training config: a DiffusionModule and a ShardDataModule")

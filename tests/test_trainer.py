@@ -107,6 +107,29 @@ def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text("trainer: [unclosed\n")
     assert str(path) in refusal([f"--config={path}"])
+    with pytest.raises(ElfError, match=r"broken\.yaml") as error:
+        trainer.prepare([f"--config={path}"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"held_out: 0.05", b"held_out: null", r"^config: '<=' not .* or missing \(null\)\?$"),
+        (b"seed_everything: 0", b"seed_everything: -1", "^seed_everything: -1 is not in bounds"),
+        (b"models/tiny/base", b"models/tiny/b\xe4se", "is not UTF-8 text, at its byte .*: save it"),
+        (b"models/tiny/base", b"~nobody/base", "^base model: no folder ~nobody/base; give an exi"),
+        (b"models/tiny/base", b"owner/na$me", "^base model: .owner/na.me. is neither a folder nor"),
+    ],
+)
+def test_mistakes_that_fuzzing_found(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
+    text = Path("configs/train/quickstart.yaml").read_bytes()
+    assert old in text
+    path = tmp_path / "mistake.yaml"
+    path.write_bytes(text.replace(old, new))
+    with pytest.raises(ElfError, match=message) as error:
+        trainer.prepare([f"--config={path}"])
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_config_is_one_line() -> None:
