@@ -617,9 +617,7 @@ def test_a_disk_that_is_full_is_one_line_and_a_rerun_completes(project, encoder)
     for most in (100, largest // 2, largest - 1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
         try:
-            with pytest.raises(
-                ElfError, match=r"shards: could not be written \(File too large"
-            ):
+            with pytest.raises(ElfError, match=r"shards: could not be written \(File too large"):
                 project.prepare(encoder)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
