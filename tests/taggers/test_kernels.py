@@ -15,7 +15,7 @@ if torch.cuda.is_available():
 
 from elf.taggers import token_kernels
 from elf.taggers.florence_kernel_step import KernelStep
-from elf.taggers.product_kernels import vector_product
+from elf.taggers.product_kernels import product_parts, rows_product, sum_norm, vector_product
 from elf.taggers.token_kernels import choose, read_picture
 
 BENCHMARK = runpy.run_path("benchmarks/captions.py")
@@ -106,6 +106,26 @@ def test_a_product_with_one_row(depth):
     ours, row = vector_product(x, matrix, norm=normed)
     near(row, normed(x))
     near(ours, normed(x) @ matrix.T)
+
+
+@pytest.mark.parametrize(("rows", "depth"), [(2, 40), (17, 300), (64, 128), (3, 513)])
+@torch.inference_mode()
+def test_products_with_few_rows(rows, depth):
+    """Whole, and in parts that a norm sums up."""
+    draw = torch.Generator().manual_seed(depth)
+    x, matrix, bias, residual = (
+        torch.randn(shape, generator=draw).half()
+        for shape in ((rows, depth), (50, depth), (50,), (rows, 50))
+    )
+    matrix *= depth**-0.5
+    exact = x.float() @ matrix.float().T + bias.float()
+    near(rows_product(x, matrix, bias), exact.half())
+    near(rows_product(x, matrix, bias, gelu=True), torch.nn.functional.gelu(exact).half())
+    parts = product_parts(x, matrix)
+    assert parts.shape == (-(-depth // 128), rows, 50)
+    near(parts.sum(0) + bias, exact)
+    layer = norm(50)
+    near(sum_norm(parts, bias, residual, layer.half()), layer.float()(exact + residual).half())
 
 
 @pytest.mark.parametrize("seed", range(3))
