@@ -3,6 +3,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import struct
@@ -625,6 +626,27 @@ def test_a_disk_that_is_full_is_one_line_and_a_rerun_completes(project, encoder)
     project.prepare(encoder)
     assert files(project.shards) == whole
     assert not list(project.shards.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("flips", [20, pytest.param(2_000, marks=pytest.mark.slow)])
+def test_a_list_or_index_that_was_cut_or_changed_is_refused_and_made_again(project, encoder, flips):
+    """Cut at every byte of a block's multiple, and any bit flipped: read never, mended always."""
+    project.prepare(encoder)
+    whole, draw = files(project.shards), random.Random(0)
+    damaged = [name for name in whole if name.endswith(".json")]
+    assert len(damaged) > 4
+    for name in damaged:
+        path, good = project.shards / name, whole[name]
+        cuts = [good[:size] for size in {*range(0, len(good), 512), len(good) - 1}]
+        for _ in range(flips):
+            at = draw.randrange(len(good))
+            cuts.append(good[:at] + bytes([good[at] ^ 1 << draw.randrange(8)]) + good[at + 1 :])
+        for bad in cuts:
+            path.write_bytes(bad)
+            with pytest.raises(ElfError, match=rf"{re.escape(name)}.* damaged|not the shard"):
+                read_prepared(project.shards, SETTINGS)
+        project.prepare(encoder)
+        assert files(project.shards) == whole
 
 
 # --- kill -9 ------------------------------------------------------------------------------------
