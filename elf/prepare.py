@@ -68,7 +68,7 @@ def prepare(
     made: Counter[str] = Counter()
     with ThreadPoolExecutor(max(1, workers)) as threads:
         found, left_out = _find(sets, threads)
-        with FolderLock(folder), _disk_errors(folder):
+        with _disk_errors(folder), FolderLock(folder):
             # To decode all pictures first, only to know which are whole, takes as long as to
             # decode them for the shards: it is done where one was not.
             for decode in (False, True):

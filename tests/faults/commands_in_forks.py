@@ -12,7 +12,11 @@ import sys
 import time
 import traceback
 
-from elf import cli, rename, trainer  # noqa: F401
+import webdataset  # noqa: F401
+from diffusers import AutoencoderKL  # noqa: F401
+from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+from elf import cli, encoding, prepare, rename, trainer  # noqa: F401
 
 disk = ctypes.CDLL(None)
 
