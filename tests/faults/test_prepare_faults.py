@@ -1,4 +1,4 @@
-"""Faults 2, 4 and 7 of `elf prepare`: the real command with real models, on real files."""
+"""Faults 2 and 7 of `elf prepare`: the real command with real models, on real files."""
 
 import json
 import random
@@ -98,7 +98,7 @@ def world(tmp_path_factory, tiny_models, commands):
 )
 @pytest.mark.parametrize("fault", FAULTS)
 def test_operations_of_the_disk_fail(world, tmp_path, fault, step):
-    """One in `step` of them."""
+    """One in `step` of some 290 that a run makes below the folder of shards."""
     begin = 1 + list(FAULTS).index(fault) % step
     runs = 0
     for at in count(begin, step):

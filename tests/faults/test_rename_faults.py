@@ -1,4 +1,4 @@
-"""Faults 2, 4 and 7 of `elf rename` and `elf rename --undo`: the real command, real files."""
+"""Faults 2 and 7 of `elf rename` and `elf rename --undo`: the real command, real files."""
 
 import random
 import shutil
