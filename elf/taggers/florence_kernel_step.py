@@ -1,6 +1,7 @@
 """One token of Florence-2's decoder by Triton kernels, on a CUDA device."""
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from transformers.activations import GELUActivation
 
@@ -13,7 +14,11 @@ from elf.taggers.product_kernels import (
     sum_norm,
     vector_product,
 )
+from elf.taggers.source_kernels import can_read_source, read_source
 from elf.taggers.token_kernels import choose, embed, read_picture, read_text
+
+SOURCE = 16
+"""Pictures from which on it pays to read the encoder's output instead of keys and values of it."""
 
 
 class KernelStep(TokenStep):
@@ -23,6 +28,13 @@ class KernelStep(TokenStep):
     def prefixes(self) -> list[int]:
         """The whole cache: what is masked is not read."""
         return [self.length]
+
+    def look(self, state: State, encoded: Float[Tensor, "B S C"]) -> None:
+        """Take over the encoder's output."""
+        if state.cross.dim() == 3:
+            state.cross[:, : encoded.shape[1]].copy_(encoded)
+        else:
+            super().look(state, encoded)
 
     def __call__(self, state: State, prefix: int) -> None:
         """Append a token to each text; what may be seen is told by the position alone."""
@@ -77,10 +89,7 @@ class KernelStep(TokenStep):
             y = product_parts(y, project.weight)
             x = sum_norm(y, project.bias, x, layer.self_attn_layer_norm)
             project = layer.encoder_attn.q_proj
-            y = read_picture(
-                product_parts(x, project.weight), state.cross[number], state.source, self._scale,
-                project.bias,
-            )  # fmt: skip
+            y = self._read(state, number, product_parts(x, project.weight), project.bias)
             project = layer.encoder_attn.out_proj
             y = product_parts(y, project.weight)
             x = sum_norm(y, project.bias, x, layer.encoder_attn_layer_norm)
@@ -97,8 +106,26 @@ class KernelStep(TokenStep):
             )
             x = add_norm(layer.self_attn.out_proj(y), x, layer.self_attn_layer_norm)
             attention = layer.encoder_attn
-            y = read_picture(attention.q_proj(x), state.cross[number], state.source, self._scale)
+            y = self._read(state, number, attention.q_proj(x))
             x = add_norm(attention.out_proj(y), x, layer.encoder_attn_layer_norm)
             y = layer.fc2(layer.activation_fn(layer.fc1(x)))
             x = add_norm(y, x, layer.final_layer_norm)
         return F.linear(x, self._head)
+
+    def _cross(self, batch: int, padded: int) -> Tensor:
+        like: Tensor = self._positions
+        if batch >= SOURCE and can_read_source(self._heads, self._width, like.dtype):
+            return like.new_zeros(batch, padded, like.shape[1])
+        return super()._cross(batch, padded)
+
+    def _read(
+        self, state: State, number: int, queries: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Attend to the encoder's output; queries may be parts, without their bias."""
+        if state.cross.dim() > 3:
+            return read_picture(queries, state.cross[number], state.source, self._scale, bias)
+        attention = self._layers[number].encoder_attn
+        return read_source(
+            queries, state.cross, state.source, attention.k_proj.weight, attention.v_proj,
+            self._heads, self._scale, bias,
+        )  # fmt: skip

@@ -11,7 +11,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from elf.taggers.early_launch import launch, power, wait
+from elf.taggers.launching import is_roomy, launch, power, wait
 
 WEIGHTS = 8192
 """Numbers of a matrix that one program multiplies with a row."""
@@ -19,8 +19,12 @@ WEIGHTS = 8192
 ROWS = 64
 """Rows up to which `rows_product` is faster than cuBLAS, which is made for more."""
 
-COLUMNS, DEPTH = 32, 128
-"""Outputs of a program of `rows_product`, and inputs that it multiplies at once."""
+COLUMNS, DEPTH, DEEPER = 32, 128, 256
+"""Outputs of a program of `rows_product`, and inputs that it multiplies at once.
+
+More inputs where there are more than half as many rows and the device has room: of 64 rows and 32
+columns, 256 inputs on their way three times over are 147 KB.
+"""
 
 PRODUCTS = 128
 """Programs that share a product; with less, its inputs are split too."""
@@ -155,22 +159,26 @@ def product_parts(x: Float[Tensor, "B K"], matrix: Float[Tensor, "M K"]) -> Floa
 
     A product with few columns would leave most of the device idle; so its sums are split too.
     """
-    width, depth = matrix.shape
-    parts = min(max(1, PRODUCTS // triton.cdiv(width, COLUMNS)), triton.cdiv(depth, DEPTH))
-    parts = triton.cdiv(depth, triton.cdiv(depth, parts * DEPTH) * DEPTH)  # none is empty
+    (width, depth), block = matrix.shape, _block(x)
+    parts = min(max(1, PRODUCTS // triton.cdiv(width, COLUMNS)), triton.cdiv(depth, block))
+    parts = triton.cdiv(depth, triton.cdiv(depth, parts * block) * block)  # none is empty
     out = x.new_empty(parts, len(x), width, dtype=torch.float32)
     _multiply_rows(out, x, matrix, None, False, parts)
     return out
 
 
+def _block(x: Tensor) -> int:
+    return DEEPER if len(x) > ROWS // 2 and is_roomy(x.device) else DEPTH
+
+
 def _multiply_rows(
     out: Tensor, x: Tensor, matrix: Tensor, bias: Tensor | None, gelu: bool, parts: int
 ) -> None:
-    width, depth = matrix.shape
+    (width, depth), block = matrix.shape, _block(x)
     _rows_product[(triton.cdiv(width, COLUMNS), parts)](
-        out, x, matrix, bias, len(x), depth, width, triton.cdiv(depth, parts * DEPTH) * DEPTH,
+        out, x, matrix, bias, len(x), depth, width, triton.cdiv(depth, parts * block) * block,
         has_bias=bias is not None, gelu=gelu, whole=parts == 1, rows=max(16, power(len(x))),
-        columns=COLUMNS, block=DEPTH, num_stages=4, **launch(x),
+        columns=COLUMNS, block=block, num_stages=4, **launch(x),
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import triton.language as tl
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from elf.taggers.early_launch import launch, power, wait
+from elf.taggers.launching import launch, power, wait
 from elf.taggers.product_kernels import normalized
 
 PART, PARTS = 64, 128

@@ -13,9 +13,10 @@ pytest.importorskip("triton")
 if torch.cuda.is_available():
     pytest.skip("the interpreter is for machines without a GPU", allow_module_level=True)
 
-from elf.taggers import token_kernels
+from elf.taggers import florence_kernel_step, source_kernels, token_kernels
 from elf.taggers.florence_kernel_step import KernelStep
 from elf.taggers.product_kernels import product_parts, rows_product, sum_norm, vector_product
+from elf.taggers.source_kernels import can_read_source, read_source
 from elf.taggers.token_kernels import choose, read_picture
 
 BENCHMARK = runpy.run_path("benchmarks/captions.py")
@@ -59,7 +60,18 @@ def test_the_vision_tower(size, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @torch.inference_mode()
 def test_tokens_and_what_they_leave_behind(dtype, count):
-    size, length = SIZES["padded"], 6
+    compare_steps(SIZES["padded"], dtype, count)
+
+
+@torch.inference_mode()
+def test_tokens_without_keys_and_values_of_the_picture(monkeypatch):
+    monkeypatch.setattr(florence_kernel_step, "SOURCE", 3)
+    states = compare_steps(SIZES["padded"] | {"width": 48, "heads": 3}, torch.float16, 3)
+    assert [state.cross.dim() for state in states] == [6, 3]
+
+
+def compare_steps(size, dtype, count):
+    length = 6
     model = BENCHMARK["random_model"](size, seed=1).to(dtype)
     ends = BENCHMARK["generate"](
         model, BENCHMARK["make_prompt"](size), BENCHMARK["make_pixels"](size, 3).to(dtype), length
@@ -81,6 +93,7 @@ def test_tokens_and_what_they_leave_behind(dtype, count):
     assert torch.equal(ours.finished, theirs.finished)
     assert ours.position.item() == length
     near(ours.cache[:, :, :, :, :length], theirs.cache[:, :, :, :, :length])
+    return states
 
 
 def test_the_first_of_equal_logits_is_taken():
@@ -148,6 +161,51 @@ def test_reading_a_picture_of_any_length(seed, monkeypatch):
     near(ours, theirs.view_as(queries))
 
 
+@pytest.mark.parametrize(
+    ("batch", "source", "heads", "width", "parts"),
+    [
+        (2, 70, 4, 16, 1),
+        (3, 33, 3, 16, 3),
+        (17, 16, 1, 64, 1),
+        (2, 1, 16, 64, 4),
+        (1, 50, 5, 32, 2),
+    ],
+)
+@torch.inference_mode()
+def test_reading_a_picture_without_keys_and_values(batch, source, heads, width, parts, monkeypatch):
+    """In one part or some, with channels that are a power of two or not."""
+    assert can_read_source(heads, width, torch.float16)
+    monkeypatch.setattr(source_kernels, "PROGRAMS", batch * parts)
+    draw = torch.Generator().manual_seed(source)
+    channels = heads * width
+    states = torch.randn(batch, source + 5, channels, generator=draw).half()
+    states[:, source:] = torch.nan
+    queries = torch.randn(2, batch, channels, generator=draw)
+    bias = torch.randn(channels, generator=draw).half()
+    keys, values = torch.nn.Linear(channels, channels), torch.nn.Linear(channels, channels)
+    split = (batch, -1, heads, width)
+    query = (queries.sum(0) + bias).view(split)
+    read = states[:, :source].float()
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in (query, keys(read).view(split), values(read).view(split))),
+        scale=0.3,
+    )
+    ours = read_source(queries, states, source, keys.weight.half(), values.half(), heads, 0.3, bias)
+    near(ours, exact.transpose(1, 2).reshape(batch, channels).half())
+    summed = (queries.sum(0) + bias).half()
+    same = read_source(summed, states, source, keys.weight.half(), values, heads, 0.3)
+    near(same, ours)
+
+
+@pytest.mark.parametrize(
+    ("heads", "width", "dtype"),
+    [(17, 16, torch.float16), (4, 12, torch.float16), (4, 8, torch.float16), (16, 128, torch.half),
+     (4, 16, torch.float32)],
+)  # fmt: skip
+def test_other_pictures_are_read_by_keys_and_values(heads, width, dtype):
+    assert not can_read_source(heads, width, dtype)
+
+
 def test_without_a_compiler_for_the_kernels(monkeypatch):
     model = BENCHMARK["random_model"](SIZES["padded"], seed=1)
     prompt = BENCHMARK["make_prompt"](SIZES["padded"])
@@ -157,7 +215,7 @@ def test_without_a_compiler_for_the_kernels(monkeypatch):
     def fail(*_):
         raise RuntimeError("Failed to find\nC compiler")
 
-    decoder._kernels, decoder._proven = True, False
+    decoder._kernels = True
     monkeypatch.setattr(decoder._encoder, "_tower", fail)
     with pytest.warns(UserWarning, match="without Triton kernels, slower: Failed to find C comp"):
         tokens = decoder(pixels)

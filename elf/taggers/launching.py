@@ -1,11 +1,12 @@
-"""How a Triton kernel is launched before the one before it has ended (Hopper and later).
+"""How Triton kernels are launched: early, and in sizes that a device has room for.
 
-Each such kernel begins with `wait`; until then it may read weights alone. As each waits for the end
-of its forerunner, which waited for its own, all that ran before is done then.
+Early is before the kernel before it has ended (Hopper and later). Each such kernel begins with
+`wait`; until then it may read weights alone. As each waits for the end of its forerunner, which
+waited for its own, all that ran before is done then.
 """
 
 import functools
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import torch
 import triton
@@ -37,3 +38,12 @@ def launch(like: Tensor) -> dict[str, bool]:
 def power(count: int) -> int:
     """Return the power of two that is not below a count: the sizes that Triton knows."""
     return triton.next_power_of_2(count)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def is_roomy(device: torch.device) -> bool:
+    """Whether a program may fill more than 150 KB of shared memory: the large cards, from A100."""
+    if device.type != "cuda":
+        return False
+    properties: Any = torch.cuda.get_device_properties(device)
+    return bool(properties.shared_memory_per_block_optin > 150 * 1024)
