@@ -197,8 +197,8 @@ def make_many(folder: Path, count: int, distinct: int = 120) -> None:
         (folder / f"{number:05}.jpg").write_bytes(data[:2] + comment + data[2:])
 
 
-def end_to_end(folder: Path, options: argparse.Namespace, size: int) -> list[dict[str, Any]]:
-    """Measure decoding alone, tagging alone, and `elf predict` with both; return rows."""
+def end_to_end(folder: Path, options: argparse.Namespace, size: int) -> Iterator[dict[str, Any]]:
+    """Measure tagging alone, decoding alone, and `elf predict` with both; yield rows."""
     from elf.reader import PictureLoader, PictureReader, Task
     from elf.taggers import Preprocess, WDPreprocess
 
@@ -216,6 +216,12 @@ def end_to_end(folder: Path, options: argparse.Namespace, size: int) -> list[dic
     alone = rate(
         lambda: tagger.describe(pixels), options.batch, device, options.repeats, options.least
     )
+    setting = {
+        "workers": options.workers, "batch": options.batch, "decode": options.decode,
+        "pictures": count, "compile": options.compile,
+    }  # fmt: skip
+    yield row("loading, checks and the first batches", loading, "s", loading)
+    yield row("tagger alone", alone, "pictures/s", alone, provider=tagger.provider, **setting)
     preprocess = Preprocess({"wd": WDPreprocess(size)}, options.decode)
     tasks = [Task(path.name, "", ("wd",)) for path in sorted(pictures.iterdir())]
     decoding, loops, walls, limits = [], [], [], []
@@ -234,17 +240,9 @@ def end_to_end(folder: Path, options: argparse.Namespace, size: int) -> list[dic
     decoded, loop, wall = (statistics.median(rates) for rates in (decoding, loops, walls))
     slower = min(decoded, alone)
     asked = {"asked_ratio": ASKED_SHARE, "baseline_is": "the slower of decoding and tagging"}
-    setting = {
-        "workers": options.workers, "batch": options.batch, "decode": options.decode,
-        "pictures": count, "compile": options.compile,
-    }  # fmt: skip
-    return [
-        row("loading, checks and the first batches", loading, "s", loading),
-        row("decoding alone", decoded, "pictures/s", decoded, **setting),
-        row("tagger alone", alone, "pictures/s", alone, provider=tagger.provider, **setting),
-        row("elf predict, its loop", loop, "pictures/s", slower, limit=limits[-1], **asked),
-        row("elf predict, with finding and hashing files", wall, "pictures/s", slower, **asked),
-    ]
+    yield row("decoding alone", decoded, "pictures/s", decoded, **setting)
+    yield row("elf predict, its loop", loop, "pictures/s", slower, limit=limits[-1], **asked)
+    yield row("elf predict, with finding and hashing files", wall, "pictures/s", slower, **asked)
 
 
 def predict(
