@@ -2,10 +2,12 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -34,6 +36,16 @@ from elf.taggers.preprocess import Decode, FlorencePreprocess, WDPreprocess
 from elf.taggers.scores import Scores
 from elf.taggers.store import OutputStore, florence_key, wd_key
 from elf.taggers.wd import FILES
+
+
+@dataclass
+class _Seen:
+    """What the models gave for a batch."""
+
+    scores: Float32[np.ndarray, "rows tags"] | None = None
+    embeddings: Float32[np.ndarray, "rows features"] | None = None
+    provider: str = ""
+    captions: list[CaptionOutput] | None = None
 
 
 class TaggerModule(LightningModule):
@@ -72,7 +84,9 @@ class TaggerModule(LightningModule):
         self.tagger: Tagger | None = None
         self.captioner: FlorenceCaptioner | None = None
         self.seconds = {"tagger": 0.0, "captioner": 0.0, "models": 0.0}
-        self._thread: ThreadPoolExecutor | None = None
+        # One thread for each: the models look at the next pictures while what they gave is kept.
+        self._looking: ThreadPoolExecutor | None = None
+        self._keeping: ThreadPoolExecutor | None = None
         self.store = OutputStore(None, {})
         self._without_captioner = CaptionOutput(None, "off")
         self._folders: dict[str, Path] = {}
@@ -147,16 +161,21 @@ class TaggerModule(LightningModule):
         return self.store.missing(sha256, tuple(self.transform.parts))
 
     def begin(self, batch: Batch) -> None:
-        """Let the models look at a batch in a thread of their own, while others are written."""
-        if batch["pixels"]:
-            self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="models")
-            batch["outputs"] = self._thread.submit(self._look, batch)
+        """Let the models look at a batch in threads of their own, while others are written."""
+        if not batch["pixels"]:
+            return
+        if self._looking is None or self._keeping is None:
+            self._looking = ThreadPoolExecutor(1, thread_name_prefix="models")
+            self._keeping = ThreadPoolExecutor(1, thread_name_prefix="cache")
+        seen = self._looking.submit(self._look, batch)
+        batch["outputs"] = self._keeping.submit(lambda: self._keep(batch, seen.result()))
 
     def on_predict_end(self) -> None:
         """Free the models."""
-        if self._thread is not None:
-            self._thread.shutdown()
-        self._thread = None
+        for thread in (self._looking, self._keeping):
+            if thread is not None:
+                thread.shutdown()
+        self._looking = self._keeping = None
         self.tagger = self.captioner = None
         self.store.close()
 
@@ -174,7 +193,10 @@ class TaggerModule(LightningModule):
         """
         start = time.perf_counter()
         started = batch.get("outputs")
-        scored, captioned = self._look(batch) if started is None else started.result()
+        if started is None:
+            scored, captioned = self._keep(batch, self._look(batch))
+        else:
+            scored, captioned = started.result()
         self.seconds["models"] += time.perf_counter() - start
         records = []
         for number, item in enumerate(batch["items"]):
@@ -192,41 +214,45 @@ class TaggerModule(LightningModule):
             records.append(self._record(item, scores, caption or self._without_captioner))
         return records
 
-    def _look(self, batch: Batch) -> tuple[dict[int, ScoreOutput], dict[int, CaptionOutput]]:
-        return self._score(batch), self._caption(batch)
-
-    def _score(self, batch: Batch) -> dict[int, ScoreOutput]:
-        """Return the outputs for the items that were looked at, by their place in the batch."""
-        if "wd" not in batch["pixels"]:
-            return {}
-        if self.tagger is None:
-            self.tagger = load_tagger(self.wd, self._source, str(self.device))
-        start = time.perf_counter()
-        rows, embeddings = self.tagger.describe(batch["pixels"]["wd"])
-        self.seconds["tagger"] += time.perf_counter() - start
-        units = to_units(rows)
-        outputs = {}
-        for row, (number, item) in enumerate(_wanting(batch, "wd")):
-            features = None if embeddings is None else embeddings[row].astype(np.float16)
-            provider = self.tagger.provider
-            scores = Scores.of(units[row])
-            output = ScoreOutput(scores, item["width"], item["height"], provider, features)
-            outputs[number] = output
-            self.store.keep(item["sha256"], output)
-        return outputs
-
-    def _caption(self, batch: Batch) -> dict[int, CaptionOutput]:
+    def _look(self, batch: Batch) -> _Seen:
+        """Return what the models give for a batch, a row for each item that wants them."""
+        seen = _Seen()
+        if "wd" in batch["pixels"]:
+            if self.tagger is None:
+                self.tagger = load_tagger(self.wd, self._source, str(self.device))
+            start = time.perf_counter()
+            seen.scores, seen.embeddings = self.tagger.describe(batch["pixels"]["wd"])
+            self.seconds["tagger"] += time.perf_counter() - start
+            seen.provider = self.tagger.provider
         captioner = self._captioner() if "florence" in batch["pixels"] else None
-        if captioner is None:
-            return {}
-        start = time.perf_counter()
-        captions = caption_each(captioner, batch["pixels"]["florence"])
-        self.seconds["captioner"] += time.perf_counter() - start
-        outputs = {}
-        for (number, item), output in zip(_wanting(batch, "florence"), captions, strict=True):
-            outputs[number] = output
-            self.store.keep(item["sha256"], output)
-        return outputs
+        if captioner is not None:
+            start = time.perf_counter()
+            seen.captions = caption_each(captioner, batch["pixels"]["florence"])
+            self.seconds["captioner"] += time.perf_counter() - start
+        return seen
+
+    def _keep(
+        self, batch: Batch, seen: _Seen
+    ) -> tuple[dict[int, ScoreOutput], dict[int, CaptionOutput]]:
+        """Put what the models gave into the cache; return it by the items' places in the batch."""
+        scored, captioned = {}, {}
+        if seen.scores is not None:
+            units = to_units(seen.scores)
+            for row, (number, item) in enumerate(_wanting(batch, "wd")):
+                features = None
+                if seen.embeddings is not None:
+                    features = seen.embeddings[row].astype(np.float16)
+                size = (item["width"], item["height"])
+                output = ScoreOutput(Scores.of(units[row]), *size, seen.provider, features)
+                scored[number] = output
+                self.store.keep(item["sha256"], output)
+        if seen.captions is not None:
+            for (number, item), caption in zip(
+                _wanting(batch, "florence"), seen.captions, strict=True
+            ):
+                captioned[number] = caption
+                self.store.keep(item["sha256"], caption)
+        return scored, captioned
 
     def _captioner(self) -> FlorenceCaptioner | None:
         if self.captioner is None and self.florence is not None and not self._gave_up:
