@@ -224,7 +224,7 @@ def end_to_end(folder: Path, options: argparse.Namespace, size: int) -> Iterator
     yield row("tagger alone", alone, "pictures/s", alone, provider=tagger.provider, **setting)
     preprocess = Preprocess({"wd": WDPreprocess(size)}, options.decode)
     tasks = [Task(path.name, "", ("wd",)) for path in sorted(pictures.iterdir())]
-    decoding, loops, walls, limits = [], [], [], []
+    decoding, loops, walls, limits, busy = [], [], [], [], []
     for number in range(options.repeats):
         reader = PictureReader(str(pictures), preprocess)
         start = time.perf_counter()
@@ -236,12 +236,14 @@ def end_to_end(folder: Path, options: argparse.Namespace, size: int) -> Iterator
         walls.append(count / (time.perf_counter() - start))
         assert summary.labelled == count, summary
         loops.append(count / summary.seconds["all"])
+        busy.append(100 * summary.seconds["tagger"] / summary.seconds["all"])
         limits.append(summary.limit())
     decoded, loop, wall = (statistics.median(rates) for rates in (decoding, loops, walls))
     slower = min(decoded, alone)
     asked = {"asked_ratio": ASKED_SHARE, "baseline_is": "the slower of decoding and tagging"}
     yield row("decoding alone", decoded, "pictures/s", decoded, **setting)
     yield row("elf predict, its loop", loop, "pictures/s", slower, limit=limits[-1], **asked)
+    yield row("tagger at work in it", statistics.median(busy), "%", 100.0)
     yield row("elf predict, with finding and hashing files", wall, "pictures/s", slower, **asked)
 
 

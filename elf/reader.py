@@ -26,6 +26,9 @@ Pixels = dict[str, NDArray[np.uint8]]
 MAX_CACHED = 256
 """Pictures in a batch whose results are all cached: they cost next to nothing."""
 
+BEGUN = 2
+"""Batches that are handed to the models ahead: they go on while files are waited for."""
+
 
 class Transform(Protocol):
     """How a picture file becomes the pixels of the models."""
@@ -134,15 +137,17 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class PictureLoader:
-    """Batches of pictures in the order of their tasks; at most two batches are read ahead.
+    """Batches of pictures in the order of their tasks.
+
+    At most two batches are read ahead, and two more lie with the models.
 
     Args:
         reader: Reads a picture.
         tasks: The pictures.
         batch_size: How many the models see at once.
         workers: Threads that read; 0 reads in the caller's.
-        begin: Called with a batch before the one in front of it is handed over: the models then
-            work on it while rules and files are about the other.
+        begin: Called with a batch before the ones in front of it are handed over: the models then
+            work on it while rules and files are about the others.
 
     Attributes:
         waited: Seconds for which the models had to wait for pictures.
@@ -170,14 +175,13 @@ class PictureLoader:
             if self.begin is None:
                 yield from batches
                 return
-            before: Batch | None = None
+            begun: deque[Batch] = deque()
             for batch in batches:
                 self.begin(batch)
-                if before is not None:
-                    yield before
-                before = batch
-            if before is not None:
-                yield before
+                begun.append(batch)
+                if len(begun) > BEGUN:
+                    yield begun.popleft()
+            yield from begun
 
     def _read(self) -> Generator[Batch, None, None]:
         # For the whole process, as filters of warnings cannot be set for a thread: odd metadata

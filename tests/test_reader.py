@@ -154,8 +154,8 @@ def test_the_real_preprocessing_fits(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_batch_is_begun_before_the_one_in_front_is_handed_over(tmp_path, workers):
-    made, events = tasks(tmp_path, 10), []
+def test_two_batches_are_begun_before_the_one_in_front_is_handed_over(tmp_path, workers):
+    made, events = tasks(tmp_path, 14), []
     reader = PictureReader(str(tmp_path), transform)
     loader = PictureLoader(
         reader, made, 4, workers, lambda batch: events.append(("begun", len(batch["items"])))
@@ -163,4 +163,5 @@ def test_a_batch_is_begun_before_the_one_in_front_is_handed_over(tmp_path, worke
     for batch in loader:
         events.append(("handed over", len(batch["items"])))
     begun, over = (("begun", 4), ("handed over", 4))
-    assert events == [begun, begun, over, ("begun", 2), over, ("handed over", 2)]
+    last = [over, ("begun", 2), over, over, ("handed over", 2)]
+    assert events == [begun, begun, begun, *last]
