@@ -1,8 +1,11 @@
 """Pictures of a folder, with captions from a labels folder that `elf predict` wrote."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from elf.decisions import DECISIONS, apply_decision, is_left_out, read_decisions
 from elf.errors import ElfError
 from elf.files import read_log
 from elf.images import LabelledPictures, picture_id
@@ -28,6 +31,7 @@ def read_labelled(each: PictureSet, number: int = 0) -> Found:
     present = LabelledPictures(pictures)
     masks = Masks(each, number)
     owners = {mask: name for name, mask in masks.beside.items()}
+    replaced = _replaced(records, pictures)
     sources: dict[str, Source] = {}
     dropped = []
     for record in records:
@@ -36,7 +40,9 @@ def read_labelled(each: PictureSet, number: int = 0) -> Found:
         try:
             if parts.is_absolute() or ".." in parts.parts:
                 raise Unusable("its path leads out of the pictures' folder")
-            now = present.path(path, name)
+            now = present.path("" if name in replaced else path, name)
+            if name in replaced and now in ("", path):
+                raise Unusable("another picture has its name now")
             if now in owners:
                 raise Unusable(f"the mask of {owners[now]}")
             text = labelled_caption(labels, record, each.caption or "tags")
@@ -50,7 +56,7 @@ def read_labelled(each: PictureSet, number: int = 0) -> Found:
     ids = {record["id"] for record in records}
     for path in masks.pictures:
         if path not in labelled:
-            known = picture_id((pictures / path).read_bytes()) in ids
+            known = _id_of(pictures / path) in ids
             reason = "the same picture twice" if known else "not labelled"
             dropped.append(Dropped(path, reason, number))
     found = [sources[name] for name in sorted(sources)]
@@ -62,7 +68,7 @@ def read_manifest(labels: Path) -> list[Record]:
     """Return the records of a labels folder.
 
     Raises:
-        ElfError: If there are none, or one has no id or path.
+        ElfError: If there are none, one has no id or path, or a decision is not in them yet.
     """
     manifest = labels / "manifest.jsonl"
     remedy = "run `elf predict` on the pictures first"
@@ -74,7 +80,49 @@ def read_manifest(labels: Path) -> list[Record]:
     for line, record in enumerate(records, 1):
         if not _is_id(record.get("id")) or not isinstance(record.get("path"), str):
             raise ElfError(f"{manifest}, line {line}: no id or no path; delete that line")
+    _refuse_pending(labels, records)
     return records
+
+
+def _refuse_pending(labels: Path, records: Sequence[Record]) -> None:
+    """Refuse labels from before a decision: what was dropped would be trained with.
+
+    Decisions that are written by hand, or by an App that was killed, come into the labels when
+    these are opened for writing the next time.
+    """
+    decisions = read_decisions(labels)
+    pending = [
+        record["id"]
+        for record in records
+        if _label(apply_decision({"tags": [], **record}, decisions.get(record["id"])))
+        != _label(record)
+    ]
+    if pending:
+        raise ElfError(
+            f"{labels / DECISIONS}: {len(pending)} decisions are not in the labels yet (the first "
+            f"is of {pending[0]}): run `elf predict` again, which brings them in"
+        )
+
+
+def _label(record: Record) -> tuple[Any, Any]:
+    return record.get("tags") or [], record.get("caption")
+
+
+def _replaced(records: Sequence[Record], pictures: Path) -> set[str]:
+    """Return the ids of records whose picture's name another labelled one has now."""
+    count = Counter(record["path"] for record in records)
+    several = [record for record in records if count[record["path"]] > 1]
+    now = {path: _id_of(pictures / path) for path in {record["path"] for record in several}}
+    ids = {record["id"] for record in several}
+    return {r["id"] for r in several if now[r["path"]] in ids and r["id"] != now[r["path"]]}
+
+
+def _id_of(path: Path) -> str:
+    """Return a picture's id, empty if it cannot be read."""
+    try:
+        return picture_id(path.read_bytes())
+    except OSError:
+        return ""
 
 
 def _is_id(name: object) -> bool:
@@ -87,6 +135,8 @@ def labelled_caption(labels: Path, record: Record, kind: CaptionKind) -> str:
     Raises:
         Unusable: If there is no such text.
     """
+    if is_left_out(record):
+        raise Unusable("dropped by a decision")
     label = labels / f"{record['id']}.txt"
     tags = one_line(label.read_bytes(), label.name) if label.exists() else ""
     sentence = one_line(str(record.get("caption") or ""), "in the manifest")
