@@ -131,10 +131,12 @@ class Summary:
         reasons = Counter((dropped.set, dropped.reason) for dropped in self.dropped)
         several = len(self.sets) > 1
         where = {number: f" (set {number})" if several else "" for number, _ in reasons}
+        more = len(self.dropped) - _SHOWN
         return [
             f"dropped    {len(self.dropped)}",
             *(f"  {count} × {why}{where[n]}" for (n, why), count in reasons.most_common()),
             *(f"  {drop.path}: {drop.reason}" for drop in self.dropped[:_SHOWN]),
+            *[f"  ... and {more} more"] * (more > 0),
         ]
 
 

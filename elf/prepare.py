@@ -108,9 +108,11 @@ def _select(
 ) -> Selection:
     """Return what is to be in the shards."""
     if not chosen:
+        ((reason, count),) = Counter(drop.reason for drop in dropped).most_common(1)
+        first = next(drop.path for drop in dropped if drop.reason == reason)
         raise ElfError(
-            f"no picture is left to train on: all {len(dropped)} were dropped, the first "
-            f"({dropped[0].path}) because: {dropped[0].reason}"
+            f"no picture is left to train on: all {len(dropped)} were dropped, {count} of them "
+            f"({first} first) because: {reason}"
         )
     warn_of_lost_area(settings, [picture.size for picture in chosen])
     learnt = [p.source.id for p in chosen if not sets[p.source.set].regularisation]

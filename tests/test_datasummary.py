@@ -73,3 +73,9 @@ def test_one_set_needs_no_name():
     assert (
         "set 0" not in text and "samples    1 an epoch in batches of 1, 0 more to fill rows" in text
     )
+
+
+def test_of_many_dropped_pictures_some_are_named_and_the_rest_is_counted():
+    dropped = [Dropped(f"{n}.png", f"damaged ({n})", 0) for n in range(12)]
+    text = str(summarise(selection(), dropped, MADE, 4))
+    assert text.endswith("  9.png: damaged (9)\n  ... and 2 more")

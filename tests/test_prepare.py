@@ -534,12 +534,17 @@ def test_a_manifest_line_without_an_id_is_named(project, encoder):
         project.prepare(encoder)
 
 
-def test_nothing_left_is_an_error_with_the_first_reason(tmp_path, encoder):
+def test_nothing_left_is_an_error_with_the_commonest_reason(tmp_path, encoder):
     project = Project(tmp_path)
-    project.add(b"rubbish", "a.png")
-    with pytest.raises(
-        ElfError, match=r"no picture is left to train on: all 1 were dropped, the first \(a\.png\)"
-    ):
+    project.add(picture(0, (64, 64)), "a.png", "")
+    for name in ("b.png", "c.png"):
+        project.add(name.encode(), name)
+        (tmp_path / "raw" / name).unlink()
+    message = (
+        r"^no picture is left to train on: all 3 were dropped, 2 of them \([bc]\.png first\) "
+        r"because: unreadable \(No such file or directory\)$"
+    )
+    with pytest.raises(ElfError, match=message):
         project.prepare(encoder)
 
 

@@ -246,6 +246,8 @@ def test_urls_are_refused_and_no_command_is_run(tmp_path, tars):
 def test_a_pattern_that_fits_nothing_is_named(tmp_path):
     with pytest.raises(ElfError, match=r"^data\.sets\[1\]\.tars: no file fits '.*/\*\.tar'$"):
         read([str(tmp_path / "*.tar")])
+    with pytest.raises(ElfError, match=r"; for all tars of that folder give .*/\*\.tar$"):
+        read([str(tmp_path)])
 
 
 def test_tars_without_anything_known_are_named(tmp_path):
