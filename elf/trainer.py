@@ -22,7 +22,7 @@ from lightning.pytorch.cli import (
 # Importing the sub-packages registers their classes, so that YAML names them shortly.
 import elf.datamodules
 import elf.modules
-from elf.callbacks import AdapterCheckpoint, Randomness, RewindMetrics
+from elf.callbacks import AdapterCheckpoint, Randomness, RewindMetrics, RunLock
 from elf.checkpoints import AtomicCheckpointIO, last_checkpoint
 from elf.config_errors import ALLOWED, explain, known_names
 from elf.errors import ElfError
@@ -141,6 +141,8 @@ class ElfCLI(LightningCLI):
         trainer.default_root_dir = os.fspath(trainer.default_root_dir)
         refuse_half_precision_on_cpu(str(trainer.precision or ""), str(trainer.accelerator))
         folder = Path(trainer.default_root_dir)
+        if folder.exists() and not folder.is_dir():
+            raise ElfError(f"trainer.default_root_dir: {folder} is a file; give a folder")
         if config.get("ckpt_path") == "last":
             try:
                 config.ckpt_path = str(last_checkpoint(folder))
@@ -178,8 +180,10 @@ class ElfCLI(LightningCLI):
         elif config.logger is None:
             kwargs["logger"] = False
         kwargs["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
+        callbacks = config.callbacks or []
+        if self.subcommand in ("fit", "test"):
+            callbacks = kwargs["callbacks"] = [RunLock(), *callbacks]
         if self.subcommand == "fit":
-            callbacks = config.callbacks or []
             if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
                 callbacks = [*callbacks, AdapterCheckpoint()]
             kwargs["callbacks"] = [*callbacks, Randomness(), RewindMetrics()]

@@ -1,5 +1,6 @@
 """The real commands: what they refuse, in one line, and what they leave behind."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from elf import cli, trainer
 from elf.errors import ElfError
+from elf.files import FolderLock
 
 CONFIG = """
 trainer: {{accelerator: cpu, max_steps: 1, {trainer}}}
@@ -187,6 +189,44 @@ def test_a_run_leaves_its_folder_complete(training: list[str], tmp_path: Path) -
     assert message == (
         f"trainer.default_root_dir: {folder} holds a run already; go on with it by "
         "--ckpt_path last, or choose another folder by --trainer.default_root_dir"
+    )
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_two_runs_in_one_folder_at_a_time_are_refused(
+    training: list[str], tmp_path: Path, command: str
+) -> None:
+    folder = tmp_path / "run"
+    arguments = training if command == "fit" else ["--config=configs/eval/quickstart.yaml"]
+    arguments = [*arguments, f"--trainer.default_root_dir={folder}"]
+    with FolderLock(folder), pytest.raises(ElfError) as refused:
+        trainer.run(command, arguments)
+    assert str(refused.value) == (
+        f"{folder} is being written by another process (pid {os.getpid()}): wait for it or stop "
+        "it, then start again"
+    )
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+def test_a_folder_is_free_again_after_a_run_and_after_a_failed_one(
+    training: list[str], tmp_path: Path
+) -> None:
+    arguments = [*training, f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=1"]
+    with pytest.raises(ElfError, match="was prepared with"):
+        trainer.fit([*arguments, "--data.resolution=32"])
+    trainer.fit(arguments)
+    FolderLock(tmp_path).close()
+
+
+def test_a_run_folder_that_cannot_be_is_named(training: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert refusal([*training, f"--trainer.default_root_dir={file}"]) == (
+        f"trainer.default_root_dir: {file} is a file; give a folder"
+    )
+    assert refusal([*training, f"--trainer.default_root_dir={file}/run"]) == (
+        f"trainer.default_root_dir: {file}/run cannot be written (Not a directory); give another "
+        "folder"
     )
 
 

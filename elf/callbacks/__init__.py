@@ -3,7 +3,14 @@
 from elf.callbacks.checkpoint import AdapterCheckpoint
 from elf.callbacks.labels import LabelWriter
 from elf.callbacks.randomness import Randomness
-from elf.callbacks.run_folder import RewindMetrics
+from elf.callbacks.run_folder import RewindMetrics, RunLock
 from elf.callbacks.samples import SamplePictures
 
-__all__ = ["AdapterCheckpoint", "LabelWriter", "Randomness", "RewindMetrics", "SamplePictures"]
+__all__ = [
+    "AdapterCheckpoint",
+    "LabelWriter",
+    "Randomness",
+    "RewindMetrics",
+    "RunLock",
+    "SamplePictures",
+]

@@ -1,8 +1,49 @@
-"""Keeps the run's log files in step with its checkpoints."""
+"""The run's folder: one process writes it, and its log files keep in step with its checkpoints."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from elf.errors import ElfError
+from elf.files import FolderLock
 from elf.loggers import MetricsFile
+
+
+class RunLock(Callback):
+    """Keeps a second run out of the folder, which holds no checkpoint yet that would say so."""
+
+    def __init__(self) -> None:
+        self._lock: FolderLock | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lock the folder, before anything is written there.
+
+        Raises:
+            ElfError: If another run has it, or nothing can be written there.
+        """
+        if not trainer.is_global_zero:
+            return
+        folder = trainer.default_root_dir
+        try:
+            self._lock = FolderLock(folder)
+        except OSError as error:
+            raise ElfError(
+                f"trainer.default_root_dir: {folder} cannot be written "
+                f"({error.strerror or error}); give another folder"
+            ) from None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Release it."""
+        self._release()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Release it; Lightning tears nothing down after an error."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
 
 class RewindMetrics(Callback):
