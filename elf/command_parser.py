@@ -1,8 +1,10 @@
 """The parser of the commands that need no trainer: options, ``--config FILE``, one-line errors."""
 
 from argparse import ArgumentError
+from collections.abc import Iterable
 from typing import NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from elf.config_errors import explain
@@ -31,5 +33,19 @@ class CommandParser(ArgumentParser):
         try:
             return self.parse_args(arguments)
         except ArgumentError as error:
-            known = {action.dest for action in self._actions}
-            raise ElfError(explain(str(error), files, known)) from None
+            known = {action.dest.rsplit(".", 1)[-1] for action in self._actions}
+            raise ElfError(explain(str(error), files, known, arguments, broken(files))) from None
+
+
+def broken(files: Iterable[str]) -> list[str]:
+    """Return those of some configuration files that are no YAML; one that is missing is none."""
+    found = []
+    for file in files:
+        try:
+            with open(file, encoding="utf-8") as text:
+                yaml.compose(text, yaml.SafeLoader)
+        except yaml.YAMLError:
+            found.append(file)
+        except (OSError, UnicodeDecodeError):
+            continue
+    return found

@@ -13,8 +13,9 @@ ALLOWED = ("elf", "lightning.pytorch", "torch.optim", "transformers.optimization
 
 _UNKNOWN = re.compile(
     r"(?:Group '([\w.]+)' does not accept option|Option|does not accept option) '([\w.]+)'"
-    r"|unrecognized arguments: --([\w.]+)"
+    r"|unrecognized arguments: --([\w.-]+)"
 )
+_ALONE = re.compile(r"unrecognized arguments: (.+)")
 _REQUIRED = re.compile(r"required: (?:(?:fit|validate|test|predict)\.)?([\w.]+)")
 _DENIED = re.compile(r"Importing '([^']+)' is not allowed")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)|Import path (\S+) does not")
@@ -25,13 +26,21 @@ _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$", re.MULTILI
 _GIVEN = re.compile(r"Given value: (.*)")
 
 
-def explain(message: str, files: Iterable[str], known: Iterable[str]) -> str:
+def explain(
+    message: str,
+    files: Iterable[str],
+    known: Iterable[str],
+    arguments: Iterable[str] = (),
+    broken: Iterable[str] = (),
+) -> str:
     """Return a parser's error message as one line.
 
     Args:
         message: What jsonargparse said; each level of nesting adds some lines.
         files: The configuration files that were given, searched for the offending key.
         known: Names of options and classes, among which the nearest to an unknown one is.
+        arguments: Of the command line: what stands there is no file's fault.
+        broken: Those of the files that are no YAML, if that is known.
     """
     files, known = list(files), set(known)
     keys = [key for key in _KEY.findall(message) if key != "config"]
@@ -40,6 +49,8 @@ def explain(message: str, files: Iterable[str], known: Iterable[str]) -> str:
         key = ".".join(part for part in (*keys, group, name) if part)
         last = name.rsplit(".", 1)[-1]
         return f"unknown key {key!r}{_where(last, files)}{_nearest(last, known)}"
+    if match := _ALONE.search(message):
+        return f"{match[1][:80]!r} stands alone: name the key that it is for, as in --KEY VALUE"
     if match := _REQUIRED.search(message):
         key = ".".join([*keys, match[1]])
         return f"{key!r} is required: give it in a config (--config FILE) or as --{key} VALUE"
@@ -51,15 +62,19 @@ def explain(message: str, files: Iterable[str], known: Iterable[str]) -> str:
     if match := _NO_CLASS.search(message):
         name = match[1] or match[2]
         where = _where(name, files)
+        if "/" in name:
+            return f"{'.'.join(keys)}: expected a mapping (KEY: VALUE), got {name!r}{where}"
         return f"{'.'.join(keys)}: no class {name!r} fits there{where}{_nearest(name, known)}"
     if match := _YAML.search(message):
         reason = " ".join(match[1].replace('in "<unicode string>", ', "").split())
-        return f"{', '.join(files)} is not valid YAML: {reason}"[:300]
+        return f"{', '.join(list(broken) or files)} is not valid YAML: {reason}"[:300]
     if match := _NO_FILE.search(message):
         return f"no config file {match[1]}"
     if keys:
         inner = message[[match.end() for match in _KEY.finditer(message)][-1] :]
-        return _value_error(".".join(keys), inner, files)
+        names = {part[2:].partition("=")[0].rsplit(".", 1)[-1] for part in arguments}
+        own = [] if keys[-1].rsplit(".", 1)[-1] in names else files
+        return _value_error(".".join(keys), inner, own)
     return " ".join(message.split())[:300]
 
 
@@ -91,13 +106,16 @@ def _value_error(key: str, reason: str, files: list[str]) -> str:
     for expected, value in _EXPECTED.findall(reason):
         got = got or value
         plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", lambda m: m[1] or "", expected)
-        if plain != "NoneType":
-            wanted.append(plain)
+        if literal := re.fullmatch(r"Literal\[(.*)\]", plain):
+            wanted += [value.strip("'\"") for value in literal[1].split(", ")]
+        elif plain != "NoneType":
+            wanted.append("list" if plain == "tuple" else plain)
     if not got and (match := _GIVEN.search(reason)):
         got = match[1]
     if not wanted:
         return f"{key}: {' '.join(reason.split())[:200]}{_where(name, files)}"
-    return f"{key}: expected {' or '.join(wanted)}, got {got[:80]}{_where(name, files)}"
+    hint = f"; write [{got}]" if wanted == ["list"] and re.fullmatch(r"[\w./-]+", got) else ""
+    return f"{key}: expected {' or '.join(wanted)}, got {got[:80]}{_where(name, files)}{hint}"
 
 
 def _nearest(name: str, known: set[str]) -> str:
@@ -108,7 +126,7 @@ def _nearest(name: str, known: set[str]) -> str:
 def _where(name: str, files: list[str]) -> str:
     """Return the place of a name in the config files: the first line on which it stands."""
     word = re.compile(rf"(?<![\w.]){re.escape(name.rsplit('.', 1)[-1])}(?!\w)")
-    for file in files:
+    for file in reversed(files):  # a later one wins
         try:
             lines = Path(file).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):

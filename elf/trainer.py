@@ -24,6 +24,7 @@ import elf.datamodules
 import elf.modules
 from elf.callbacks import AdapterCheckpoint, Randomness, RewindMetrics, RunLock
 from elf.checkpoints import AtomicCheckpointIO, last_checkpoint
+from elf.command_parser import broken
 from elf.config_errors import ALLOWED, explain, known_names
 from elf.errors import ElfError
 from elf.explain import explain as explain_label
@@ -120,7 +121,8 @@ class ElfCLI(LightningCLI):
             bases = (LightningModule, LightningDataModule, Callback)
             names = known_names([Trainer, *(cls for base in bases for cls in _subclasses(base))])
             names |= {"trainer", "model", "data", "seed_everything", "logger"}
-            raise ElfError(explain(str(error), self.config_files, names)) from None
+            files = self.config_files
+            raise ElfError(explain(str(error), files, names, args, broken(files))) from None
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from elf.command_parser import broken
 from elf.config_errors import explain, known_names
 
 
@@ -46,10 +47,31 @@ def nested(inner: str, key: str = "model") -> str:
         ),
         ("Parser key \"config\": File does not exist: '/x/y.yaml'", "no config file /x/y.yaml"),
         ("something\n   else", "something else"),
+        ("unrecognized arguments: --dry-run", "unknown key 'dry-run'; did you mean 'dry_run'?"),
+        (
+            "unrecognized arguments: data/raw x",
+            "'data/raw x' stands alone: name the key that it is for, as in --KEY VALUE",
+        ),
+        (
+            "Parser key \"kind\":\n  Expected a typing.Literal['lora', 'dora']. Got value: lokr",
+            "kind: expected lora or dora, got lokr",
+        ),
+        (
+            "Parser key \"drop\":\n  Expected a <class 'tuple'>. Got value: blurry",
+            "drop: expected list, got blurry; write [blurry]",
+        ),
+        (
+            "Parser key \"sets\":\n  Expected a <class 'list'>. Got value: {'a': 1}",
+            "sets: expected list, got {'a': 1}",
+        ),
+        (
+            nested('Parser key "sets":\n  Expected a dot import path string: data/raw'),
+            "model.sets: expected a mapping (KEY: VALUE), got 'data/raw'",
+        ),
     ],
 )
 def test_messages(message: str, line: str) -> None:
-    assert explain(message, [], ["rank", "Module"]) == line
+    assert explain(message, [], ["rank", "Module", "dry_run"]) == line
 
 
 def test_the_line_of_the_key_is_found_and_comments_are_not_it(tmp_path: Path) -> None:
@@ -71,3 +93,27 @@ def test_known_names_reach_into_dataclasses() -> None:
 
     Outer.__init__.__annotations__.update(inner=Inner)
     assert known_names([Outer]) == {"Outer", "inner", "base", "rank"}
+
+
+def test_the_last_file_with_a_key_is_blamed_and_none_for_the_command_line(tmp_path: Path) -> None:
+    files = [str(tmp_path / name) for name in ("a.yaml", "b.yaml")]
+    for file in files:
+        Path(file).write_text("rank: 4\n")
+    message = "Parser key \"adapter.rank\":\n  Expected a <class 'int'>. Got value: big"
+    line = "adapter.rank: expected int, got big"
+    assert explain(message, files, []) == f"{line} in {files[1]}, line 1"
+    for given in (["--model.adapter.rank", "big"], ["--rank=big"]):
+        assert explain(message, files, [], given) == line
+
+
+def test_of_several_files_the_broken_one_is_named(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("rank: 4\n")
+    bad.write_text("rank: [4\n")
+    (tmp_path / "latin.yaml").write_bytes(b"rank: \xe9\n")
+    files = [str(tmp_path / name) for name in ("good.yaml", "bad.yaml", "latin.yaml", "none.yaml")]
+    assert broken(files) == [str(bad)]
+    message = "Problems parsing config: expected ',' or ']'"
+    line = " is not valid YAML: expected ',' or ']'"
+    assert explain(message, files[:2], [], [], broken(files)) == f"{bad}{line}"
+    assert explain(message, files[:2], []) == f"{good}, {bad}{line}"

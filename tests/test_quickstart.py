@@ -38,7 +38,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         (["--stpes", "3"], "unknown key 'stpes'; did you mean 'steps'?"),
-        (["--adapter", "lokr"], "adapter: expected Literal['lora', 'dora'], got lokr"),
+        (["--adapter", "lokr"], "adapter: expected lora or dora, got lokr"),
         (["--pictures", str(tmp_path / "empty")], str(tmp_path / "empty")),
     ):
         with pytest.raises(SystemExit) as stop:

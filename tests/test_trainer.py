@@ -42,7 +42,7 @@ def write(folder: Path, trainer: str = "", model: str = "", data: str = "", top:
         ({"top": "loger: csv"}, "unknown key 'loger' in {path}, line 5; did you mean 'logger'?"),
         (
             {"model": "adapter: {kind: lokr}"},
-            "model.adapter.kind: expected Literal['lora', 'dora'], got lokr in {path}, line 3",
+            "model.adapter.kind: expected lora or dora, got lokr in {path}, line 3",
         ),
         (
             {"data": "resolution: large"},
