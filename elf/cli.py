@@ -5,6 +5,7 @@ Only the standard library is imported here, so that ``elf --help`` answers at on
 
 import difflib
 import importlib
+import os
 import sys
 from typing import NamedTuple
 
@@ -76,6 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except BrokenPipeError:  # whoever read what was printed has gone (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at its end
+        raise SystemExit(141) from None
 
 
 if __name__ == "__main__":

@@ -239,10 +239,16 @@ def run(command: str, arguments: list[str]) -> ElfCLI:
 
     Raises:
         ElfError: For all that is wrong with the input, Lightning's own refusals included.
+        KeyboardInterrupt: After Ctrl-C, for which Lightning exits as after an error.
     """
     silence_harmless_warnings()
-    with _one_line(arguments):
-        return ElfCLI([command, *arguments])
+    try:
+        with _one_line(arguments):
+            return ElfCLI([command, *arguments])
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
 
 
 @contextlib.contextmanager

@@ -67,6 +67,21 @@ def test_an_interruption_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> Non
     assert stop.value.code == 130
 
 
+def test_a_reader_that_goes_is_no_traceback() -> None:
+    program = (
+        "import sys; from elf import cli\n"
+        "cli.run = lambda _: [print('x' * 99) for _ in range(9999)]\n"
+        "cli.main(['curate'])"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 def test_run_raises_for_callers_in_process() -> None:
     with pytest.raises(ElfError, match="no command 'nope'"):
         cli.run(["nope"])

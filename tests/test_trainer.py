@@ -1,6 +1,7 @@
 """The real commands: what they refuse, in one line, and what they leave behind."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,30 @@ def test_a_run_leaves_its_folder_complete(training: list[str], tmp_path: Path) -
         f"trainer.default_root_dir: {folder} holds a run already; go on with it by "
         "--ckpt_path last, or choose another folder by --trainer.default_root_dir"
     )
+
+
+def test_an_interruption_is_one_to_the_caller_too(
+    labelled: Path, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning exits with 1, as after an error."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("elf.datamodules.images.find_pictures", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.predict(
+                [
+                    "--config=configs/tag/quickstart.yaml",
+                    f"--data.root={labelled / 'pictures'}",
+                    f"--data.labels={labelled / 'other'}",
+                    "--data.cache=null",
+                ]
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])
