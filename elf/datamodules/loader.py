@@ -165,7 +165,12 @@ class EpochLoader:
         """
         mine = self.state_dict()
         for key, what, remedy in (
-            ("index", "prepared data", "restore the data and run `elf prepare`"),
+            (
+                "index",
+                "prepared data",
+                "restore pictures, labels and models and run `elf prepare`, and restore what "
+                "data.sets say of repeats, flip, weight and caption_dropout",
+            ),
             ("global_batch", "global batch", "set data.batch_size × devices to the old product"),
             ("seed", "data.seed", "set it back"),
         ):

@@ -140,7 +140,12 @@ def test_a_changed_run_is_refused_with_both_values(make_data):
     loader = make_data(workers=0).train_dataloader()
     state = loader.state_dict()
     for key, value, message in (
-        ("index", "feed", rf"trained with prepared data feed, now it is {loader.index_hash}, so"),
+        (
+            "index",
+            "feed",
+            rf"trained with prepared data feed, now it is {loader.index_hash}, so .*: restore "
+            r"pictures, labels and models and run `elf prepare`, and .* repeats, flip, weight and",
+        ),
         ("global_batch", 64, r"trained with global batch 64, now it is 2, so .*batch_size × dev"),
         ("seed", 9, r"trained with data\.seed 9, now it is 0, so .*set it back"),
     ):
