@@ -147,7 +147,7 @@ def test_a_single_picture_and_options_from_a_file(folder, capsys):
     out = capsys.readouterr().out
     assert "1 pictures in one; 1 files were new or changed" in out
     assert "flags: odd aspect ratio 1\n" in out and "proposed to drop: 1" in out
-    assert proposals(folder)["wide.png"]["reason"] == "odd_aspect_ratio: 400 × 90"
+    assert proposals(folder)["wide.png"]["reason"] == "odd aspect ratio: 400 × 90"
     run(["curate", "--config", "curate.yaml", "--drop", "[]", "--thresholds.odd_aspect_ratio=0.1"])
     assert "flags: none\nproposed to drop: 0" in capsys.readouterr().out
 

@@ -93,7 +93,11 @@ def propose(
     for row, (picture, own) in enumerate(zip(pictures, found, strict=True)):
         place = places[row]
         leader = ordered[leaders[place]]
-        reasons = [f"{flag}: {_value(picture, flag)}" for flag in own if flag in policy.drop]
+        reasons = [
+            f"{flag.replace('_', ' ')}: {_value(picture, flag)}"
+            for flag in own
+            if flag in policy.drop
+        ]
         if leader is not picture:
             reasons.insert(0, f"like {leader.paths[0]} ({alike[place]})")
         entries.append(

@@ -187,3 +187,9 @@ def test_decisions_and_flags_come_before_scores():
 def test_options_that_cannot_be_meant(options, message):
     with pytest.raises(ElfError, match=message):
         Policy(**options)
+
+
+def test_reasons_are_words():
+    figures = dataclasses.replace(FACTS.figures, entropy=0.5)
+    even = Picture("0" * 64, ("even.png",), dataclasses.replace(FACTS, figures=figures))
+    assert propose([even], {}, Policy())[0].reason == "low information: 0.5 bits"
