@@ -190,11 +190,14 @@ def undo(root: Path) -> tuple[int, dict[str, str]]:
     if not (root / JOURNAL).exists():
         raise ElfError(f"root: nothing to undo, {root / JOURNAL} does not exist")
     count, left, kept = 0, {}, []
+    gone: dict[str, str] = {}  # of files that were taken away, by an earlier name: the last one
     with _journal(root) as journal:
         for record in reversed([record for record in journal.records if "from" in record]):
             old, new = root / record["from"], root / record["to"]
             if not new.exists():
-                continue  # never renamed (a run that was cut off), or taken away since
+                if not old.exists():  # or else it was never renamed: a run that was cut off
+                    gone[record["from"]] = gone.pop(record["to"], record["to"])
+                continue
             if old.exists():
                 left[record["to"]] = f"another file is called {record['from']}"
                 kept.append(record)
@@ -203,6 +206,7 @@ def undo(root: Path) -> tuple[int, dict[str, str]]:
             count += 1
         _sync(root, (record["from"] for record in journal.records if "from" in record))
         journal.rewrite([*reversed(kept), {"done": True}] if kept else [])
+    left |= {last: f"not there any more; it was {name}" for name, last in gone.items()}
     return count, left
 
 
@@ -287,7 +291,7 @@ def main(arguments: list[str]) -> None:
         if options.dry_run:
             raise ElfError("undo: cannot be tried with --dry_run; take one of the two")
         count, left = undo(root)
-        stay = _some([f"  {name} stays: {why}" for name, why in sorted(left.items())])
+        stay = _some([f"  {name}: {why}" for name, why in sorted(left.items())])
         print("\n".join([f"{count} files have their old names again", *stay]))
         return
     plan = make_plan(root) if options.dry_run else rename(root)

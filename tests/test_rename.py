@@ -83,6 +83,18 @@ def test_undo_goes_back_over_several_runs(root):
     assert late.pop("late.png") and late == before
 
 
+def test_undo_names_what_was_taken_away(root, capsys):
+    old = picture_id((root / "a.png").read_bytes())
+    rename(root)
+    new = picture(root / f"{old}.png", 7)  # which a second run calls anew
+    rename(root)
+    (root / f"{new}.png").unlink()
+    main(["rename", f"--root={root}", "--undo"])
+    out = capsys.readouterr().out.splitlines()
+    assert out[1:] == [f"  {new}.png: not there any more; it was a.png"]
+    assert not (root / JOURNAL).exists()
+
+
 def test_copies_are_reported_and_left(root):
     (root / "copy.png").write_bytes((root / "a.png").read_bytes())
     (root / "sub" / "copy.png").write_bytes((root / "a.png").read_bytes())
