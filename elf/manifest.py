@@ -152,6 +152,11 @@ class LabelFolder:
         with disk_errors(self.folder, self.ids):
             yield
 
+    @property
+    def dropped(self) -> set[str]:
+        """The ids of labelled pictures that a decision drops."""
+        return {key for key in self.ids if self._decisions.get(key, {}).get("keep") is False}
+
     def write(self, *records: Record) -> list[bool]:
         """Write pictures' text files, then their manifest lines, as the reviewer wants them.
 

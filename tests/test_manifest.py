@@ -51,6 +51,15 @@ def test_an_id_is_written_once_a_run(tmp_path):
     assert read_log(tmp_path / "manifest.jsonl") == [record(1)]
 
 
+def test_what_decisions_drop_is_known(tmp_path):
+    label(tmp_path, range(3))
+    lines = [{"id": f"{n:016x}", "keep": keep} for n, keep in ((1, False), (2, True), (9, False))]
+    (tmp_path / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    labels = LabelFolder(tmp_path)
+    assert labels.dropped == {f"{1:016x}"}
+    labels.close()
+
+
 def test_relabelling_replaces_records_in_their_places(tmp_path):
     label(tmp_path, range(4))
     label(tmp_path, [2, 7, 1], tags=["new"])

@@ -135,6 +135,7 @@ class LabelWriter(Callback):
                 self._folder.finish()
             self._folder.close()
             self.summary.total = len(self._folder.ids)
+            self.summary.dropped = len(self._folder.dropped)
             trainer.print("\n".join(self.summary.lines(str(self._folder.folder))))
             self._folder = None
 

@@ -30,6 +30,7 @@ class LabelSummary:
         skipped: Labelled by an earlier run.
         duplicates: Files with the same bytes as another, by path, and that one's path.
         total: Labels in the manifest now.
+        dropped: Of those, the ones of pictures that a decision drops.
         tags: How many of the labels have each tag.
         seconds: For ``decode`` the wait for pictures, for ``tagger`` and ``captioner`` their work,
             for ``models`` the wait for them, and ``all``.
@@ -43,6 +44,7 @@ class LabelSummary:
     skipped: int = 0
     duplicates: Mapping[str, str] = field(default_factory=dict)
     total: int = 0
+    dropped: int = 0
     tags: Counter[str] = field(default_factory=Counter)
     seconds: Mapping[str, float] = field(default_factory=dict)
     processes: list[int] = field(default_factory=list)
@@ -91,10 +93,11 @@ class LabelSummary:
         notes = [f"{self.cached} from the cache"] * bool(self.cached)
         notes += [f"{self.without_caption} with tags alone"] * bool(self.without_caption)
         how = f" ({', '.join(notes)})" if notes else ""
+        dropped = f", {self.dropped} of them dropped by decisions" * bool(self.dropped)
         text = [
             f"{self.labelled} pictures labelled{how}, "
             f"{self.skipped} skipped (labelled before), "
-            f"{self.quarantined} in quarantine; {folder}/{MANIFEST} holds {self.total}"
+            f"{self.quarantined} in quarantine; {folder}/{MANIFEST} holds {self.total}{dropped}"
         ]
         if self.processes:
             text.append(f"by process: {', '.join(map(str, self.processes))} pictures")

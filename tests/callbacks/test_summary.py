@@ -31,6 +31,11 @@ def test_the_text_says_it_all():
     ]
 
 
+def test_dropped_pictures_are_counted():
+    line = LabelSummary(total=9, dropped=2).lines("labels")[0]
+    assert line.endswith("labels/manifest.jsonl holds 9, 2 of them dropped by decisions")
+
+
 @pytest.mark.parametrize(
     ("words", "seconds"),
     [
