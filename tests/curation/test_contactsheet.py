@@ -133,3 +133,10 @@ def test_the_script_reads_the_columns_that_are_written(tmp_path):
 def test_no_pictures_are_a_sheet_too(tmp_path):
     _, data = written(tmp_path, entries=[], bad={"a.png": "damaged"})
     assert data["pictures"] == [] and len(data["bad"]) == 1
+
+
+def test_the_viewer_leaves_the_scroll_bar_and_the_browsers_keys_alone(tmp_path):
+    text = write_sheet(tmp_path, tmp_path, ENTRIES, {}, ()).read_text("utf-8")
+    assert "100vw" not in text and "body:has(dialog[open]) { overflow: hidden; }" in text
+    keys = text.index('addEventListener("keydown"')
+    assert keys < text.index("if (event.ctrlKey || event.metaKey") < text.index('=== "d"')

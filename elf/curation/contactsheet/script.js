@@ -270,6 +270,7 @@ for (const button of document.querySelectorAll("#viewer [data-verdict]")) {
 }
 addEventListener("keydown", (event) => {
   if (!element("viewer").open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return; // the browser's: Ctrl+D, Alt+Left
   if (event.key === "ArrowLeft") go(-1);
   if (event.key === "ArrowRight") go(1);
   if (event.key === "k") judge(open[0][open[1]], true);
