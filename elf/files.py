@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -136,6 +137,7 @@ class FolderLock:
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n".encode())
         self._file.flush()
+        _HELD.add(self)
 
     def close(self) -> None:
         """Release the lock."""
@@ -146,6 +148,19 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_HELD: weakref.WeakSet[FolderLock] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """Close a forked process's copies, or the locks would outlive their owner in its workers."""
+    for lock in _HELD:
+        lock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:

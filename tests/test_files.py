@@ -224,3 +224,23 @@ def test_a_small_file_is_read_whole_and_from_anywhere(tmp_path, length):
 def test_sha256_of_a_file(tmp_path):
     write_atomic(tmp_path / "a", "abc")
     assert sha256_file(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_lock_does_not_outlive_its_owner_in_forked_workers(tmp_path):
+    program = (
+        "import os, sys, time; from elf.files import FolderLock\n"
+        "lock = FolderLock(sys.argv[1])\n"
+        "worker = os.fork()\n"
+        "if not worker: time.sleep(60)\n"
+        "print(worker, flush=True)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
+        worker = int(owner.stdout.readline())
+        owner.wait()
+        try:
+            FolderLock(tmp_path).close()
+        finally:
+            os.kill(worker, 9)
