@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elf.manifest import MANIFEST, QUARANTINE
+from elf.taggers.outputs import EMPTY
 
 HISTOGRAM = 15
 """Tags that the summary counts at the most."""
@@ -26,6 +27,7 @@ class LabelSummary:
         labelled: Given a label.
         cached: Of those, the ones whose label needed no model.
         without_caption: Of those, the ones whose caption failed.
+        retry: Of these, the ones for which another run may have one.
         quarantined: Damaged or unreadable, with the reason in the quarantine file.
         skipped: Labelled by an earlier run.
         duplicates: Files with the same bytes as another, by path, and that one's path.
@@ -40,6 +42,7 @@ class LabelSummary:
     labelled: int = 0
     cached: int = 0
     without_caption: int = 0
+    retry: int = 0
     quarantined: int = 0
     skipped: int = 0
     duplicates: Mapping[str, str] = field(default_factory=dict)
@@ -55,6 +58,7 @@ class LabelSummary:
         self.cached += cached
         status = record["attributes"]["florence_status"]
         self.without_caption += status not in ("ok", "off")
+        self.retry += status not in ("ok", "off", EMPTY)
         self.tags.update(record["tags"])
 
     @classmethod
@@ -64,7 +68,7 @@ class LabelSummary:
         if others:
             first.processes = [share.labelled for share in (first, *others)]
         for other in others:
-            for name in ("labelled", "cached", "without_caption", "quarantined"):
+            for name in ("labelled", "cached", "without_caption", "retry", "quarantined"):
                 setattr(first, name, getattr(first, name) + getattr(other, name))
             first.tags.update(other.tags)
         return first
@@ -99,6 +103,11 @@ class LabelSummary:
             f"{self.skipped} skipped (labelled before), "
             f"{self.quarantined} in quarantine; {folder}/{MANIFEST} holds {self.total}{dropped}"
         ]
+        if self.retry:
+            text.append(
+                f"{self.retry} lack a caption that another run may give: mend what was warned of, "
+                "then run the same command with --data.skip_existing false"
+            )
         if self.processes:
             text.append(f"by process: {', '.join(map(str, self.processes))} pictures")
         if self.labelled and self.seconds:

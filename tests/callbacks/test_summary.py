@@ -31,6 +31,19 @@ def test_the_text_says_it_all():
     ]
 
 
+def test_what_another_run_may_caption_is_said():
+    summaries = [LabelSummary(), LabelSummary()]
+    for summary, status in zip(
+        summaries, ("unavailable: no such folder", "failed: memory"), strict=True
+    ):
+        summary.count(record(["elf"], status), cached=False)
+        summary.count(record(["elf"], "failed: empty"), cached=False)
+    assert LabelSummary.of(summaries).lines("labels")[1] == (
+        "2 lack a caption that another run may give: mend what was warned of, then run the same "
+        "command with --data.skip_existing false"
+    )
+
+
 def test_dropped_pictures_are_counted():
     line = LabelSummary(total=9, dropped=2).lines("labels")[0]
     assert line.endswith("labels/manifest.jsonl holds 9, 2 of them dropped by decisions")
