@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +24,12 @@ from elf.curation.verdicts import accept, apply_file, read_verdicts
 from elf.decisions import DECISIONS
 from elf.errors import ElfError
 from elf.fiftyone_app import add_options, check_place, show_until_closed
-from elf.files import FolderLock, sync_disks, write_atomic
+from elf.files import FolderLock, explain_disk_errors, sync_disks, write_atomic
 from elf.manifest import MANIFEST
 
 LOCK = ".curate.lock"
 PROPOSALS = "proposals.jsonl"
+_REMEDY = "what was measured is kept: mend that, then run the same command again to go on"
 SHOWN = 10
 """Files that are listed at the most, of each kind."""
 
@@ -145,20 +146,6 @@ def _some(lines: list[str]) -> list[str]:
     return [*lines[:SHOWN], f"  ... and {more} more"] if more > 0 else lines
 
 
-@contextlib.contextmanager
-def _disk_errors(what: Path) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:  # of whoever reads what is printed
-        raise
-    except OSError as error:
-        where = error.filename or what
-        raise ElfError(
-            f"{where}: {error.strerror or error}; what was measured is kept: mend that, then run "
-            "the same command again to go on"
-        ) from error
-
-
 def _settle(labels: Path) -> None:
     """Let labels follow the decisions, if there are any yet."""
     if (labels / MANIFEST).exists():
@@ -206,7 +193,7 @@ def main(arguments: list[str]) -> None:
     policy = Policy(**chosen)
     folders = Folders(**{f.name: Path(options[f.name]) for f in dataclasses.fields(Folders)})
     read_verdicts(folders.labels)  # what is wrong with them is said before anything is done
-    with _disk_errors(folders.labels):
+    with explain_disk_errors(folders.labels, "could not be read or written", _REMEDY):
         if options.apply is not None:
             _apply(folders.labels, Path(options.apply), options.accept)
         elif options.backend == "html":

@@ -25,6 +25,27 @@ EXACTLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 """Flags of ``os.open``: the file itself and not what it links to, and its bytes as they are."""
 
 
+@contextlib.contextmanager
+def explain_disk_errors(where: str | Path, problem: str, remedy: str) -> Iterator[None]:
+    """Turn an OSError into one line: its file, what could not be done, the reason, the way out.
+
+    Args:
+        where: What is named if the error names no file.
+        problem: What could not be done.
+        remedy: What is safe, and how to go on.
+
+    Raises:
+        ElfError: In place of it; a pipe that a reader of the output closed stays as it is.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        place = error.filename or where
+        raise ElfError(f"{place}: {problem} ({error.strerror or error}); {remedy}") from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder durable; a no-op where folders cannot be opened (Windows)."""
     if sys.platform == "win32":  # pragma: no cover

@@ -16,7 +16,7 @@ from elf.command_parser import CommandParser
 from elf.decisions import DECISIONS, Decision, Record, add_decisions, read_decisions
 from elf.errors import ElfError
 from elf.fiftyone_app import add_options, check_place, fiftyone, load_own, show_until_closed
-from elf.files import iterate_log
+from elf.files import explain_disk_errors, iterate_log
 from elf.handedits import HandEdits, OldRecords
 from elf.images import LabelledPictures
 from elf.manifest import MANIFEST, LabelFolder, labelled_ids, read_records
@@ -155,10 +155,9 @@ def decide(samples: Iterable[Any], labels: Path, edit: Callable[[Label], Decisio
         if made:
             decisions.append({"id": sample["elf_id"]} | made)
             shows.append((sample, wanted, known))
-    try:
+    remedy = "nothing was decided: mend that, then do it again"
+    with explain_disk_errors(labels / DECISIONS, "could not write", remedy):
         add_decisions(labels, decisions)
-    except OSError as error:
-        raise ElfError(f"{labels / DECISIONS}: could not write ({error.strerror})") from error
     for sample, wanted, known in shows:
         show(sample, wanted, known)
         sample.save()

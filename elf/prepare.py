@@ -4,9 +4,8 @@ The captions come from the labels, the sizes from the pictures, and both decide 
 nothing else does, so that a second run with nothing changed has nothing to do.
 """
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from elf.datasummary import Summary, summarise
 from elf.encoding import Encoder, Picture
 from elf.epoch import id_words, uniform
 from elf.errors import ElfError
-from elf.files import FolderLock
+from elf.files import FolderLock, explain_disk_errors
 from elf.labelled import read_labelled
 from elf.making import NotWhole, Selection, changed, make_shards
 from elf.masks import MaskReader
@@ -29,6 +28,10 @@ from elf.sources import Dropped, Found, Source, refuse_shared
 from elf.tarsources import read_tars
 from elf.trigger import has_trigger, without_trigger
 
+_REMEDY = (
+    "make room, or name another folder in data.shards; then run the same command again, whole "
+    "shards stay"
+)
 _FEW = 8  # with fewer pictures none is held out only to have one
 
 
@@ -68,7 +71,7 @@ def prepare(
     made: Counter[str] = Counter()
     with ThreadPoolExecutor(max(1, workers)) as threads:
         found, left_out = _find(sets, threads)
-        with _disk_errors(folder), FolderLock(folder):
+        with explain_disk_errors(folder, "could not be written", _REMEDY), FolderLock(folder):
             # To decode all pictures first, only to know which are whole, takes as long as to
             # decode them for the shards: it is done where one was not.
             for decode in (False, True):
@@ -87,17 +90,6 @@ def prepare(
     summary = summarise(selection, dropped, made, trained_batch)
     print(summary)
     return summary
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ElfError(
-            f"{folder}: could not be written ({error.strerror or error}): make room, or name "
-            "another folder in data.shards; then run the same command again, whole shards stay"
-        ) from error
 
 
 def _select(

@@ -19,10 +19,13 @@ from tqdm import tqdm
 
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
-from elf.files import AppendLog, sha256_file, sync_folder
+from elf.files import AppendLog, explain_disk_errors, sha256_file, sync_folder
 from elf.images import FORMATS, MASK, picture_names
 
 JOURNAL = ".elf-rename.jsonl"
+_REMEDY = (
+    "every picture has its old or its new name: mend that, then run the same command again to go on"
+)
 SHOWN = 20
 """Names that are listed at the most, of each kind."""
 
@@ -214,7 +217,7 @@ def undo(root: Path) -> tuple[int, dict[str, str]]:
 def _journal(root: Path) -> Iterator[AppendLog]:
     """Open the journal, which one process at a time can; an empty one is not left behind."""
     path = root / JOURNAL
-    with _disk_errors(root):
+    with explain_disk_errors(root, "could not rename", _REMEDY):
         journal = AppendLog(path)
         try:
             with journal:
@@ -247,17 +250,6 @@ def _do(root: Path, moves: list[Move]) -> None:
 def _sync(root: Path, names: Iterable[str]) -> None:
     for folder in {(root / name).parent for name in names}:
         sync_folder(folder)
-
-
-@contextlib.contextmanager
-def _disk_errors(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ElfError(
-            f"{root}: could not rename ({error.strerror or error}); every picture has its old or "
-            "its new name: mend that, then run the same command again to go on"
-        ) from error
 
 
 def report(plan: Plan, dry_run: bool) -> list[str]:

@@ -12,6 +12,7 @@ from elf.files import (
     AppendLog,
     FolderLock,
     atomic_path,
+    explain_disk_errors,
     parse_line,
     read_at,
     read_log,
@@ -219,6 +220,17 @@ def test_a_small_file_is_read_whole_and_from_anywhere(tmp_path, length):
         assert read_at(file, length + 9, 0) == data
     with pytest.raises(FileNotFoundError):
         read_small(str(tmp_path / "b"))
+
+
+def test_a_disks_error_is_one_line_that_names_the_file_if_the_error_does(tmp_path):
+    with pytest.raises(ElfError) as refusal, explain_disk_errors(tmp_path, "not done", "mend that"):
+        raise OSError(errno.EIO, "Input/output error")
+    assert str(refusal.value) == f"{tmp_path}: not done (Input/output error); mend that"
+    with pytest.raises(ElfError) as refusal, explain_disk_errors(tmp_path, "not done", "mend that"):
+        (tmp_path / "none").read_bytes()
+    assert str(refusal.value) == f"{tmp_path}/none: not done (No such file or directory); mend that"
+    with pytest.raises(BrokenPipeError), explain_disk_errors(tmp_path, "not done", "mend that"):
+        raise BrokenPipeError  # `elf curate | head`
 
 
 def test_sha256_of_a_file(tmp_path):

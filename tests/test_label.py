@@ -227,7 +227,9 @@ def test_a_button_that_cannot_act_says_why(labels, opened, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("elf.label.add_decisions", full)
-    assert "decisions.jsonl: could not write (No space left on device)" in press("keep_picture", 0)
+    assert "decisions.jsonl: could not write (No space left on device); nothing" in press(
+        "keep_picture", 0
+    )
     assert read_decisions(labels) == {}
 
 
