@@ -14,12 +14,35 @@ HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
+class Fault:
+    """What a disk does at one operation: a letter of ``failing_disk.c``."""
+
+    name: str
+    letter: str
+    harmless: bool = False  # the system may do it at any time: nobody is to notice
+
+
+FAULTS = [Fault("kill", "k"), Fault("full", "f"), Fault("EIO", "e"),
+          Fault("short", "s", harmless=True), Fault("EINTR", "i", harmless=True)]  # fmt: skip
+
+
+@pytest.fixture(params=FAULTS, ids=lambda fault: fault.name)
+def fault(request):
+    return request.param
+
+
+@dataclass(frozen=True)
 class Ending:
     """How a command ended: its exit code (negative: the signal), whether it met the fault."""
 
     code: int
     hit: bool
     said: str
+
+    @property
+    def met(self):
+        """Whether the fault was met: a process that it killed cannot say so."""
+        return self.hit or self.code == -9
 
     def is_refusal(self):
         """Whether it ended with one line for the user, and no more."""
