@@ -1,41 +1,29 @@
 """``elf rename``: pictures get their content ids as names, and can get their old names back.
 
-The journal, a hidden file in the pictures' folder, holds every rename before it is done, and a
-mark behind those that were. A run that was cut off is completed by the next one; each picture
-has exactly one name at every instant.
+The journal (:mod:`elf.renamejournal`) holds every rename before it is done. A run that was cut off
+is completed by the next one; each picture has exactly one name at every instant.
 """
 
 import contextlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
-from elf.files import AppendLog, explain_disk_errors, sha256_file, sync_folder
+from elf.files import sha256_file, sync_folder
 from elf.images import FORMATS, MASK, picture_names
+from elf.renamejournal import DONE, JOURNAL, Batch, Move, open_journal, read_batches, take_up
 
-JOURNAL = ".elf-rename.jsonl"
-_REMEDY = (
-    "every picture has its old or its new name: mend that, then run the same command again to go on"
-)
 SHOWN = 20
 """Names that are listed at the most, of each kind."""
-
-
-@dataclass(frozen=True)
-class Move:
-    """A file's old and new path, relative to the pictures' folder."""
-
-    source: str
-    target: str
 
 
 @dataclass
@@ -168,16 +156,16 @@ def rename(root: Path) -> Plan:
     """
     if not root.is_dir():
         return make_plan(root)  # which says so
-    with _journal(root) as journal:
-        begun = list(_begun(journal.records))
+    with open_journal(root) as journal:
+        begun = take_up(root, journal)
         _do(root, begun)
         plan = make_plan(root)
         if plan.moves:
-            journal.append(*({"from": m.source, "to": m.target} for m in plan.moves))
+            journal.append(*Batch(len(plan.moves), plan.moves).records())
             journal.sync()
         _do(root, plan.moves)
         if begun or plan.moves:
-            journal.append({"done": True})
+            journal.append(DONE)
     return plan
 
 
@@ -194,49 +182,31 @@ def undo(root: Path) -> tuple[int, dict[str, str]]:
         raise ElfError(f"root: nothing to undo, {root / JOURNAL} does not exist")
     count, left, kept = 0, {}, []
     gone: dict[str, str] = {}  # of files that were taken away, by an earlier name: the last one
-    with _journal(root) as journal:
-        for record in reversed([record for record in journal.records if "from" in record]):
-            old, new = root / record["from"], root / record["to"]
+    with open_journal(root) as journal:
+        batches = read_batches(journal)
+        moves = [move for batch in batches for move in batch.moves]
+        for move in reversed(moves):
+            old, new = root / move.source, root / move.target
             if not new.exists():
                 if not old.exists():  # or else it was never renamed: a run that was cut off
-                    gone[record["from"]] = gone.pop(record["to"], record["to"])
+                    gone[move.source] = gone.pop(move.target, move.target)
                 continue
             if old.exists():
-                left[record["to"]] = f"another file is called {record['from']}"
-                kept.append(record)
+                left[move.target] = f"another file is called {move.source}"
+                kept.append(move)
                 continue
             os.rename(new, old)
             count += 1
-        _sync(root, (record["from"] for record in journal.records if "from" in record))
-        journal.rewrite([*reversed(kept), {"done": True}] if kept else [])
+        _sync(root, (move.source for move in moves))
+        journal.rewrite(Batch(len(kept), kept[::-1], done=True).records() if kept else [])
+    if lost := sum(batch.lost for batch in batches):
+        warnings.warn(
+            f"{root / JOURNAL} was cut: it named {len(moves)} of {len(moves) + lost} files; the "
+            "others keep the names that they have",
+            stacklevel=2,
+        )
     left |= {last: f"not there any more; it was {name}" for name, last in gone.items()}
     return count, left
-
-
-@contextlib.contextmanager
-def _journal(root: Path) -> Iterator[AppendLog]:
-    """Open the journal, which one process at a time can; an empty one is not left behind."""
-    path = root / JOURNAL
-    with explain_disk_errors(root, "could not rename", _REMEDY):
-        journal = AppendLog(path)
-        try:
-            with journal:
-                for half in root.glob(f".{JOURNAL}.*.tmp"):  # a rewriting that was killed
-                    half.unlink()
-                yield journal
-        finally:
-            if not path.stat().st_size:
-                # the journal last: while it is there, the next run clears up
-                for name in (f".{JOURNAL}.lock", JOURNAL):
-                    (root / name).unlink(missing_ok=True)
-
-
-def _begun(records: Iterable[dict[str, Any]]) -> Iterator[Move]:
-    """Yield the moves behind the last mark."""
-    moves: list[Move] = []
-    for record in records:
-        moves = [] if "done" in record else [*moves, Move(record["from"], record["to"])]
-    yield from moves
 
 
 def _do(root: Path, moves: list[Move]) -> None:
