@@ -108,7 +108,14 @@ def _problem(line: dict[str, Any]) -> str:
 
 
 def _read_choices(file: Path) -> Iterable[dict[str, Any]]:
+    """Return the lines of a file that a browser saved: one that is torn was a choice."""
     try:
-        return read_log(file)
+        choices = read_log(file)
+        count = len(file.read_bytes().splitlines())
     except OSError as error:
         raise ElfError(f"apply: {file} could not be read ({error.strerror or error})") from None
+    if len(choices) != count:
+        raise ElfError(
+            f"apply: {file} is cut in its line {count}: save it from the contact sheet again"
+        )
+    return choices
