@@ -88,6 +88,13 @@ def test_a_shard_may_be_empty(tmp_path):
     assert write_shard(tmp_path / "a.tar", []).entries == []
 
 
+def overwrite(path, data):
+    """Write into a file without emptying it first, which takes a disk's time."""
+    with open(path, "r+b") as file:
+        file.write(data)
+        file.truncate()
+
+
 # --- damage ---------------------------------------------------------------------------------
 
 
@@ -105,7 +112,7 @@ def test_a_shard_cut_at_any_block_is_refused_by_name(tmp_path):
                 scan(tar)
 
 
-@pytest.mark.parametrize("flips", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("flips", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_every_flipped_bit_of_shard_and_index_is_found(tmp_path, flips):
     tar = tmp_path / "small.tar"
     write_shard(tar, samples())
@@ -116,7 +123,7 @@ def test_every_flipped_bit_of_shard_and_index_is_found(tmp_path, flips):
         for _ in range(flips):
             damaged = bytearray(whole)
             damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
-            path.write_bytes(damaged)
+            overwrite(path, damaged)
             with pytest.raises(ElfError, match=r"small\.(tar|index\.json) (is|was)"):
                 verify([tar])
         path.write_bytes(whole)
@@ -272,7 +279,8 @@ def test_a_header_that_declares_more_than_the_file_holds_allocates_nothing(tmp_p
             scan(tmp_path / "a.tar")
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [5000, pytest.param(500_000, marks=pytest.mark.slow)])
+@pytest.mark.timeout(3600)
 def test_random_damage_gives_the_one_error_or_a_sound_index(tmp_path, count):
     tar = tmp_path / "a.tar"
     write_shard(tar, samples(2, 20))
@@ -281,7 +289,7 @@ def test_random_damage_gives_the_one_error_or_a_sound_index(tmp_path, count):
         damaged = bytearray(whole + bytes(1024))
         for _ in range(draw.randint(1, 20)):
             damaged[draw.randrange(len(damaged))] = draw.randrange(256)
-        tar.write_bytes(damaged)
+        overwrite(tar, damaged)
         try:
             index = scan(tar)
         except ElfError as error:

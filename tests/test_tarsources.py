@@ -323,7 +323,7 @@ def test_a_tar_that_changes_while_it_is_read_is_no_silent_mixture(tmp_path):
         load(source)
 
 
-@pytest.mark.parametrize("count", [2000, pytest.param(500_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [5000, pytest.param(500_000, marks=pytest.mark.slow)])
 @pytest.mark.timeout(7200)
 def test_fuzzed_tars_give_the_one_error_or_sound_sources(tmp_path, count):
     tar = tmp_path / "x.tar"
@@ -338,7 +338,9 @@ def test_fuzzed_tars_give_the_one_error_or_sound_sources(tmp_path, count):
             damaged[draw.randrange(len(damaged))] = draw.randrange(256)
         if draw.random() < 0.2:
             del damaged[draw.randrange(len(damaged)) :]
-        tar.write_bytes(damaged)
+        with open(tar, "r+b") as file:  # in place: to empty a file first takes a disk's time
+            file.write(damaged)
+            file.truncate()
         try:
             found, dropped = read(str(tar))
         except ElfError as error:
