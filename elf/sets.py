@@ -129,6 +129,8 @@ def _problem(each: PictureSet) -> str:
         return f".weight {each.weight} is no factor of a loss: give a number above 0"
     if each.regularisation and each.trigger:
         return f".trigger {each.trigger!r}: class pictures have none; leave it out"
+    if each.trigger and not each.trigger.strip():
+        return f'.trigger {each.trigger!r} is blank: give a word, or "" for none'
     if each.caption and not each.labels:
         return f".caption {each.caption!r} chooses among labels: give labels, or leave it out"
     if each.default_caption is not None and each.labels:

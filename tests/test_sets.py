@@ -438,6 +438,7 @@ def test_class_pictures_alone_are_nothing_to_learn(world):
             {"regularisation": True, "trigger": "x"},
             r"\.trigger 'x': class pictures have none; leave it out$",
         ),
+        ({"trigger": " "}, r"\.trigger ' ' is blank: give a word, or \"\" for none$"),
         ({"caption": "both"}, r"\.caption 'both' chooses among labels: give labels, or leave it"),
         (
             {"labels": "l", "default_caption": "x"},
@@ -484,6 +485,15 @@ def test_prior_preservation_needs_a_trigger_in_some_set():
     with pytest.raises(ElfError, match=r"takes the trigger out of captions: set data\.trigger$"):
         ShardDataModule(sets=[PictureSet("a")], prior_preservation=0.3)
     ShardDataModule(sets=[PictureSet("a", trigger="x")], prior_preservation=0.3)
+    sets = [PictureSet("b", regularisation=True), PictureSet("a", trigger="")]
+    message = (
+        r"^data\.prior_preservation takes the trigger out of captions, but data\.sets\[1\]\."
+        r"trigger is empty: give a word there, or leave it out and set data\.trigger$"
+    )
+    for trigger in ("x", None):
+        with pytest.raises(ElfError, match=message):
+            ShardDataModule(sets=sets, trigger=trigger, prior_preservation=0.3)
+    ShardDataModule(sets=sets, trigger="x")
 
 
 def test_times_an_epoch_are_those_of_the_sets():

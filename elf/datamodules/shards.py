@@ -96,10 +96,17 @@ class ShardDataModule(LightningDataModule):
             if sets and path != usual:
                 raise ElfError(f"data.{key} {path} is not used with data.sets: name it in a set")
         filled = fill_in(sets, caption, trigger, caption_dropout)
+        if trigger and not trigger.strip():
+            raise ElfError(f"data.trigger {trigger!r} is blank: give a word, or null for none")
         if prior_preservation and not (any(s.trigger for s in filled) if sets else trigger):
-            raise ElfError(
-                "data.prior_preservation takes the trigger out of captions: set data.trigger"
-            )
+            empty = [n for n, s in enumerate(sets) if s.trigger == "" and not s.regularisation]
+            remedy = ": set data.trigger"
+            if empty:
+                remedy = (
+                    f", but data.sets[{empty[0]}].trigger is empty: give a word there, or leave it "
+                    "out and set data.trigger"
+                )
+            raise ElfError(f"data.prior_preservation takes the trigger out of captions{remedy}")
         self.pictures, self.labels, self.shards = pictures, labels, shards
         self.caption_dropout = caption_dropout
         self.prior_preservation = prior_preservation

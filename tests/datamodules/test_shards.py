@@ -407,6 +407,7 @@ def test_a_batch_that_no_bucket_fills_is_refused(make_data):
         ({"held_out": 5}, r"^data\.held_out 5 is a share: give a number from 0 to 1$"),
         ({"caption_dropout": -0.1}, r"^data\.caption_dropout -0\.1 is a share"),
         ({"prior_preservation": 1.1}, r"^data\.prior_preservation 1\.1 is a share"),
+        ({"trigger": "\t"}, r"^data\.trigger '\\t' is blank: give a word, or null for none$"),
         ({"prior_preservation": 0.3}, r"takes the trigger out of captions: set data\.trigger$"),
     ],
 )
