@@ -48,7 +48,7 @@ def explain(
         group, name = (match[1] or "", match[2]) if match[2] else ("", match[3])
         key = ".".join(part for part in (*keys, group, name) if part)
         last = name.rsplit(".", 1)[-1]
-        return f"unknown key {key!r}{_where(last, files)}{_nearest(last, known)}"
+        return f"unknown key {key!r}{place_of(last, files)}{_nearest(last, known)}"
     if match := _ALONE.search(message):
         return f"{match[1][:80]!r} stands alone: name the key that it is for, as in --KEY VALUE"
     if match := _REQUIRED.search(message):
@@ -56,12 +56,12 @@ def explain(
         return f"{key!r} is required: give it in a config (--config FILE) or as --{key} VALUE"
     if match := _DENIED.search(message):
         return (
-            f"{'.'.join(keys)}: {match[1]!r} must not be imported{_where(match[1], files)}; "
+            f"{'.'.join(keys)}: {match[1]!r} must not be imported{place_of(match[1], files)}; "
             f"a class_path can name what is in {', '.join(ALLOWED)}"
         )
     if match := _NO_CLASS.search(message):
         name = match[1] or match[2]
-        where = _where(name, files)
+        where = place_of(name, files)
         if "/" in name:
             return f"{'.'.join(keys)}: expected a mapping (KEY: VALUE), got {name!r}{where}"
         return f"{'.'.join(keys)}: no class {name!r} fits there{where}{_nearest(name, known)}"
@@ -113,9 +113,9 @@ def _value_error(key: str, reason: str, files: list[str]) -> str:
     if not got and (match := _GIVEN.search(reason)):
         got = match[1]
     if not wanted:
-        return f"{key}: {' '.join(reason.split())[:200]}{_where(name, files)}"
+        return f"{key}: {' '.join(reason.split())[:200]}{place_of(name, files)}"
     hint = f"; write [{got}]" if wanted == ["list"] and re.fullmatch(r"[\w./-]+", got) else ""
-    return f"{key}: expected {' or '.join(wanted)}, got {got[:80]}{_where(name, files)}{hint}"
+    return f"{key}: expected {' or '.join(wanted)}, got {got[:80]}{place_of(name, files)}{hint}"
 
 
 def _nearest(name: str, known: set[str]) -> str:
@@ -123,10 +123,18 @@ def _nearest(name: str, known: set[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near and near != [name] else ""
 
 
-def _where(name: str, files: list[str]) -> str:
-    """Return the place of a name in the config files: the first line on which it stands."""
+def place_of(name: str, files: Iterable[str]) -> str:
+    """Return the place of a name in the config files: the first line on which it stands.
+
+    Args:
+        name: The name; of a key, its last part is looked for.
+        files: The configuration files.
+
+    Returns:
+        ``" in FILE, line N"``; an empty string if it stands in none of them.
+    """
     word = re.compile(rf"(?<![\w.]){re.escape(name.rsplit('.', 1)[-1])}(?!\w)")
-    for file in reversed(files):  # a later one wins
+    for file in reversed(list(files)):  # a later one wins
         try:
             lines = Path(file).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):

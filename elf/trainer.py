@@ -30,6 +30,7 @@ from elf.errors import ElfError
 from elf.explain import explain as explain_label
 from elf.files import write_atomic
 from elf.loggers import LoggerName, make_loggers
+from elf.nulls import refuse_nulls
 from elf.quiet import silence_harmless_warnings
 from elf.resources import resolve_configs
 
@@ -133,9 +134,10 @@ class ElfCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder, resolve ``--ckpt_path last``, refuse what would go wrong."""
+        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        refuse_nulls(config.as_dict(), Trainer, self.config_files)
         if self.subcommand is None:
             return  # nothing will run
-        config = self.config[self.subcommand]
         trainer = config.trainer
         if trainer.default_root_dir is None:
             name = Path(self.config_files[-1]).stem if self.config_files else "run"

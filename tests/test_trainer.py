@@ -118,7 +118,7 @@ def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b"held_out: 0.05", b"held_out: null", r"^config: '<=' not .* or missing \(null\)\?$"),
+        (b"held_out: 0.05", b"held_out: null", r"^data\.held_out: expected float, got null "),
         (b"seed_everything: 0", b"seed_everything: -1", "^seed_everything: -1 is not in bounds"),
         (b"models/tiny/base", b"models/tiny/b\xe4se", "is not UTF-8 text, at its byte .*: save it"),
         (b"models/tiny/base", b"~nobody/base", "^base model: no folder ~nobody/base; give an exi"),

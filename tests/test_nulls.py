@@ -1,0 +1,79 @@
+"""A null where a value must be is refused by its key, before anything is made of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lightning.pytorch import Trainer
+
+from elf import trainer
+from elf.errors import ElfError
+from elf.nulls import Null, find_nulls
+
+
+def config_with(key: str) -> dict[str, Any]:
+    """Return a shipped configuration with a null at a key: of the file, not of the command line."""
+    config = yaml.safe_load(Path("configs/train/quickstart.yaml").read_text())
+    config["model"]["init_args"]["base"] = "./nowhere"
+    config["data"]["init_args"]["sets"] = [{"pictures": "a"}, {"pictures": "b", "repeats": 2}]
+    del config["data"]["init_args"]["pictures"], config["data"]["init_args"]["labels"]
+    place, parts = config, key.split(".")
+    for part in parts[:-1]:
+        place = place[int(part) if part.isdigit() else part]
+    place[parts[-1]] = None
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("data.init_args.batch_size", "data.batch_size: expected int, got null in FILE, line 4; "
+         "give one, or leave it out for 1"),
+        ("data.init_args.resolution", "data.resolution: expected int, got null in FILE"),
+        ("data.init_args.caption", "data.caption: expected 'tags' or 'sentence' or 'both', got"),
+        ("data.init_args.sets.1.repeats", "data.sets[1].repeats: expected int, got null in FILE"),
+        ("model.init_args.adapter", "model.adapter: expected AdapterConfig, got null in FILE, line "
+         "23; give one, or leave it out"),
+        ("model.init_args.adapter.rank", "model.adapter.rank: expected int, got null in FILE"),
+        ("model.init_args.optimizer.init_args.lr", "model.optimizer.lr: expected float"),
+        ("trainer.callbacks.1.init_args.generation.steps",
+         "trainer.callbacks[1].generation.steps: expected int, got null in FILE"),
+        ("trainer.max_steps", "trainer.max_steps: expected int, got null in FILE"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", [trainer.prepare, trainer.fit])
+def test_a_null_is_refused_by_its_key(tmp_path: Path, key: str, message: str, command: Any) -> None:
+    path = tmp_path / "null.yaml"
+    path.write_text(yaml.safe_dump(config_with(key)))
+    with pytest.raises(ElfError) as error:
+        command([f"--config={path}", f"--trainer.default_root_dir={tmp_path}/run"])
+    assert str(error.value).replace(str(path), "FILE").startswith(message)
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "data.init_args.trigger", "model.init_args.adapter.alpha", "model.init_args.lr_scheduler",
+        "model.init_args.min_snr_gamma", "trainer.gradient_clip_val", "trainer.callbacks",
+    ],
+)  # fmt: skip
+def test_a_null_that_means_something_is_none(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "null.yaml"
+    path.write_text(yaml.safe_dump(config_with(key)))
+    message = "takes the trigger out" if "trigger" in key else "base model: no folder ./nowhere"
+    with pytest.raises(ElfError, match=message):  # which is said when all else is well
+        trainer.prepare([f"--config={path}"])
+
+
+def test_what_has_no_annotations_is_left_alone() -> None:
+    things = [
+        {"class_path": "random.Random", "init_args": {"x": None}},
+        {"class_path": "json.nothing", "init_args": {"x": None}},
+        {"class_path": "fractions.Fraction"},
+        {"a": None},
+    ]
+    config = {"things": things, "trainer": {"max_steps": None, "max_time": None, "unknown": None}}
+    assert list(find_nulls(config, Trainer)) == [Null("trainer.max_steps", "int", -1)]
+    assert list(find_nulls({"trainer": None, "data": None}, Trainer)) == []
