@@ -24,6 +24,12 @@ _NO_FILE = re.compile(r"File does not exist: '([^']+)'")
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$", re.MULTILINE)
 _GIVEN = re.compile(r"Given value: (.*)")
+_NO_OBJECT = re.compile(r"Not a valid subclass of (\w+)(?:\. Got value: (.*))?")
+_NO_INIT_ARGS = re.compile(
+    r"(?:class_path '([^']+)':\s+|callable class: )'\w+' object has no attribute 'keys'"
+)
+_UNSAID = ("typing.", "lightning.")
+"""What the parser takes for the class where none is named."""
 
 
 def explain(
@@ -55,6 +61,9 @@ def explain(
         key = ".".join([*keys, match[1]])
         return f"{key!r} is required: give it in a config (--config FILE) or as --{key} VALUE"
     if match := _DENIED.search(message):
+        if match[1].startswith(_UNSAID) and not place_of(match[1], files):
+            key = ".".join(keys)
+            return f"{key}: init_args without a class_path{place_of(key, files)}; give it, too"
         return (
             f"{'.'.join(keys)}: {match[1]!r} must not be imported{place_of(match[1], files)}; "
             f"a class_path can name what is in {', '.join(ALLOWED)}"
@@ -105,6 +114,8 @@ def _value_error(key: str, reason: str, files: list[str]) -> str:
     wanted, got = [], ""
     for expected, value in _EXPECTED.findall(reason):
         got = got or value
+        expected = expected.partition(", but got")[0]
+        expected = expected.replace("import path or a subclass spec", "class_path and init_args")
         plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", lambda m: m[1] or "", expected)
         if literal := re.fullmatch(r"Literal\[(.*)\]", plain):
             wanted += [value.strip("'\"") for value in literal[1].split(", ")]
@@ -112,6 +123,11 @@ def _value_error(key: str, reason: str, files: list[str]) -> str:
             wanted.append("list" if plain == "tuple" else plain)
     if not got and (match := _GIVEN.search(reason)):
         got = match[1]
+    if not wanted and (match := _NO_INIT_ARGS.search(reason)):
+        owner = match[1] or "a class"
+        return f"{key}: init_args of {owner} that are no mapping{place_of(name, files)}"
+    if not wanted and (match := _NO_OBJECT.search(reason)):
+        wanted, got = [match[1]], match[2] or got
     if not wanted:
         return f"{key}: {' '.join(reason.split())[:200]}{place_of(name, files)}"
     hint = f"; write [{got}]" if wanted == ["list"] and re.fullmatch(r"[\w./-]+", got) else ""

@@ -12,16 +12,17 @@ from elf.errors import ElfError
 from elf.nulls import Null, find_nulls
 
 
-def config_with(key: str) -> dict[str, Any]:
-    """Return a shipped configuration with a null at a key: of the file, not of the command line."""
+def config_with(key: str, value: Any = None) -> dict[str, Any]:
+    """Return a shipped configuration with a value at a key, as that is called in the file."""
     config = yaml.safe_load(Path("configs/train/quickstart.yaml").read_text())
     config["model"]["init_args"]["base"] = "./nowhere"
     config["data"]["init_args"]["sets"] = [{"pictures": "a"}, {"pictures": "b", "repeats": 2}]
     del config["data"]["init_args"]["pictures"], config["data"]["init_args"]["labels"]
-    place, parts = config, key.split(".")
-    for part in parts[:-1]:
-        place = place[int(part) if part.isdigit() else part]
-    place[parts[-1]] = None
+    place: Any = config
+    *parts, last = (int(part) if part.isdigit() else part for part in key.split("."))
+    for part in parts:
+        place = place[part]
+    place[last] = value
     return config
 
 
@@ -65,6 +66,33 @@ def test_a_null_that_means_something_is_none(tmp_path: Path, key: str) -> None:
     message = "takes the trigger out" if "trigger" in key else "base model: no folder ./nowhere"
     with pytest.raises(ElfError, match=message):  # which is said when all else is well
         trainer.prepare([f"--config={path}"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model", 5, "model: expected LightningModule, got 5 in FILE"),
+        ("model", {"init_args": {"base": "x"}}, "model: init_args without a class_path in FILE"),
+        ("model.init_args", None, "model: init_args of elf.modules.DiffusionModule that are n"),
+        ("model.init_args.optimizer.init_args", 3.0, "model.optimizer: init_args of a class that "),
+        ("model.init_args.lr_scheduler", 3, "model.lr_scheduler: expected class_path and init_a"),
+        ("model.init_args.lr_scheduler", {"init_args": {"max_lr": 1}},
+         "model.lr_scheduler: init_args without a class_path in FILE"),
+        ("trainer.callbacks.0", None, "trainer.callbacks: expected Callback, got None in FILE"),
+        ("trainer.callbacks.0", {"init_args": {}}, "trainer.callbacks: init_args without a class_"),
+        ("data", {"init_args": {"seed": 1}}, "data: init_args without a class_path in FILE"),
+        ("data.init_args.sets.1", None, "data.sets: expected PictureSet, got None in FILE"),
+    ],
+)  # fmt: skip
+def test_what_is_no_object_is_told_plainly(
+    tmp_path: Path, key: str, value: Any, message: str
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(config_with(key, value)))
+    with pytest.raises(ElfError) as error:
+        trainer.prepare([f"--config={path}"])
+    assert str(error.value).replace(str(path), "FILE").startswith(message)
+    assert "\n" not in str(error.value)
 
 
 def test_what_has_no_annotations_is_left_alone() -> None:
