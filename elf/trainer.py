@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
@@ -22,7 +22,7 @@ from lightning.pytorch.cli import (
 # Importing the sub-packages registers their classes, so that YAML names them shortly.
 import elf.datamodules
 import elf.modules
-from elf.callbacks import AdapterCheckpoint, Randomness, RewindMetrics, RunLock
+from elf.callbacks import AdapterCheckpoint, Randomness, RewindMetrics, RunLock, StepBar
 from elf.checkpoints import AtomicCheckpointIO, last_checkpoint
 from elf.command_parser import broken
 from elf.config_errors import ALLOWED, explain, known_names
@@ -190,8 +190,20 @@ class ElfCLI(LightningCLI):
         if self.subcommand == "fit":
             if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
                 callbacks = [*callbacks, AdapterCheckpoint()]
+            own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+            if config.enable_progress_bar is not False and not own_bar:
+                callbacks = [*callbacks, StepBar()]
             kwargs["callbacks"] = [*callbacks, Randomness(), RewindMetrics()]
         return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Say what there is now, and how it is used."""
+        folder = Path(self.trainer.default_root_dir)
+        if self.trainer.is_global_zero:
+            print(
+                f"{self.trainer.global_step} steps are done. For the files that others load: "
+                f"elf export --input {folder} --output {folder / 'adapter'}"
+            )
 
 
 def refuse_half_precision_on_cpu(precision: str, accelerator: str) -> None:

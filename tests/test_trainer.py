@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.callbacks import ProgressBar
 
 from elf import cli, trainer
 from elf.errors import ElfError
@@ -174,10 +175,16 @@ def test_predictions_are_not_kept_in_memory() -> None:
     assert cli.config_init["predict"]["return_predictions"] is False
 
 
-def test_a_run_leaves_its_folder_complete(training: list[str], tmp_path: Path) -> None:
+def test_a_run_leaves_its_folder_complete(
+    training: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "run"
     arguments = [*training, f"--trainer.default_root_dir={folder}", "--trainer.max_steps=4"]
     trainer.fit([*arguments, "--trainer.log_every_n_steps=1", "--logger=tensorboard"])
+    assert capsys.readouterr().out.endswith(
+        "4 steps are done. For the files that others load: "
+        f"elf export --input {folder} --output {folder / 'adapter'}\n"
+    )
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["trainer"]["max_steps"] == 4
     assert config["model"]["init_args"]["adapter"]["rank"] == 8
@@ -191,6 +198,26 @@ def test_a_run_leaves_its_folder_complete(training: list[str], tmp_path: Path) -
         f"trainer.default_root_dir: {folder} holds a run already; go on with it by "
         "--ckpt_path last, or choose another folder by --trainer.default_root_dir"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "bars"),
+    [
+        ([], ["StepBar"]),
+        (["--trainer.enable_progress_bar=false"], []),
+        (["--trainer.callbacks+=TQDMProgressBar"], ["TQDMProgressBar"]),
+    ],
+)
+def test_a_training_has_a_bar_of_steps(
+    training: list[str], tmp_path: Path, options: list[str], bars: list[str]
+) -> None:
+    class Made(trainer.ElfCLI):
+        def _run_subcommand(self, subcommand: str) -> None:
+            pass
+
+    made = Made(["fit", *training, f"--trainer.default_root_dir={tmp_path}", *options])
+    found = [type(c).__name__ for c in made.trainer.callbacks if isinstance(c, ProgressBar)]
+    assert found == bars
 
 
 def test_an_interruption_is_one_to_the_caller_too(

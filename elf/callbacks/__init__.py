@@ -2,6 +2,7 @@
 
 from elf.callbacks.checkpoint import AdapterCheckpoint
 from elf.callbacks.labels import LabelWriter
+from elf.callbacks.progress import StepBar
 from elf.callbacks.randomness import Randomness
 from elf.callbacks.run_folder import RewindMetrics, RunLock
 from elf.callbacks.samples import SamplePictures
@@ -13,4 +14,5 @@ __all__ = [
     "RewindMetrics",
     "RunLock",
     "SamplePictures",
+    "StepBar",
 ]
