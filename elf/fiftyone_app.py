@@ -18,12 +18,11 @@ LOOPBACK = "127.0.0.1"
 
 
 def fiftyone() -> Any:
-    """Import FiftyOne, quietly: it asks the network nothing.
+    """Import FiftyOne, which asks the network nothing (its reports are off: see ``elf``).
 
     Raises:
         ElfError: If it is not installed.
     """
-    os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "1")
     os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")
     try:
         import fiftyone
