@@ -1,8 +1,8 @@
 """Nulls in a configuration where a value must be: jsonargparse takes null for any type."""
 
 import dataclasses
-import importlib
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import NoneType
@@ -80,7 +80,9 @@ def _inside(value: Any, types: Iterable[Any] | None, key: str) -> Iterator[Null]
             yield from _inside(item, types, f"{key}[{number}]")
     elif isinstance(value, Mapping) and isinstance(path := value.get("class_path"), str):
         module, _, name = path.rpartition(".")
-        function = getattr(importlib.import_module(module), name, None)  # it was imported before
+        # What the parser takes for a class it has imported, if that was allowed. Nothing else is
+        # to be: any mapping may hold that key.
+        function = getattr(sys.modules.get(module), name, None)
         if function is not None:
             yield from _among_arguments(value.get("init_args"), function, key)
     elif isinstance(value, Mapping):

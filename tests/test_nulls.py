@@ -1,5 +1,6 @@
 """A null where a value must be is refused by its key, before anything is made of it."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,18 @@ def test_what_has_no_annotations_is_left_alone() -> None:
     things = [
         {"class_path": "random.Random", "init_args": {"x": None}},
         {"class_path": "json.nothing", "init_args": {"x": None}},
+        {"class_path": ".x", "init_args": {"x": None}},
         {"class_path": "fractions.Fraction"},
         {"a": None},
     ]
     config = {"things": things, "trainer": {"max_steps": None, "max_time": None, "unknown": None}}
     assert list(find_nulls(config, Trainer)) == [Null("trainer.max_steps", "int", -1)]
     assert list(find_nulls({"trainer": None, "data": None}, Trainer)) == []
+
+
+def test_nothing_is_imported_to_look_for_nulls() -> None:
+    """A stranger's configuration may name any module where the parser takes it for data."""
+    assert "antigravity" not in sys.modules
+    thing = {"class_path": "antigravity.fly", "init_args": {"x": None}}
+    assert list(find_nulls({"things": [thing]}, Trainer)) == []
+    assert "antigravity" not in sys.modules
