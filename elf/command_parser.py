@@ -7,7 +7,7 @@ from typing import NoReturn
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from elf.config_errors import explain
+from elf.config_errors import explain, refuse_circular
 from elf.errors import ElfError
 from elf.resources import resolve_configs
 
@@ -31,7 +31,8 @@ class CommandParser(ArgumentParser):
         """
         arguments, files = resolve_configs(arguments)
         try:
-            return self.parse_args(arguments)
+            with refuse_circular(files):
+                return self.parse_args(arguments)
         except ArgumentError as error:
             known = {action.dest.rsplit(".", 1)[-1] for action in self._actions}
             raise ElfError(explain(str(error), files, known, arguments, broken(files))) from None

@@ -1,5 +1,6 @@
 """Configuration errors in one line: the key, the value, the file, the nearest known name."""
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -7,6 +8,8 @@ import re
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from elf.errors import ElfError
 
 ALLOWED = ("elf", "lightning.pytorch", "torch.optim", "transformers.optimization")
 """What a ``class_path`` in a YAML may name: a file from a stranger can import nothing else."""
@@ -85,6 +88,22 @@ def explain(
         own = [] if keys[-1].rsplit(".", 1)[-1] in names else files
         return _value_error(".".join(keys), inner, own)
     return " ".join(message.split())[:300]
+
+
+@contextlib.contextmanager
+def refuse_circular(files: Iterable[str]) -> Iterator[None]:
+    """Refuse a configuration whose values hold themselves, as YAML's aliases allow.
+
+    Raises:
+        ElfError: In place of a ``RecursionError``.
+    """
+    try:
+        yield
+    except RecursionError:
+        raise ElfError(
+            f"{', '.join(files)}: a value holds itself (an alias within its own anchor), or is "
+            "nested too deeply; write it out"
+        ) from None
 
 
 def known_names(classes: Iterable[type]) -> set[str]:

@@ -25,7 +25,7 @@ import elf.modules
 from elf.callbacks import AdapterCheckpoint, Randomness, RewindMetrics, RunLock, StepBar
 from elf.checkpoints import AtomicCheckpointIO, last_checkpoint
 from elf.command_parser import broken
-from elf.config_errors import ALLOWED, explain, known_names
+from elf.config_errors import ALLOWED, explain, known_names, refuse_circular
 from elf.errors import ElfError
 from elf.explain import explain as explain_label
 from elf.files import write_atomic
@@ -117,7 +117,8 @@ class ElfCLI(LightningCLI):
         """Parse a list of arguments (Lightning warns whenever one is given)."""
         assert isinstance(args, list)
         try:
-            self.config = parser.parse_args(args)
+            with refuse_circular(self.config_files):
+                self.config = parser.parse_args(args)
         except ArgumentError as error:
             bases = (LightningModule, LightningDataModule, Callback)
             names = known_names([Trainer, *(cls for base in bases for cls in _subclasses(base))])
@@ -135,7 +136,8 @@ class ElfCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder, resolve ``--ckpt_path last``, refuse what would go wrong."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
-        refuse_nulls(config.as_dict(), Trainer, self.config_files)
+        with refuse_circular(self.config_files):
+            refuse_nulls(config.as_dict(), Trainer, self.config_files)
         if self.subcommand is None:
             return  # nothing will run
         trainer = config.trainer

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from elf import curate
 from elf.command_parser import broken
 from elf.config_errors import explain, known_names
+from elf.errors import ElfError
 
 
 def nested(inner: str, key: str = "model") -> str:
@@ -117,3 +119,14 @@ def test_of_several_files_the_broken_one_is_named(tmp_path: Path) -> None:
     line = " is not valid YAML: expected ',' or ']'"
     assert explain(message, files[:2], [], [], broken(files)) == f"{bad}{line}"
     assert explain(message, files[:2], []) == f"{good}, {bad}{line}"
+
+
+def test_a_value_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "circle.yaml"
+    path.write_text("unknown: &a [*a, *a]\n")
+    with pytest.raises(ElfError) as error:
+        curate.main([f"--config={path}"])
+    assert str(error.value) == (
+        f"{path}: a value holds itself (an alias within its own anchor), or is nested too deeply; "
+        "write it out"
+    )

@@ -122,6 +122,11 @@ def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
         (b"held_out: 0.05", b"held_out: null", r"^data\.held_out: expected float, got null "),
         (b"seed_everything: 0", b"seed_everything: -1", "^seed_everything: -1 is not in bounds"),
         (b"models/tiny/base", b"models/tiny/b\xe4se", "is not UTF-8 text, at its byte .*: save it"),
+        (
+            b"trainer:\n",
+            b"more: &a [*a]\ntrainer:\n",
+            r"mistake\.yaml: a value holds itself .*; write",
+        ),
         (b"models/tiny/base", b"~nobody/base", "^base model: no folder ~nobody/base; give an exi"),
         (b"models/tiny/base", b"owner/na$me", "^base model: .owner/na.me. is neither a folder nor"),
     ],
