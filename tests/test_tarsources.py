@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from elf.datamodules.shards import ShardDataModule
@@ -171,20 +170,6 @@ def test_a_key_without_one_picture_is_dropped_with_what_it_has(tmp_path):
     }
 
 
-class Encoder:
-    latent_factor = 8
-
-    def encode_pictures(self, pixels):
-        mean = torch.nn.functional.avg_pool2d(pixels, 8)
-        return mean, mean.abs()
-
-    def encode_captions(self, captions):
-        return torch.tensor([[[float(len(caption))] * 8] * 8 for caption in captions])
-
-    def fingerprints(self):
-        return {"vae": "a", "text": "b"}
-
-
 def data_of(root, tars, **options):
     sets = [PictureSet(tars=tars, **options)]
     data = ShardDataModule(sets=sets, shards=str(root / "shards"), resolution=32, bucket_step=8,
@@ -192,17 +177,17 @@ def data_of(root, tars, **options):
     return data
 
 
-def test_tars_are_prepared_and_trained_on(tmp_path):
+def test_tars_are_prepared_and_trained_on(tmp_path, pooling_encoder):
     for number in range(2):
         img2dataset_shard(tmp_path / "laion", number, 6)
     data = data_of(tmp_path, [str(tmp_path / "laion/*.tar")], repeats=2)
-    summary = prepare(Encoder(), data.settings, shards=data.shards)
+    summary = prepare(pooling_encoder, data.settings, shards=data.shards)
     assert summary.pictures + summary.held_out == 12 and summary.held_out >= 1
     ids = [name for batch in data.train_dataloader() for name in batch["id"]]
     assert set(ids) < {picture_id(jpeg(n * 100 + i)) for n in range(2) for i in range(6)}
     assert min(map(ids.count, set(ids))) == 2
     before = {path.name: path.read_bytes() for path in (tmp_path / "shards").glob("[!.]*")}
-    again = prepare(Encoder(), data.settings, shards=data.shards)
+    again = prepare(pooling_encoder, data.settings, shards=data.shards)
     assert (again.rendered, again.latents, again.captions) == (0, 0, 0)
     assert {p.name: p.read_bytes() for p in (tmp_path / "shards").glob("[!.]*")} == before
     # the pictures stand in Elf's own shards, under their ids
@@ -212,7 +197,7 @@ def test_tars_are_prepared_and_trained_on(tmp_path):
             assert reader(tar.name, *entry.members["txt"]).startswith(b"picture ")
 
 
-def test_a_broken_picture_in_a_tar_is_dropped_by_name(tmp_path):
+def test_a_broken_picture_in_a_tar_is_dropped_by_name(tmp_path, pooling_encoder):
     members = [(f"{n}.{suffix}", data) for n in range(4)
                for suffix, data in (("jpg", jpeg(n)), ("txt", b"cat"))]  # fmt: skip
     members += [("bad.jpg", jpeg(9)[:300]), ("bad.txt", b"cat")]
@@ -220,7 +205,7 @@ def test_a_broken_picture_in_a_tar_is_dropped_by_name(tmp_path):
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
     members += [("bomb.png", bomb.getvalue()), ("bomb.txt", b"boom")]
     data = data_of(tmp_path, plain_tar(tmp_path / "x.tar", members))
-    summary = prepare(Encoder(), data.settings, shards=data.shards)
+    summary = prepare(pooling_encoder, data.settings, shards=data.shards)
     reasons = {drop.path: drop.reason for drop in summary.dropped}
     assert reasons.keys() == {"x.tar/bad", "x.tar/bomb"}
     assert reasons["x.tar/bad"].startswith("damaged (")
@@ -274,12 +259,12 @@ class Evil:
         return (os.mkdir, (str(self.path),))
 
 
-def test_pickles_and_scripts_in_a_tar_are_never_run(tmp_path):
+def test_pickles_and_scripts_in_a_tar_are_never_run(tmp_path, pooling_encoder):
     evil = pickle.dumps(Evil(tmp_path / "ran"))
     members = [("a.jpg", jpeg(0)), ("a.txt", b"cat")]
     members += [(f"a.{suffix}", evil) for suffix in ("pyd", "pkl", "pth", "pickle", "sh", "py")]
     data = data_of(tmp_path, plain_tar(tmp_path / "x.tar", members))
-    prepare(Encoder(), data.settings, shards=data.shards)
+    prepare(pooling_encoder, data.settings, shards=data.shards)
     (tar,) = (tmp_path / "shards").glob("train-*.tar")
     assert {suffix for entry in read_index(tar).entries for suffix in entry.members} == {
         "png", "txt", "json",

@@ -10,7 +10,6 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from elf.curation.verdicts import accept, apply_file, read_verdicts
@@ -97,27 +96,15 @@ def test_prepare_leaves_out_by_name_what_a_cut_manifest_does_not_hold(labelled, 
         assert outcome == (names[: count - fewer], left)
 
 
-class Encoder:
-    latent_factor = 8
-
-    def encode_pictures(self, pixels):
-        mean = torch.nn.functional.avg_pool2d(pixels, 8)
-        return mean, mean.abs()
-
-    def encode_captions(self, captions):
-        return torch.tensor([[[float(len(caption))] * 8] * 8 for caption in captions])
-
-    def fingerprints(self):
-        return {"vae": "a", "text": "b"}
-
-
-def test_shards_of_a_cut_manifest_are_those_of_its_whole_records(labelled, tmp_path):
+def test_shards_of_a_cut_manifest_are_those_of_its_whole_records(
+    labelled, tmp_path, pooling_encoder
+):
     def shards(data):
         manifest.write_bytes(data)
         folder = tmp_path / "shards"
         shutil.rmtree(folder, ignore_errors=True)
         settings = Settings(resolution=64, bucket_step=8, held_out=0.0)
-        said = attempt(lambda: prepare(Encoder(), settings, tmp_path / "raw", labels, folder))
+        said = attempt(lambda: prepare(pooling_encoder, settings, tmp_path / "raw", labels, folder))
         return str(said), {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
 
     labels = tmp_path / "labels"
