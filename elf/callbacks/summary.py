@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elf.manifest import MANIFEST, QUARANTINE
-from elf.taggers.outputs import EMPTY
+from elf.taggers.outputs import CaptionOutput
 
 HISTOGRAM = 15
 """Tags that the summary counts at the most."""
@@ -58,7 +58,7 @@ class LabelSummary:
         self.cached += cached
         status = record["attributes"]["florence_status"]
         self.without_caption += status not in ("ok", "off")
-        self.retry += status not in ("ok", "off", EMPTY)
+        self.retry += status != "off" and not CaptionOutput(None, status).lasting
         self.tags.update(record["tags"])
 
     @classmethod

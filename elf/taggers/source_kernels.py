@@ -111,16 +111,18 @@ def _read_source(
 def _unfold(
     out, parts, shares, matrix, bias, batch, heads, width, count: tl.constexpr,
     has_bias: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, block: tl.constexpr,
-    early: tl.constexpr,
 ):  # fmt: skip
-    """Join a head's parts, and multiply them with its values' matrix."""
+    """Join a head's parts, and multiply them with its values' matrix.
+
+    Not launched early: its programs would hold what those of `_read_source` still want, which cost
+    0.16 ms a token of 64 pictures on an H100.
+    """
     head, k = tl.program_id(0), tl.arange(0, block)
     channels = heads * width
     d = head * width + tl.program_id(1) * columns + tl.arange(0, columns)
     row = tl.program_id(2) * rows + tl.arange(0, rows)
     real = row < batch
     first = row * count * heads + head
-    wait(early)
     top = tl.full((rows,), float("-inf"), tl.float32)
     for part in tl.static_range(count):
         place = shares + 2 * (first + part * heads)
@@ -204,6 +206,6 @@ def read_source(
     _unfold[(heads, width // UNFOLDED, triton.cdiv(batch, rows))](
         out, parts, shares, values.weight, values.bias, batch, heads, width,
         count=count, has_bias=values.bias is not None, rows=rows, columns=UNFOLDED,
-        block=min(128, power(channels)), early=False,
+        block=min(128, power(channels)),
     )  # fmt: skip
     return out
