@@ -48,6 +48,7 @@ class Recorder:
                 before()
                 function()
         here.wait_stream(self._stream)
+        _give_up_workspaces()
         graph = torch.cuda.CUDAGraph()
         try:
             with warnings.catch_warnings():
@@ -63,6 +64,7 @@ class Recorder:
             raise
         finally:
             torch.cuda.set_stream(here)  # a capture that fails leaves its own stream behind
+            _give_up_workspaces()
         return graph.replay
 
     def forget(self) -> None:
@@ -81,3 +83,13 @@ class Recorder:
         # The random generator still counts for the graph; a capture that ends well ends that too.
         with torch.cuda.device(self.device), torch.cuda.graph(torch.cuda.CUDAGraph()):
             torch.zeros(1, device=self.device)
+
+
+def _give_up_workspaces() -> None:
+    """Let cuBLAS take new workspaces: a graph's own during a capture, others after it.
+
+    Whoever clears torch's (a Trainer does when it starts and when it ends) would free what a graph
+    goes on writing to: its next run was an "unspecified launch failure".
+    """
+    backend: Any = torch._C
+    backend._cuda_clearCublasWorkspaces()

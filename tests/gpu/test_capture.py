@@ -32,3 +32,22 @@ def test_after_a_capture_that_fails_all_goes_on() -> None:
     good()
     better()
     assert total.item() == 11
+
+
+def test_a_graph_outlives_the_workspaces_of_torch() -> None:
+    draw = torch.Generator("cuda").manual_seed(0)
+    left, right = (
+        torch.randn(shape, device="cuda", generator=draw) for shape in ((64, 65536), (65536, 64))
+    )
+    out = torch.empty(64, 64, device="cuda")
+    record = Recorder(torch.device("cuda", torch.cuda.current_device()))
+    replay = record(lambda: torch.mm(left, right, out=out))
+    replay()
+    expected = out.clone()
+    torch._C._cuda_clearCublasWorkspaces()  # as Lightning's Trainer does
+    torch.cuda.empty_cache()
+    others = [torch.full((1 << 18,), 7.0, device="cuda") for _ in range(64)]
+    out.zero_()
+    replay()
+    assert torch.equal(out, expected)
+    assert all((other == 7).all() for other in others)
