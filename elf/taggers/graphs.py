@@ -15,8 +15,9 @@ from elf.taggers.microbatch import is_out_of_memory
 
 Run = Callable[[Tensor], Tensor]
 
-MOST = 16
-"""Pictures; beyond, the kernels themselves take longer than their launches."""
+MOST, MOST_COMPILED = 16, 128
+"""Pictures; beyond, the kernels themselves take longer than their launches, also where threads that
+decode pictures keep Python from launching."""
 
 
 class CudaGraphs:
@@ -28,11 +29,13 @@ class CudaGraphs:
     Args:
         run: The network, which must not wait for the device.
         limit: By how much an output may differ from the network's own.
+        most: Pictures, beyond which it runs by itself.
     """
 
-    def __init__(self, run: Run, limit: float) -> None:
+    def __init__(self, run: Run, limit: float, most: int = MOST) -> None:
         self._run = run
         self._limit = limit
+        self._most = most
         self._graphs: dict[int, tuple[Callable[[], None], Tensor, Tensor]] = {}
         self._record: Recorder | None = None
         self._usable = True
@@ -42,7 +45,7 @@ class CudaGraphs:
     ) -> Float[Tensor, "batch outputs"]:
         """Return the outputs; they are overwritten by the next call."""
         count = len(pixels)
-        if not self._usable or count > MOST:
+        if not self._usable or count > self._most:
             return self._run(pixels)
         if count not in self._graphs:
             reason = self._capture(pixels)

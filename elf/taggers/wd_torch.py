@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from elf.errors import ElfError
-from elf.taggers.graphs import CudaGraphs
+from elf.taggers.graphs import MOST, MOST_COMPILED, CudaGraphs
 from elf.taggers.microbatch import (
     UNLIMITED,
     Outputs,
@@ -77,6 +77,7 @@ class TorchTagger(Tagger):
         self._settings = TimmSettings.read(folder / CONFIG)
         self._graphs: CudaGraphs | None = None
         self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._whole = 0  # pictures of a compiled run
         try:
             self._load()
             if dtype != "float32":
@@ -92,8 +93,9 @@ class TorchTagger(Tagger):
             ) from None
         if compile:
             self._compiled = torch.compile(self._network)
-        elif self.device.type == "cuda":
-            self._graphs = CudaGraphs(self._network, LIMITS["float16"])
+        if self.device.type == "cuda":
+            most = MOST_COMPILED if compile else MOST
+            self._graphs = CudaGraphs(self._launch, LIMITS["float16"], most)
 
     @property
     def dtype(self) -> str:
@@ -138,6 +140,7 @@ class TorchTagger(Tagger):
         )
         self._load()
         self._compiled = self._graphs = None
+        self._whole = 0
 
     def _fitting_batch(self) -> int:
         """Return how many pictures fit, from what a second one takes beside the first."""
@@ -153,6 +156,7 @@ class TorchTagger(Tagger):
         return min(UNLIMITED, fitting_batch(free_memory(str(self.device)), picture))
 
     def _make_room(self) -> None:
+        self._whole = 0
         if self._graphs is not None:
             self._graphs.clear()
         if self.device.type == "cuda":
@@ -169,15 +173,23 @@ class TorchTagger(Tagger):
     def _forward(self, pixels: UInt8[np.ndarray, "..."]) -> Outputs:
         """Return probabilities and features (B, T + D) of pictures (B, S, S, 3)."""
         cuda = self.device.type == "cuda"
+        # As many as before, if the network is compiled: for another number it would be so again.
+        count, whole = len(pixels), max(len(pixels), self._whole)
         # pinned memory is read by the device itself, while Python goes on
-        host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=cuda)
-        host.numpy()[...] = pixels
+        host = torch.empty((whole, *pixels.shape[1:]), dtype=torch.uint8, pin_memory=cuda)
+        host.numpy()[:count] = pixels
+        host[count:] = 0
         with torch.inference_mode():
             outputs = self._run(host.to(self.device, non_blocking=True))
-            rows: Outputs = outputs.cpu().numpy()  # the only wait for the device
+            rows: Outputs = outputs[:count].cpu().numpy()  # the only wait for the device
+        self._whole = whole if self._compiled is not None else 0
         return rows
 
     def _run(self, pixels: UInt8[Tensor, "batch size size 3"]) -> Float[Tensor, "batch outputs"]:
+        run = self._graphs or self._launch
+        return run(pixels)
+
+    def _launch(self, pixels: UInt8[Tensor, "batch size size 3"]) -> Float[Tensor, "batch outputs"]:
         if self._compiled is not None:
             from torch._dynamo.exc import TorchDynamoException
 
@@ -193,8 +205,7 @@ class TorchTagger(Tagger):
                     stacklevel=2,
                 )
                 self._compiled = None
-        run = self._graphs or self._network
-        outputs: Tensor = run(pixels)
+        outputs: Tensor = self._network(pixels)
         return outputs
 
 

@@ -34,6 +34,21 @@ def test_the_network_is_compiled_on_request(folder, monkeypatch):
     assert len(compiled) == 1
 
 
+def test_fewer_pictures_than_before_are_not_compiled_anew(folder, monkeypatch):
+    sizes = []
+
+    def compile_(network):
+        return lambda pixels: sizes.append(len(pixels)) or network(pixels)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    tagger = TorchTagger(folder, compile=True)
+    expected = TorchTagger(folder).describe(pictures(5))
+    for count in (4, 1, 3, 5, 2):
+        for mine, others in zip(tagger.describe(pictures(count)), expected, strict=True):
+            np.testing.assert_allclose(mine, others[:count], atol=1e-6)
+    assert sizes == [4, 4, 4, 5, 5]
+
+
 def test_what_cannot_be_compiled_runs_as_it_is(folder, monkeypatch):
     def fail(pixels):
         raise TorchDynamoException("no compiler\n\nSet TORCHDYNAMO_VERBOSE=1")
