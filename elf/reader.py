@@ -80,7 +80,7 @@ Sample = tuple[Item, Pixels]
 class Batch(TypedDict):
     """Pictures and their pixels: for each model one row for each item that wants it, in order.
 
-    ``outputs`` is what the models will give, if they were started.
+    ``outputs`` is what will be made of it, if the models were started.
     """
 
     items: list[Item]
@@ -197,12 +197,13 @@ class PictureLoader:
             return
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         read = self.reader.read
-        ahead: deque[list[Future[Sample] | Sample]] = deque()
+        ahead: deque[Future[Batch]] = deque()
         try:
             for tasks in self.batches:
                 # no thread for what is not opened
                 samples = [pool.submit(read, task) if task.wants else read(task) for task in tasks]
-                ahead.append(samples)
+                # It waits for what began before it, so that it cannot wait for ever.
+                ahead.append(pool.submit(_collect, samples))
                 if len(ahead) > 2:
                     yield self._next(ahead)
             while ahead:
@@ -210,12 +211,15 @@ class PictureLoader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _next(self, ahead: deque[list[Future[Sample] | Sample]]) -> Batch:
+    def _next(self, ahead: deque[Future[Batch]]) -> Batch:
         start = time.perf_counter()
-        samples = ahead.popleft()
-        batch = collate([s.result() if isinstance(s, Future) else s for s in samples])
+        batch = ahead.popleft().result()
         self.waited += time.perf_counter() - start
         return batch
+
+
+def _collect(samples: Sequence[Future[Sample] | Sample]) -> Batch:
+    return collate([s.result() if isinstance(s, Future) else s for s in samples])
 
 
 def split(tasks: Sequence[Task], batch_size: int) -> Iterator[list[Task]]:

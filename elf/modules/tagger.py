@@ -84,9 +84,9 @@ class TaggerModule(LightningModule):
         self.tagger: Tagger | None = None
         self.captioner: FlorenceCaptioner | None = None
         self.seconds = {"tagger": 0.0, "captioner": 0.0, "models": 0.0}
-        # One thread for each: the models look at the next pictures while what they gave is kept.
+        # A thread each: the models look at the next pictures while labels are made of the last.
         self._looking: ThreadPoolExecutor | None = None
-        self._keeping: ThreadPoolExecutor | None = None
+        self._labelling: ThreadPoolExecutor | None = None
         self.store = OutputStore(None, {})
         self._without_captioner = CaptionOutput(None, "off")
         self._folders: dict[str, Path] = {}
@@ -164,18 +164,18 @@ class TaggerModule(LightningModule):
         """Let the models look at a batch in threads of their own, while others are written."""
         if not batch["pixels"]:
             return
-        if self._looking is None or self._keeping is None:
+        if self._looking is None or self._labelling is None:
             self._looking = ThreadPoolExecutor(1, thread_name_prefix="models")
-            self._keeping = ThreadPoolExecutor(1, thread_name_prefix="cache")
+            self._labelling = ThreadPoolExecutor(1, thread_name_prefix="labels")
         seen = self._looking.submit(self._look, batch)
-        batch["outputs"] = self._keeping.submit(lambda: self._keep(batch, seen.result()))
+        batch["outputs"] = self._labelling.submit(lambda: self._records(batch, seen.result()))
 
     def on_predict_end(self) -> None:
         """Free the models."""
-        for thread in (self._looking, self._keeping):
+        for thread in (self._looking, self._labelling):
             if thread is not None:
                 thread.shutdown()
-        self._looking = self._keeping = None
+        self._looking = self._labelling = None
         self.tagger = self.captioner = None
         self.store.close()
 
@@ -193,11 +193,17 @@ class TaggerModule(LightningModule):
         """
         start = time.perf_counter()
         started = batch.get("outputs")
-        if started is None:
-            scored, captioned = self._keep(batch, self._look(batch))
-        else:
-            scored, captioned = started.result()
+        if started is not None:
+            records: list[dict[str, Any]] = started.result()
+            self.seconds["models"] += time.perf_counter() - start
+            return records
+        seen = self._look(batch)
         self.seconds["models"] += time.perf_counter() - start
+        return self._records(batch, seen)
+
+    def _records(self, batch: Batch, seen: _Seen) -> list[dict[str, Any]]:
+        """Keep what the models gave for a batch; return what `predict_step` returns."""
+        scored, captioned = self._keep(batch, seen)
         records = []
         for number, item in enumerate(batch["items"]):
             if item["error"]:
@@ -237,13 +243,13 @@ class TaggerModule(LightningModule):
         """Put what the models gave into the cache; return it by the items' places in the batch."""
         scored, captioned = {}, {}
         if seen.scores is not None:
-            units = to_units(seen.scores)
+            scores, embeddings = Scores.of_each(to_units(seen.scores)), None
+            if seen.embeddings is not None:
+                embeddings = seen.embeddings.astype(np.float16)
             for row, (number, item) in enumerate(_wanting(batch, "wd")):
-                features = None
-                if seen.embeddings is not None:
-                    features = seen.embeddings[row].astype(np.float16)
+                features = None if embeddings is None else embeddings[row]
                 size = (item["width"], item["height"])
-                output = ScoreOutput(Scores.of(units[row]), *size, seen.provider, features)
+                output = ScoreOutput(scores[row], *size, seen.provider, features)
                 scored[number] = output
                 self.store.keep(item["sha256"], output)
         if seen.captions is not None:

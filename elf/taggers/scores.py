@@ -38,10 +38,29 @@ class Scores:
     @classmethod
     def of(cls, units: UInt16[np.ndarray, " tags"]) -> "Scores":
         """Return scores that are given one after the other."""
-        (places,) = (units >= STRONG).nonzero()
+        return cls.of_each(units[None])[0]
+
+    @classmethod
+    def of_each(cls, units: UInt16[np.ndarray, "pictures tags"]) -> list["Scores"]:
+        """Return the scores of several pictures.
+
+        All at once: after each of numpy's calls a thread may wait for those that decode pictures.
+        """
+        rows, places = (units >= STRONG).nonzero()
+        strong = units[rows, places]
         above = (units > 0) & (units < STRONG)
-        weak = np.packbits(above).tobytes() + units[above].astype(np.uint8).tobytes()
-        return cls(len(units), places, units[places], weak)
+        bits, small = np.packbits(above, axis=1), units[above].astype(np.uint8).tobytes()
+        ends = [0, *above.sum(1).cumsum().tolist()]
+        cuts = rows.searchsorted(np.arange(len(units) + 1)).tolist()
+        return [
+            cls(
+                units.shape[1],
+                places[cuts[row] : cuts[row + 1]],
+                strong[cuts[row] : cuts[row + 1]],
+                bits[row].tobytes() + small[ends[row] : ends[row + 1]],
+            )
+            for row in range(len(units))
+        ]
 
     @functools.cached_property
     def dense(self) -> UInt16[np.ndarray, " tags"]:

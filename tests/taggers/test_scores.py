@@ -21,6 +21,14 @@ def test_every_score_comes_back_whatever_its_size(count):
         np.testing.assert_array_equal(back.dense, units)
 
 
+@pytest.mark.parametrize("count", [0, 1, 9, 10_861])
+def test_the_scores_of_several_pictures(count):
+    rows = np.stack(list(kinds(count)))
+    each = Scores.of_each(rows)
+    assert [scores.pack() for scores in each] == [Scores.of(row).pack() for row in rows]
+    assert Scores.of_each(rows[:0]) == []
+
+
 def test_a_score_by_its_place():
     scores = Scores.of(np.uint16([7, 0, 9000]))
     assert [scores[place] for place in range(3)] == [7, 0, 9000]
