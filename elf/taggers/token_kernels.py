@@ -17,11 +17,17 @@ import triton.language as tl
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from elf.taggers.launching import launch, power, wait
+from elf.taggers.launching import begin_next, launch, power, wait, wait_for_last
 from elf.taggers.product_kernels import normalized
 
 PART, PARTS = 64, 128
 """Keys and values that a program reads at once, where it shares a row with others and where not."""
+
+EARLY, EARLIER = 64, 128
+"""Positions of a text's cache that a program reads before the new token is there; the latter where
+there are at most `FEW` programs: more would lack the registers."""
+
+FEW = 512
 
 PROGRAMS = 256
 """With less, a device of some 130 multiprocessors is not busy."""
@@ -33,7 +39,8 @@ def _embed(
     out, tokens, position, words, places, weight, bias, width, scale, eps,
     block: tl.constexpr, early: tl.constexpr,
 ):  # fmt: skip
-    wait(early)
+    wait_for_last(early)
+    begin_next(early)  # later kernels of the token may read what was there before it
     row, at = tl.program_id(0), tl.arange(0, block)
     inside = at < width
     word = words + tl.load(tokens + row) * width + at
@@ -46,25 +53,31 @@ def _embed(
 
 @triton.jit
 @no_type_check
+def _attend_to(query, key, value, there, most, total, context):
+    """Go on with a softmax over further scores (Milakov and Gimelshein 2018, arXiv:1805.02867)."""
+    scores = tl.sum(key.to(tl.float32) * query[None, :], 1)
+    scores = tl.where(there, scores, float("-inf"))
+    higher = tl.maximum(most, tl.max(scores, 0))
+    shares = tl.exp(scores - higher)
+    decay = tl.exp(most - higher)
+    total = total * decay + tl.sum(shares, 0)
+    context = context * decay + tl.sum(shares[:, None] * value.to(tl.float32), 0)
+    return higher, total, context
+
+
+@triton.jit
+@no_type_check
 def _attend(
     query, keys, values, first, count, d, inside, width, most, total, context, whole,
     block: tl.constexpr,
 ):  # fmt: skip
-    """Go on with a softmax over further scores (Milakov and Gimelshein 2018, arXiv:1805.02867)."""
     for start in range(0, whole, block):
         t = first + start + tl.arange(0, block)
         places = t[:, None] * width + d[None, :]
         real = (t < count)[:, None] & inside[None, :]
         key = tl.load(keys + places, mask=real, other=0)
         value = tl.load(values + places, mask=real, other=0)
-        scores = tl.sum(key.to(tl.float32) * query[None, :], 1)
-        scores = tl.where(t < count, scores, float("-inf"))
-        higher = tl.maximum(most, tl.max(scores, 0))
-        shares = tl.exp(scores - higher)
-        decay = tl.exp(most - higher)
-        total = total * decay + tl.sum(shares, 0)
-        context = context * decay + tl.sum(shares[:, None] * value.to(tl.float32), 0)
-        most = higher
+        most, total, context = _attend_to(query, key, value, t < count, most, total, context)
     return most, total, context
 
 
@@ -72,26 +85,35 @@ def _attend(
 @no_type_check
 def _read_text(
     out, qkv, keys, values, position, heads, length, width, scale,
-    block: tl.constexpr, columns: tl.constexpr, early: tl.constexpr,
+    early_block: tl.constexpr, block: tl.constexpr, columns: tl.constexpr, early: tl.constexpr,
 ):  # fmt: skip
-    wait(early)
-    program, now = tl.program_id(0), tl.load(position).to(tl.int32)
+    # The position and the tokens before it were there before the step's first kernel went on.
+    program, now = tl.program_id(0), tl.load(position, volatile=True).to(tl.int32)
     row, head = program // heads, program % heads
     channels = heads * width
     d = tl.arange(0, columns)
     inside = d < width
+    cache = program.to(tl.int64) * length * width
+    t = tl.arange(0, early_block)
+    places = cache + t[:, None] * width + d[None, :]
+    there = (t < now)[:, None] & inside[None, :]
+    old_key = tl.load(keys + places, mask=there, other=0)
+    old_value = tl.load(values + places, mask=there, other=0)
+    wait(early)
     new = qkv + row * 3 * channels + head * width + d
     query = tl.load(new, mask=inside, other=0).to(tl.float32) * scale
     key = tl.load(new + channels, mask=inside, other=0)
     value = tl.load(new + 2 * channels, mask=inside, other=0)
-    cache = program.to(tl.int64) * length * width
     tl.store(keys + cache + now * width + d, key, mask=inside)
     tl.store(values + cache + now * width + d, value, mask=inside)
     # It begins with the token itself, whose share is 1 until there are others.
     most = tl.sum(key.to(tl.float32) * query, 0)
+    most, total, context = _attend_to(
+        query, old_key, old_value, t < now, most, most * 0 + 1, value.to(tl.float32)
+    )
     _, total, context = _attend(
-        query, keys + cache, values + cache, 0, now, d, inside, width,
-        most, most * 0 + 1, value.to(tl.float32), now, block,
+        query, keys + cache, values + cache, early_block, now, d, inside, width,
+        most, total, context, now - early_block, block,
     )  # fmt: skip
     result = (context / total).to(out.dtype.element_ty)
     tl.store(out + row * channels + head * width + d, result, mask=inside)
@@ -210,6 +232,7 @@ def read_text(
     out = qkv.new_empty(batch, heads * width)
     _read_text[(batch * heads,)](
         out, qkv, cache[0], cache[1], position, heads, length, width, scale,
+        early_block=min(power(length), EARLIER if batch * heads <= FEW else EARLY),
         block=min(power(length), PART), columns=power(width), **launch(qkv),
     )  # fmt: skip
     return out
