@@ -14,7 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from elf.taggers.florence_encoder import channel_mix, channels_first, channels_last, spatial
+from elf.taggers import florence_encoder
+from elf.taggers.block_convolution import BlockConvolution
+from elf.taggers.channel_kernels import can_mix, channel_mix
+from elf.taggers.florence_encoder import add_mixed, channels_first, channels_last, spatial
+from elf.taggers.gelu_kernels import gelu_product
 from elf.taggers.picture_kernels import attend_within, mix_norm, norm
 
 
@@ -28,6 +32,10 @@ class Tower:
 
     def __init__(self, tower: Any, weights: list[Tensor]) -> None:
         self._stages = list(zip(tower.convs, tower.blocks, weights, strict=True))
+        first = tower.convs[0]
+        self._first = None
+        if BlockConvolution.is_possible(first.conv) and not first.pre_norm:
+            self._first = BlockConvolution(first.conv)
         self._taps = {
             conv: _residual(conv)
             for blocks in tower.blocks
@@ -38,12 +46,17 @@ class Tower:
 
     def __call__(self, pixels: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B C h w"]:
         """Return the features of pictures."""
-        x = pixels.contiguous(memory_format=torch.channels_last)
-        for stage, blocks, weight in self._stages:
+        x = pixels
+        for number, (stage, blocks, weight) in enumerate(self._stages):
             if stage.pre_norm:
                 x = channels_first(norm(channels_last(x), stage.norm))
             bias = stage.conv.bias if stage.pre_norm else None
-            x = channels_last(F.conv2d(x, weight, bias, stage.conv.stride, stage.conv.padding))
+            if number == 0 and self._first is not None and self._first.fits(x):
+                x = self._first(x)
+            else:
+                x = x.contiguous(memory_format=torch.channels_last)
+                x = F.conv2d(x, weight, bias, stage.conv.stride, stage.conv.padding)
+            x = channels_last(x)
             if not stage.pre_norm:
                 x = norm(x, stage.norm, stage.conv.bias)
             for block in blocks:  # (B, height, width, C)
@@ -71,14 +84,15 @@ class Tower:
     def _channel(self, block: Any, x: Tensor) -> Tensor:
         attention = block.channel_attn
         x, y = self._mix(x, block.conv1, block.norm1, attention.proj)
-        value, mix = channel_mix(attention, y)
-        x.view(value.shape).baddbmm_(value, mix)
+        qkv, groups = attention.qkv(y).flatten(1, 2), attention.groups
+        mix = channel_mix if can_mix(y.shape[-1], groups) else florence_encoder.channel_mix
+        add_mixed(x, qkv, mix(qkv, groups, attention.proj.weight))
         x, y = self._mix(x, block.conv2, block.norm2, block.ffn.fc2)
         return self._feed(block.ffn, x, y)
 
     @staticmethod
     def _feed(ffn: Any, x: Tensor, y: Tensor) -> Tensor:
-        _add_product(x, ffn.activation_fn(ffn.fc1(y)), ffn.fc2)
+        _add_product(x, gelu_product(y, ffn.fc1, ffn.activation_fn), ffn.fc2)
         return x
 
 

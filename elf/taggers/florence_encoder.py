@@ -52,12 +52,14 @@ class Encoder:
             for stage in self._vision.convs
         ]
         self._tower: Callable[[Tensor], Tensor] = self._see
-        self._add_norm = _add_norm
+        self._add_norm, self._expand = _add_norm, _expand
         if kernels:
             from elf.taggers.davit_kernels import Tower
+            from elf.taggers.gelu_kernels import gelu_product
             from elf.taggers.product_kernels import add_norm
 
-            self._tower, self._add_norm = Tower(self._vision, self._weights), add_norm
+            self._tower = Tower(self._vision, self._weights)
+            self._add_norm, self._expand = add_norm, gelu_product
 
     def __call__(self, pixels: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B S C"]:
         """Return the encoder's output for a batch."""
@@ -95,7 +97,7 @@ class Encoder:
             y = F.scaled_dot_product_attention(query, key, value, scale=attention.scaling)
             y = attention.out_proj(y.transpose(1, 2).reshape(x.shape))
             x = self._add_norm(y, x, layer.self_attn_layer_norm)
-            y = layer.fc2(layer.activation_fn(layer.fc1(x)))
+            y = layer.fc2(self._expand(x, layer.fc1, layer.activation_fn))
             x = self._add_norm(y, x, layer.final_layer_norm)
         return x
 
@@ -103,6 +105,11 @@ class Encoder:
 def _add_norm(x: Tensor, residual: Tensor, norm: Any) -> Tensor:
     """Return the layer norm of a sum; x is overwritten."""
     return norm(x.add_(residual))  # type: ignore[no-any-return]
+
+
+def _expand(x: Tensor, layer: Any, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the wide half of a feed-forward part."""
+    return activation(layer(x))
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -160,32 +167,44 @@ def _channel(block: Any, x: Tensor) -> Tensor:
 
 def _add_channel_attention(attention: Any, x: Tensor, y: Tensor) -> Tensor:
     """Add to x what attention between channels makes of y (both B, height, width, C)."""
-    value, mix = channel_mix(attention, y)
-    x.view(value.shape).baddbmm_(value, mix)
+    qkv = attention.qkv(y).flatten(1, 2)
+    add_mixed(x, qkv, channel_mix(qkv, attention.groups, attention.proj.weight))
     return x.add_(attention.proj.bias)
 
 
-def channel_mix(attention: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two factors, (B, P, C) and (B, C, C), of attention between y's channels.
+def add_mixed(
+    x: Float[Tensor, "B height width C"], qkv: Float[Tensor, "B P 3C"], mix: Float[Tensor, "B C C"]
+) -> None:
+    """Add to x what `channel_mix` makes of the values."""
+    value = qkv[..., 2 * mix.shape[-1] :]
+    x.view(value.shape).baddbmm_(value, mix)
+
+
+def channel_mix(
+    qkv: Float[Tensor, "B P 3C"], groups: int, weight: Float[Tensor, "C C"]
+) -> Float[Tensor, "B C C"]:
+    """Return, for each picture, what turns values (P, C) into attention's projected output (P, C).
 
     A = softmax(Qᵀ K / √P) mixes the channels of each group, out = W A V + b. Instead of mixing P
     positions, W A, of a picture's own, is applied to V: one product, and none of Q, K and V is
     copied to split it into groups. Qᵀ K of all channels is computed for its diagonal blocks alone:
     a twelfth of the block's arithmetic, less time than a copy of Q and K.
+
+    Args:
+        qkv: Queries, keys and values; contiguous.
+        groups: Of channels.
+        weight: The projection's.
     """
-    batch, height, width, channels = y.shape
-    positions, groups = height * width, attention.groups
+    batch, positions, channels = *qkv.shape[:2], len(weight)
     size = channels // groups
-    qkv = attention.qkv(y).view(batch, positions, 3, channels)
-    query, key, value = qkv.unbind(2)  # (B, P, C)
+    query, key = qkv[..., :channels], qkv[..., channels : 2 * channels]  # (B, P, C)
     products = _float_product(query.transpose(1, 2), key)  # (B, C, C)
     products = products.view(batch, groups, size, groups, size)
     products = products.diagonal(dim1=1, dim2=3).movedim(-1, 1)  # (B, G, D, D)
-    mix = (products * positions**-0.5).softmax(-1).to(y.dtype)
-    weight = attention.proj.weight.view(channels, groups, size)
+    mix = (products * positions**-0.5).softmax(-1).to(qkv.dtype)
     # (B, C, C): from the values' channels g, j to the output's channel c
-    mix = torch.einsum("bgij,cgi->bgjc", mix, weight).reshape(batch, channels, channels)
-    return value, mix
+    mix = torch.einsum("bgij,cgi->bgjc", mix, weight.view(channels, groups, size))
+    return mix.reshape(batch, channels, channels)
 
 
 def _float_product(left: Tensor, right: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import runpy
 
 import pytest
 import torch
+from transformers.activations import GELUActivation
 
 from elf.taggers.decoding import FastDecoder
 from elf.taggers.florence_encoder import Encoder
@@ -13,8 +14,16 @@ pytest.importorskip("triton")
 if torch.cuda.is_available():
     pytest.skip("the interpreter is for machines without a GPU", allow_module_level=True)
 
-from elf.taggers import florence_kernel_step, source_kernels, token_kernels
+from elf.taggers import (
+    channel_kernels,
+    florence_encoder,
+    florence_kernel_step,
+    gelu_kernels,
+    source_kernels,
+    token_kernels,
+)
 from elf.taggers.florence_kernel_step import KernelStep
+from elf.taggers.picture_kernels import attend_within
 from elf.taggers.product_kernels import product_parts, rows_product, sum_norm, vector_product
 from elf.taggers.source_kernels import can_read_source, read_source
 from elf.taggers.token_kernels import choose, read_picture
@@ -104,6 +113,69 @@ def test_the_first_of_equal_logits_is_taken():
         output, None, torch.zeros(0, dtype=torch.long), 1,
     )  # fmt: skip
     assert tokens.tolist() == [1, 0] == output[:, 0].tolist()
+
+
+def in_one_kernel(monkeypatch, programs):
+    monkeypatch.setattr(gelu_kernels, "fetches_tiles", lambda device: True)
+    monkeypatch.setattr(gelu_kernels, "processors", lambda device: programs)
+    monkeypatch.setattr(gelu_kernels, "ROUNDS", 0)
+
+
+@pytest.mark.parametrize(("rows", "depth", "width"), [(300, 72, 520), (128, 64, 256), (5, 8, 24)])
+@pytest.mark.parametrize("programs", [2, 132])
+@torch.inference_mode()
+def test_gelu_within_a_product(rows, depth, width, programs, monkeypatch):
+    in_one_kernel(monkeypatch, programs)
+    draw = torch.Generator().manual_seed(rows)
+    layer = torch.nn.Linear(depth, width).half()
+    x = 3 * torch.randn(rows, depth, generator=draw).half()
+    near(gelu_kernels.gelu_product(x, layer, GELUActivation()), torch.nn.functional.gelu(layer(x)))
+    relu = torch.nn.ReLU()
+    assert torch.equal(gelu_kernels.gelu_product(x, layer, relu), relu(layer(x)))
+
+
+@pytest.mark.parametrize("length", [9, 49, 64, 144, 196])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@torch.inference_mode()
+def test_attention_within_windows(dtype, length):
+    windows, heads, width = 2, 3, 16
+    draw = torch.Generator().manual_seed(length)
+    qkv = torch.randn(windows, length, 3 * heads * width, generator=draw).to(dtype)
+    split = qkv.view(windows, length, 3, heads, width).permute(2, 0, 3, 1, 4)
+    theirs = torch.nn.functional.scaled_dot_product_attention(*split, scale=0.3)
+    near(attend_within(qkv, heads, 0.3), theirs.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("programs", [2, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@torch.inference_mode()
+def test_attention_between_channels(dtype, programs, monkeypatch):
+    monkeypatch.setattr(channel_kernels, "PROGRAMS", programs)
+    channels, groups = 96, 3
+    assert channel_kernels.can_mix(channels, groups)
+    torch.manual_seed(0)
+    project = torch.nn.Linear(channels, 3 * channels).to(dtype)
+    weight = torch.nn.Linear(channels, channels).to(dtype).weight
+    qkv = project(4 * torch.randn(2, 150, channels).to(dtype))
+    ours, theirs = (
+        module.channel_mix(qkv, groups, weight) for module in (channel_kernels, florence_encoder)
+    )
+    near(ours, theirs)
+
+
+@torch.inference_mode()
+def test_gelu_is_within_its_bound_everywhere(monkeypatch):
+    in_one_kernel(monkeypatch, 3)
+    x = torch.zeros(2048, 8)
+    x[:, 0] = torch.cat([torch.linspace(-6, 6, 2046), torch.tensor([-60000.0, 60000.0])])
+    layer = torch.nn.Linear(8, 8).half()
+    layer.weight.zero_()
+    layer.bias.zero_()
+    layer.weight[0, 0] = 1
+    ours = gelu_kernels.gelu_product(x.half(), layer, GELUActivation())[:, 0].double()
+    theirs = torch.nn.functional.gelu(x[:, 0].half().double())
+    rounding = torch.maximum(theirs.abs(), torch.tensor(2.0**-14)) * 2.0**-11
+    assert ((ours - theirs).abs() <= 2.1e-5 + rounding).all()
 
 
 @pytest.mark.parametrize("depth", [40, 1500, 9000])
