@@ -24,7 +24,6 @@ TALL, BROAD, DEEP = 128, 256, 64
 GROUP = 8
 """Tiles below each other that are computed one after the other, for what is left in the cache."""
 
-
 ROUNDS = 2
 """Tiles for each multiprocessor from which on the kernel pays: there is nothing to hide GELU behind
 in the last one."""
