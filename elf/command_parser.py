@@ -16,7 +16,7 @@ class CommandParser(ArgumentParser):
     """A jsonargparse parser with ``--config`` that raises what is wrong as one line."""
 
     def __init__(self, command: str, description: str) -> None:
-        super().__init__(prog=f"elf {command}", description=description)
+        super().__init__(prog=f"elf {command}", description=description, allow_abbrev=False)
         self.add_argument("--config", action="config", help="a YAML with the options below")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

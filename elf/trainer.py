@@ -24,6 +24,7 @@ import elf.datamodules
 import elf.modules
 from elf.callbacks import AdapterCheckpoint, Randomness, RewindMetrics, RunLock, StepBar
 from elf.checkpoints import AtomicCheckpointIO, last_checkpoint
+from elf.cli import COMMANDS
 from elf.command_parser import broken
 from elf.config_errors import ALLOWED, explain, known_names, refuse_circular
 from elf.errors import ElfError
@@ -40,11 +41,23 @@ set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(ALLO
 
 
 class ElfParser(LightningArgumentParser):
-    """Raises instead of printing 57 lines and exiting: ``ElfCLI`` explains the whole message."""
+    """Raises instead of printing 57 lines and exiting: ``ElfCLI`` explains the whole message.
+
+    It knows keys by their whole names alone: `--trainer.max_step` is a mistake, and is told.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the parser's message; nested parsers put theirs into their parent's."""
         raise ArgumentError(None, message) from ex
+
+
+def _help_of(command: str) -> dict[str, str]:
+    """Return what a command's help begins with; Lightning's usage takes sixty lines."""
+    usage = f"elf {command} --config FILE [options]"
+    return {"usage": usage, "description": COMMANDS[command].does}
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -68,6 +81,7 @@ class ElfCLI(LightningCLI):
 
     def __init__(self, arguments: list[str], run: bool = True) -> None:
         arguments, self.config_files = resolve_configs(arguments)
+        helps = {name: _help_of(name) for name in ("fit", "validate", "test", "predict")}
         super().__init__(
             args=arguments,
             run=run,
@@ -78,6 +92,7 @@ class ElfCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            parser_kwargs=helps if run else _help_of("prepare"),
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -26,6 +26,31 @@ def write(folder: Path, trainer: str = "", model: str = "", data: str = "", top:
     return path
 
 
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "prepare"])
+def test_help_begins_with_how_a_command_is_used(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.run([command, "--help"])
+    assert end.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"usage: elf {command} --config FILE [options]"
+    assert lines[2] == cli.COMMANDS[command].does
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "--trainer.max_step=3"], "unknown key 'trainer.max_step'; did you mean 'max_st"),
+        (["prepare", "--trainer.max_step=3"], "unknown key 'trainer.max_step'; did you mean 'max"),
+        (["rename", "--dry_ru"], "unknown key 'dry_ru'; did you mean 'dry_run'"),
+    ],
+)
+def test_a_key_is_known_by_its_whole_name_alone(arguments: list[str], message: str) -> None:
+    with pytest.raises(ElfError, match=message):
+        cli.run(arguments)
+
+
 @pytest.mark.parametrize(
     ("part", "message"),
     [
