@@ -29,6 +29,9 @@ there are at most `FEW` programs: more would lack the registers."""
 
 FEW = 512
 
+WORDS = 16384
+"""Logits that a program compares at once: there is one program a row, and it waits for each lot."""
+
 PROGRAMS = 256
 """With less, a device of some 130 multiprocessors is not busy."""
 
@@ -299,10 +302,10 @@ def choose(
         pad: What follows the end.
     """
     vocabulary = logits.shape[1]
-    block = min(power(vocabulary), 4096)
+    block = min(power(vocabulary), WORDS)
     _choose[(len(tokens),)](
         logits, tokens, position, finished.view(torch.int8), output, forced, ends, pad, vocabulary,
         logits.stride(0), output.shape[1], has_forced=forced is not None, count=len(ends),
         few=power(max(1, len(ends))), whole=triton.cdiv(vocabulary, block) * block, block=block,
-        num_warps=8, **launch(logits),
+        num_warps=16, **launch(logits),
     )  # fmt: skip
