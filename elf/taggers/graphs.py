@@ -1,4 +1,4 @@
-"""Captured runs of a network at small batches, where launching kernels takes longer than they do.
+"""Captured runs of a network at batches whose kernels are done before Python launches others.
 
 At batch 1 a SwinV2 of some 1,500 kernels is given 30 pictures a second by Python, and 200 by a
 CUDA graph, on the same card.
@@ -21,7 +21,7 @@ decode pictures keep Python from launching."""
 
 
 class CudaGraphs:
-    """Runs a network from bytes to outputs, small batches by a CUDA graph for each of their sizes.
+    """Runs a network from bytes to outputs, by a CUDA graph for each size of a batch.
 
     What a graph gives is compared with the network's own outputs when it is captured: captured
     attention in float16 was seen to give something else at small batches.
@@ -30,12 +30,15 @@ class CudaGraphs:
         run: The network, which must not wait for the device.
         limit: By how much an output may differ from the network's own.
         most: Pictures, beyond which it runs by itself.
+
+    Attributes:
+        most: The same; it may change.
     """
 
     def __init__(self, run: Run, limit: float, most: int = MOST) -> None:
         self._run = run
         self._limit = limit
-        self._most = most
+        self.most = most
         self._graphs: dict[int, tuple[Callable[[], None], Tensor, Tensor]] = {}
         self._record: Recorder | None = None
         self._usable = True
@@ -45,7 +48,7 @@ class CudaGraphs:
     ) -> Float[Tensor, "batch outputs"]:
         """Return the outputs; they are overwritten by the next call."""
         count = len(pixels)
-        if not self._usable or count > self._most:
+        if not self._usable or count > self.most:
             return self._run(pixels)
         if count not in self._graphs:
             reason = self._capture(pixels)

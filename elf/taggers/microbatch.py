@@ -44,6 +44,10 @@ class Tagger(ABC):
     def _describe(self, pixels: UInt8[np.ndarray, "..."]) -> tuple[Outputs, Outputs | None]:
         """Return the probabilities, and embeddings if there are any, of pictures run at once."""
 
+    def _at_once(self, count: int) -> int:
+        """Return how many pictures are really run for so many."""
+        return count
+
     def _make_room(self) -> None:  # noqa: B027  # nothing by default
         """Give back memory that is held without need; called when it ran out."""
 
@@ -72,7 +76,7 @@ class Tagger(ABC):
             part = pixels[at : at + self.micro_batch]
             output = self._try(part)
             if output is None:
-                self._halve(len(part))
+                self._halve(self._at_once(len(part)))
             else:
                 parts.append(output)
                 at += len(part)

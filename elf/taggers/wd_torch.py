@@ -83,7 +83,7 @@ class TorchTagger(Tagger):
             if dtype != "float32":
                 self._shorten(dtype)
             if self.device.type == "cuda":
-                self.micro_batch = self._fitting_batch()
+                self.micro_batch = self._fitting_batch(compile)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -142,8 +142,12 @@ class TorchTagger(Tagger):
         self._compiled = self._graphs = None
         self._whole = 0
 
-    def _fitting_batch(self) -> int:
-        """Return how many pictures fit, from what a second one takes beside the first."""
+    def _fitting_batch(self, compile: bool) -> int:
+        """Return how many pictures fit, from what a second one takes beside the first.
+
+        If any number of them is captured, as a compiled network's is, its graph keeps the memory it
+        ran with, beside that of the run it is compared with.
+        """
         size, peaks = self._settings.size, []
         for count in (1, 2):
             torch.cuda.empty_cache()
@@ -153,7 +157,11 @@ class TorchTagger(Tagger):
         torch.cuda.empty_cache()
         # an allocator's steps may hide a small network's second picture, but never its own input
         picture = max(peaks[1] - peaks[0], size * size * 3 * 4)
-        return min(UNLIMITED, fitting_batch(free_memory(str(self.device)), picture))
+        free = free_memory(str(self.device)) // (2 if compile else 1)
+        return min(UNLIMITED, fitting_batch(free, picture))
+
+    def _at_once(self, count: int) -> int:
+        return max(count, self._whole)
 
     def _make_room(self) -> None:
         self._whole = 0
@@ -205,6 +213,8 @@ class TorchTagger(Tagger):
                     stacklevel=2,
                 )
                 self._compiled = None
+                if self._graphs is not None:
+                    self._graphs.most = MOST
         outputs: Tensor = self._network(pixels)
         return outputs
 

@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from elf.taggers import TorchTagger
-from elf.taggers.graphs import MOST, CudaGraphs
+from elf.taggers.graphs import MOST, MOST_COMPILED, CudaGraphs
 from elf.tiny.timm_tagger import SIZE, build
 
 
@@ -47,6 +47,37 @@ def test_fewer_pictures_than_before_are_not_compiled_anew(folder, monkeypatch):
         for mine, others in zip(tagger.describe(pictures(count)), expected, strict=True):
             np.testing.assert_allclose(mine, others[:count], atol=1e-6)
     assert sizes == [4, 4, 4, 5, 5]
+
+
+def test_pictures_that_were_only_added_do_not_count_as_those_that_did_not_fit(folder, monkeypatch):
+    sizes = []
+
+    def run(pixels):
+        sizes.append(len(pixels))
+        if len(pixels) > 2 and len(sizes) > 1:
+            raise TorchDynamoException("OutOfMemoryError: CUDA out of memory")
+        return tagger._network(pixels)
+
+    monkeypatch.setattr(torch, "compile", lambda network: run)
+    tagger = TorchTagger(folder, compile=True)
+    expected = TorchTagger(folder).score(pictures(4))
+    tagger.score(pictures(4))
+    with pytest.warns(UserWarning, match="out of memory with 4 pictures at once; going on with 2"):
+        np.testing.assert_allclose(tagger.score(pictures(1)), expected[:1], atol=1e-6)
+    np.testing.assert_allclose(tagger.score(pictures(4)), expected, atol=1e-6)
+    assert sizes == [4, 4, 1, 2, 2]
+
+
+def test_what_cannot_be_compiled_is_captured_at_small_batches_alone(folder, monkeypatch):
+    def fail(pixels):
+        raise TorchDynamoException("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda network: fail)
+    tagger = TorchTagger(folder, compile=True)
+    tagger._graphs = CudaGraphs(tagger._launch, 0.01, MOST_COMPILED)
+    with pytest.warns(UserWarning, match="could not compile the tagger"):
+        tagger._launch(torch.from_numpy(pictures(1)))
+    assert tagger._graphs.most == MOST
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(folder, monkeypatch):
