@@ -80,11 +80,13 @@ Sample = tuple[Item, Pixels]
 class Batch(TypedDict):
     """Pictures and their pixels: for each model one row for each item that wants it, in order.
 
-    ``outputs`` is what will be made of it, if the models were started.
+    If the models were started, ``seen`` is what they will give and ``outputs`` what will be made of
+    it.
     """
 
     items: list[Item]
     pixels: Pixels
+    seen: NotRequired[Future[Any]]
     outputs: NotRequired[Future[Any]]
 
 

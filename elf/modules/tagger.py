@@ -168,6 +168,7 @@ class TaggerModule(LightningModule):
             self._looking = ThreadPoolExecutor(1, thread_name_prefix="models")
             self._labelling = ThreadPoolExecutor(1, thread_name_prefix="labels")
         seen = self._looking.submit(self._look, batch)
+        batch["seen"] = seen
         batch["outputs"] = self._labelling.submit(lambda: self._records(batch, seen.result()))
 
     def on_predict_end(self) -> None:
@@ -192,14 +193,12 @@ class TaggerModule(LightningModule):
             if it cannot be used.
         """
         start = time.perf_counter()
-        started = batch.get("outputs")
-        if started is not None:
-            records: list[dict[str, Any]] = started.result()
-            self.seconds["models"] += time.perf_counter() - start
-            return records
-        seen = self._look(batch)
+        started = batch.get("seen")
+        seen = self._look(batch) if started is None else started.result()
         self.seconds["models"] += time.perf_counter() - start
-        return self._records(batch, seen)
+        records: list[dict[str, Any]]
+        records = self._records(batch, seen) if started is None else batch["outputs"].result()
+        return records
 
     def _records(self, batch: Batch, seen: _Seen) -> list[dict[str, Any]]:
         """Keep what the models gave for a batch; return what `predict_step` returns."""
