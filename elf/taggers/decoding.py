@@ -69,7 +69,7 @@ class FastDecoder:
     Buffers and graphs are kept by the batch's size; a size replaces those that are more than half
     of it, so that all hold less than twice what the largest does. For Florence-2-large in float16
     that is 42 MB a picture, or 14 by the kernels from 16 pictures on; what lies between is shared:
-    the encoder's peak, 3 GB from 16 pictures on.
+    the encoder's peak, up to 3 GB from 16 pictures on.
 
     Args:
         model: A ``Florence2ForConditionalGeneration``, in evaluation mode.

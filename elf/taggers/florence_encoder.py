@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 PICTURES = 16
 """Pictures that are looked at together; more would fill the memory, and a card is busy with them.
 
-At Florence-2-large's size in float16 the widest layer then holds 3 GB.
+At Florence-2-large's size in float16 the widest layer then holds up to 3 GB.
 """
 
 BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]

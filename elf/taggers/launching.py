@@ -46,7 +46,7 @@ def _is_early(device: torch.device) -> bool:
 
 
 def launch(like: Tensor) -> dict[str, bool]:
-    """Return the options of a kernel that begins with `wait`."""
+    """Return the options of a kernel that waits for the one before it."""
     early = _is_early(like.device)
     return {"early": early, "launch_pdl": early}
 

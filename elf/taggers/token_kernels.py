@@ -230,7 +230,10 @@ def read_text(
     position: Int64[Tensor, "1"],
     scale: float,
 ) -> Float[Tensor, "B C"]:
-    """Put keys and values at their position in the cache; return what the queries read there."""
+    """Put keys and values at their position in the cache; return what the queries read there.
+
+    `embed` must have come first since the position and the cache were written: it waits for that.
+    """
     _, batch, heads, length, width = cache.shape
     out = qkv.new_empty(batch, heads * width)
     _read_text[(batch * heads,)](
