@@ -26,7 +26,7 @@ def write(folder: Path, trainer: str = "", model: str = "", data: str = "", top:
     return path
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "prepare"])
+@pytest.mark.parametrize("command", trainer.DOES)
 def test_help_begins_with_how_a_command_is_used(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -35,7 +35,7 @@ def test_help_begins_with_how_a_command_is_used(
     assert end.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"usage: elf {command} --config FILE [options]"
-    assert lines[2] == cli.COMMANDS[command].does
+    assert lines[2] == trainer.DOES[command]
 
 
 @pytest.mark.parametrize(
