@@ -40,14 +40,14 @@ def wait(early: tl.constexpr):
 
 
 @functools.cache
-def _is_early(device: torch.device) -> bool:
-    """Whether kernels can be launched before their forerunners have ended."""
+def _is_hopper(device: torch.device) -> bool:
+    """Whether a device is of Hopper's generation or a later one."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def launch(like: Tensor) -> dict[str, bool]:
     """Return the options of a kernel that waits for the one before it."""
-    early = _is_early(like.device)
+    early = _is_hopper(like.device)
     return {"early": early, "launch_pdl": early}
 
 
@@ -67,7 +67,7 @@ def is_roomy(device: torch.device) -> bool:
 
 def fetches_tiles(device: torch.device) -> bool:
     """Whether a program may let the device fetch tiles of a matrix, and has room for three."""
-    return is_roomy(device) and torch.cuda.get_device_capability(device) >= (9, 0)
+    return is_roomy(device) and _is_hopper(device)
 
 
 @functools.cache
