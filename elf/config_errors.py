@@ -11,7 +11,16 @@ from pathlib import Path
 
 from elf.errors import ElfError
 
-ALLOWED = ("elf", "lightning.pytorch", "torch.optim", "transformers.optimization")
+ALLOWED = (
+    "elf",
+    "lightning.pytorch",
+    "torch.optim",
+    "transformers.optimization",
+    "transformers.Adafactor",
+    "bitsandbytes.optim",
+    "prodigyopt",
+    "schedulefree",
+)
 """What a ``class_path`` in a YAML may name: a file from a stranger can import nothing else."""
 
 _UNKNOWN = re.compile(

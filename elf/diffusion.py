@@ -1,13 +1,13 @@
-"""Noise, targets and losses of denoising diffusion, as pure functions.
+"""Noise and targets of denoising diffusion, as pure functions.
 
 Symbols follow the papers: x₀ latents, ε noise, t timestep, ᾱ_t the product of all (1 − β) up to t.
-Shapes: B samples, C latent channels, h × w latent pixels, T training timesteps, K strata.
+Shapes: B samples, C latent channels, h × w latent pixels, T training timesteps.
 """
 
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -34,14 +34,11 @@ def draw_noise(
     return torch.stack([torch.randn(shape, generator=source) for source in sources])
 
 
-def draw_timesteps(sources: list[torch.Generator], count: int) -> Int[Tensor, " B"]:
-    """Draw a uniform timestep in [0, count) from each generator."""
-    return torch.stack([torch.randint(count, (), generator=source) for source in sources])
-
-
-def stratified_timesteps(strata: int, count: int) -> Int[Tensor, " K"]:
-    """Return the middles of K equal parts of the timesteps [0, count): a fixed quadrature."""
-    return ((torch.arange(strata) + 0.5) * count / strata).long()
+def draw_uniform(sources: list[torch.Generator]) -> Float64[Tensor, " B"]:
+    """Draw one number in [0, 1) from each generator."""
+    return torch.stack(
+        [torch.rand((), generator=source, dtype=torch.float64) for source in sources]
+    )
 
 
 def add_noise(
@@ -70,27 +67,3 @@ def target(
         return noise
     alpha = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-
-
-def min_snr_weight(
-    prediction_type: str,
-    timesteps: Int[Tensor, " B"],
-    alphas_cumprod: Float[Tensor, " T"],
-    gamma: float,
-) -> Float[Tensor, " B"]:
-    """Return the min-SNR-γ weight of each sample (Hang et al. 2023, section 3.4).
-
-    min(SNR, γ) / SNR for an ε target, min(SNR, γ) / (SNR + 1) for a v target, with
-    SNR = ᾱ_t / (1 − ᾱ_t).
-    """
-    alpha = alphas_cumprod[timesteps]
-    snr = alpha / (1 - alpha)
-    capped = snr.clamp(max=gamma)
-    return capped / snr if prediction_type == "epsilon" else capped / (snr + 1)
-
-
-def squared_error(
-    prediction: Float[Tensor, "B C h w"], wanted: Float[Tensor, "B C h w"]
-) -> Float[Tensor, " B"]:
-    """Return the mean squared error of each sample, in float32 whatever the inputs are."""
-    return (prediction.float() - wanted.float()).square().mean(dim=(1, 2, 3))

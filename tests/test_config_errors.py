@@ -37,7 +37,8 @@ def nested(inner: str, key: str = "model") -> str:
         (
             nested("Importing 'os.system' is not allowed, denied by the 'os' entry"),
             "model: 'os.system' must not be imported; a class_path can name what is in elf, "
-            "lightning.pytorch, torch.optim, transformers.optimization",
+            "lightning.pytorch, torch.optim, transformers.optimization, transformers.Adafactor, "
+            "bitsandbytes.optim, prodigyopt, schedulefree",
         ),
         (
             nested("Expected a dot import path string: Modul"),

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from elf.resources import find, resolve_configs, shipped
 from elf.trainer import ElfCLI
@@ -54,15 +53,6 @@ def test_configs_have_a_head_with_the_command() -> None:
         head = path.read_text().split("\n\n")[0]
         assert head.startswith("# ")
         assert f"elf {COMMANDS[path.parent.name]} --config configs/{path.parent.name}/" in head
-
-
-def test_train_configs_speak_of_one_run() -> None:
-    for path in (path for path in CONFIGS if path.parent.name == "train"):
-        config = yaml.safe_load(path.read_text())
-        scheduler = config["model"]["init_args"]["lr_scheduler"]
-        length = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
-        steps = scheduler["init_args"][length[scheduler["class_path"].rsplit(".", 1)[-1]]]
-        assert steps == config["trainer"]["max_steps"]
 
 
 def test_shipped_configs_are_found_from_any_folder(

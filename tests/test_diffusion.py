@@ -1,11 +1,10 @@
-"""Noise, targets and weights against their formulas and against diffusers."""
+"""Noise and targets against their formulas and against diffusers."""
 
 import math
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from diffusers.training_utils import compute_snr
 
 from elf import diffusion
 
@@ -45,28 +44,10 @@ def test_targets_agree_with_diffusers(batch) -> None:
     )
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_min_snr_agrees_with_diffusers(prediction_type: str) -> None:
-    reference = scheduler(prediction_type)
-    timesteps = torch.tensor([0, 10, 500, 998])
-    snr = compute_snr(reference, timesteps)
-    divisor = snr if prediction_type == "epsilon" else snr + 1
-    torch.testing.assert_close(
-        diffusion.min_snr_weight(prediction_type, timesteps, reference.alphas_cumprod, 5.0),
-        snr.clamp(max=5.0) / divisor,
-    )
-
-
-def test_min_snr_by_hand() -> None:
-    alphas = torch.tensor([0.9, 0.5])  # SNR 9 and 1
-    weights = diffusion.min_snr_weight("epsilon", torch.tensor([0, 1]), alphas, 5.0)
-    assert weights.tolist() == pytest.approx([5 / 9, 1.0])
-
-
 def test_what_a_sample_draws_depends_on_its_seed_alone() -> None:
     def draw(seeds: list[int]) -> torch.Tensor:
         sources = diffusion.generators(torch.tensor(seeds))
-        diffusion.draw_timesteps(sources, 1000)
+        diffusion.draw_uniform(sources)
         return diffusion.draw_noise(sources, (4, 3, 5))
 
     together, alone = draw([7, 8, 9]), draw([8])
@@ -82,24 +63,11 @@ def test_streams_of_one_seed_differ() -> None:
     assert not torch.equal(first, second)
 
 
-def test_noise_is_standard_normal_and_timesteps_uniform() -> None:
+def test_noise_is_standard_normal_and_numbers_uniform() -> None:
     sources = diffusion.generators(torch.arange(4000))
-    timesteps = diffusion.draw_timesteps(sources, 1000).float()
+    numbers = diffusion.draw_uniform(sources)
     noise = diffusion.draw_noise(sources, (1, 4, 4))
     assert abs(noise.mean()) < 4 / math.sqrt(noise.numel())
     assert noise.std() == pytest.approx(1, abs=0.02)
-    assert timesteps.mean() == pytest.approx(499.5, abs=4 * 289 / math.sqrt(4000))
-    assert timesteps.min() >= 0
-    assert timesteps.max() <= 999
-
-
-def test_strata_are_the_middles_of_equal_parts() -> None:
-    assert diffusion.stratified_timesteps(4, 1000).tolist() == [125, 375, 625, 875]
-
-
-def test_squared_error_is_float32_and_per_sample() -> None:
-    prediction = torch.full((2, 1, 2, 2), 300.0, dtype=torch.float16)
-    wanted = torch.zeros(2, 1, 2, 2, dtype=torch.float16)
-    wanted[1] = 300.0
-    # 300² overflows float16
-    assert diffusion.squared_error(prediction, wanted).tolist() == [90000.0, 0.0]
+    assert numbers.mean() == pytest.approx(0.5, abs=4 * 0.289 / math.sqrt(4000))
+    assert 0 <= numbers.min() < 0.01 < 0.99 < numbers.max() < 1

@@ -58,7 +58,7 @@ def test_a_null_is_refused_by_its_key(tmp_path: Path, key: str, message: str, co
     "key",
     [
         "data.init_args.trigger", "model.init_args.adapter.alpha", "model.init_args.lr_scheduler",
-        "model.init_args.min_snr_gamma", "trainer.gradient_clip_val", "trainer.callbacks",
+        "model.init_args.ema", "trainer.gradient_clip_val", "trainer.callbacks",
     ],
 )  # fmt: skip
 def test_a_null_that_means_something_is_none(tmp_path: Path, key: str) -> None:

@@ -23,7 +23,7 @@ IMPORTED_AS = {
     "onnxruntime-gpu": "onnxruntime",
 }
 # used through other libraries or by a name in a YAML, not by an import
-INDIRECT = {"torchvision", "accelerate", "tensorboard", "wandb"}
+INDIRECT = {"torchvision", "accelerate", "tensorboard", "wandb", "schedulefree", "prodigyopt"}
 WITH_TORCH = {"triton"}  # where torch is built for CUDA; Elf does without it elsewhere
 
 

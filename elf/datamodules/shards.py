@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule
 
 from elf.datamodules.loader import EpochLoader, HeldOutLoader, Treatment
 from elf.datamodules.reading import CachedExamples
+from elf.epoch import batches, bucket_counts
 from elf.errors import ElfError
 from elf.prepared import REMEDY, Example, Prepared, read_prepared
 from elf.remote import fetch_shards, is_remote, local_path
@@ -187,6 +188,12 @@ class ShardDataModule(LightningDataModule):
             )
         self._loaders.append(loader)
         return loader
+
+    def batches_an_epoch(self) -> int:
+        """Return how many training batches each rank has in an epoch."""
+        examples = self._require().train
+        counts = bucket_counts(bucket_numbers(examples), self._treatment(examples).repeats)
+        return batches(counts, self.batch_size * self._world()[0], self.remainder == "drop")
 
     def val_dataloader(self) -> HeldOutLoader | list[HeldOutLoader]:
         """Return this rank's validation batches; no loader if nothing is held out."""

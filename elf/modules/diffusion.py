@@ -1,28 +1,39 @@
-"""Trains a LoRA or DoRA adapter on the UNet of a Stable Diffusion base."""
+"""Trains a LoRA or DoRA adapter on a Stable Diffusion base."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any, get_args
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from elf import adapters, diffusion
+from elf import adapters, diffusion, objective, optimization, schedules
 from elf.adapters import AdapterConfig
+from elf.averaging import (
+    EMAConfig,
+    EvaluatedWeights,
+    MovingAverage,
+    is_schedule_free,
+)
 from elf.bases import LatentEncoder, StableDiffusionBase
+from elf.denoiser import Denoiser
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, generate
+from elf.identity import flatten, refuse_other_run
+from elf.losscheck import LossCheck
+from elf.objective import ObjectiveConfig
+from elf.optimization import LearningRates, OptimizerFactory, adamw
+from elf.schedules import ScheduleConfig
+from elf.validation import HELD_OUT, ValidationRun
 
-OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 BASE_DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}
-
-
-def adamw(parameters: Iterable[Any]) -> Optimizer:
-    """Return AdamW (Loshchilov & Hutter 2019) with a learning rate that suits most adapters."""
-    return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=1e-2)
 
 
 class DiffusionModule(LightningModule):
@@ -33,40 +44,59 @@ class DiffusionModule(LightningModule):
     Args:
         base: Folder or hub name of the base model, in diffusers' layout.
         adapter: What is trained.
+        objective: What training minimises.
         optimizer: Optimizer, given the adapter's parameters.
-        lr_scheduler: Learning rate schedule, advanced once an optimizer step.
+        learning_rates: Those of parts, where they differ from the optimizer's.
+        schedule: How the learning rate changes over the run.
+        lr_scheduler: A schedule of torch's instead, advanced once an optimizer step.
+        ema: A moving average of the adapter, which is evaluated and exported; null for none.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third
             more time.
-        min_snr_gamma: γ of min-SNR weighting; None weighs all timesteps alike.
         validation_strata: K, the timesteps at which the validation loss is measured.
     """
 
-    unet: nn.Module
+    denoiser: Denoiser
 
     def __init__(
         self,
         base: str,
         adapter: AdapterConfig = AdapterConfig(),  # noqa: B008 (a constant to jsonargparse)
+        objective: ObjectiveConfig = ObjectiveConfig(),  # noqa: B008
         optimizer: OptimizerFactory = adamw,
+        learning_rates: LearningRates = LearningRates(),  # noqa: B008
+        schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
         lr_scheduler: LRSchedulerCallable | None = None,
+        ema: EMAConfig | None = None,
         gradient_checkpointing: bool = False,
-        min_snr_gamma: float | None = 5.0,
         validation_strata: int = 8,
     ) -> None:
         super().__init__()
         adapters.peft_config(adapter)  # refuses what makes no sense before anything is loaded
+        if lr_scheduler is not None and schedule != ScheduleConfig():
+            raise ElfError("model.schedule and model.lr_scheduler: give one of the two")
+        if validation_strata < 1:
+            raise ElfError(f"model.validation_strata {validation_strata} must be at least 1")
         self.base_name = base
         self.adapter = adapter
+        self.objective = objective
         self.optimizer = optimizer
+        self.learning_rates = learning_rates
+        self.schedule = schedule
         self.lr_scheduler = lr_scheduler
+        self.ema = ema
         self.gradient_checkpointing = gradient_checkpointing
-        self.min_snr_gamma = min_snr_gamma
         self.validation_strata = validation_strata
+        self.average: MovingAverage | None = None
+        self.weights: EvaluatedWeights
         self._base: StableDiffusionBase | None = None
         self._pipeline: Any = None
         self._base_errors: dict[str, Tensor] = {}  # id → (K,) errors with the adapter off
-        self._configured_groups: list[dict[str, Any]] = []
-        self._unchecked_loss: tuple[Tensor, int, list[str]] | None = None
+        self._configured: list[dict[str, Any]] = []
+        self._made: dict[str, Any] = {}
+        self._saved_identity: dict[str, Any] = {}
+        self._losses = LossCheck()
+        self._validation = ValidationRun()
+        self._validating = ExitStack()
 
     @property
     def base(self) -> StableDiffusionBase:
@@ -74,6 +104,11 @@ class DiffusionModule(LightningModule):
         if self._base is None:
             self._base = StableDiffusionBase(self.base_name)
         return self._base
+
+    @property
+    def unet(self) -> nn.Module:
+        """The denoising network, adapter included."""
+        return self.denoiser.unet
 
     def encoder(self, device: torch.device) -> LatentEncoder:
         """Return what makes the caches that this module trains from."""
@@ -85,47 +120,98 @@ class DiffusionModule(LightningModule):
 
     def configure_model(self) -> None:
         """Load the UNet, freeze it and put a new adapter into it."""
-        if hasattr(self, "unet"):
+        if hasattr(self, "denoiser"):
             return
+        schedule = self.base.noise_schedule
+        prediction_type = str(schedule.config.prediction_type)
+        if prediction_type not in (known := get_args(diffusion.PredictionType)):
+            raise ElfError(
+                f"model.base: {self.base_name} predicts {prediction_type!r}; "
+                f"Elf trains bases that predict {' or '.join(known)}"
+            )
+        alphas_cumprod = schedule.alphas_cumprod
+        objective.timesteps_at(torch.zeros(1), self.objective.timesteps, len(alphas_cumprod))
+        if note := objective.refuse_singular(self.objective, prediction_type, alphas_cumprod):
+            rank_zero_warn(note)
         precision = str(self._trainer.precision if self._trainer else "32-true")
-        self.base_dtype = BASE_DTYPES.get(precision.split("-")[0], torch.float32)
-        unet: Any = self.base.unet(self.base_dtype)
+        dtype = BASE_DTYPES.get(precision.split("-")[0], torch.float32)
+        unet: Any = self.base.unet(dtype)
         self.adapted_layers = adapters.inject(unet, self.adapter)
         if self.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.unet = unet.train()  # from_pretrained leaves it in eval mode: no adapter dropout
-        schedule = self.base.noise_schedule
-        self.prediction_type = str(schedule.config.prediction_type)
-        self._refuse_schedule(schedule.alphas_cumprod)
-        self.alphas_cumprod: Tensor
-        self.register_buffer("alphas_cumprod", schedule.alphas_cumprod.clone(), persistent=False)
+        unet.train()  # from_pretrained leaves it in eval mode: no adapter dropout
+        self.denoiser = Denoiser(unet, prediction_type, alphas_cumprod, self.objective, dtype)
+        if self.ema is not None:
+            self.average = MovingAverage(self.ema, self.denoiser.trained)
+        self.weights = EvaluatedWeights(self.denoiser.trained, self.average, self._optimizers)
 
-    def _refuse_schedule(self, alphas_cumprod: Tensor) -> None:
-        known = get_args(diffusion.PredictionType)
-        if self.prediction_type not in known:
-            raise ElfError(
-                f"model.base: {self.base_name} predicts {self.prediction_type!r}; "
-                f"Elf trains bases that predict {' or '.join(known)}"
-            )
-        if self.prediction_type == "epsilon" and self.min_snr_gamma and alphas_cumprod[-1] == 0:
-            raise ElfError(
-                "model.min_snr_gamma: the base's last timestep has no signal (zero-terminal SNR), "
-                "where this weight of an ε loss is 0/0; set it to null"
-            )
+    # --- the optimizer ----------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """Give the optimizer the adapter's parameters alone."""
-        parameters = [p for p in self.unet.parameters() if p.requires_grad]
-        optimizer = self.optimizer(parameters)
-        scheduler = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
-        self._configured_groups = [
-            {key: value for key, value in group.items() if key != "params"}
-            for group in optimizer.param_groups
-        ]
+        """Give the optimizer the adapter's parameters alone, in groups by their part."""
+        parts = self.denoiser.trained_parts()
+        optimizer = optimization.make_optimizer(self.optimizer, parts, self.learning_rates)
+        trainer = self.trainer
+        # trainer.estimated_stepping_batches would make the loader, whose state Lightning (2.6) then
+        # forgets on resume
+        steps = schedules.run_length(
+            trainer.max_steps,
+            trainer.max_epochs,
+            trainer.datamodule.batches_an_epoch(),  # type: ignore[attr-defined]
+            trainer.limit_train_batches,
+            trainer.accumulate_grad_batches,
+        )
+        if self.lr_scheduler is not None:
+            scheduler: Any = self.lr_scheduler(optimizer)
+            schedules.refuse_short(scheduler, steps)
+            made: dict[str, Any] = {"lr_scheduler": schedules.options(scheduler)}
+        else:
+            scheduler = schedules.make_schedule(optimizer, self.schedule, steps)
+            made = {"schedule": {"total_steps": schedules.length(self.schedule, steps)}}
+        made |= {"optimizer": type(optimizer).__name__}
+        self._made = flatten(made, "model.")
+        refuse_other_run(self._made, self._saved_identity)
+        self._configured = optimization.options(optimizer)
         if scheduler is None:
             return optimizer
-        schedule = {"scheduler": scheduler, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, and log the norm from before.
+
+        Lightning refuses this to fused optimizers, which unscale fp16 gradients within their step;
+        unscaled here, they take them as they are.
+        """
+        scaler = self._scaler
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+        trained = [p for p in self.denoiser.parameters() if p.requires_grad]
+        norm = optimization.clip_gradients(trained, gradient_clip_val, gradient_clip_algorithm)
+        self.log("train/grad_norm", norm)
+        if scaler is None:  # with one, a step whose gradients are not finite is left out
+            self._losses.check()
+
+    def _optimizers(self) -> list[Optimizer]:
+        return self._trainer.optimizers if self._trainer else []
+
+    @property
+    def _scaler(self) -> Any:
+        """The loss scaler of fp16 training, which leaves out steps with gradients not finite."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and move the average, before any callback may save both."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update(self.global_step + 1)
 
     # --- the step ---------------------------------------------------------------------------
 
@@ -137,118 +223,70 @@ class DiffusionModule(LightningModule):
         if not self.trainer.training:
             return batch
         batch = dict(batch)
-        sources = diffusion.generators(batch["seed"])
         # As row numbers, found here on the CPU: the step then waits for no mask of the GPU's.
         batch["preserved"] = batch["preserved"].nonzero()[:, 0]
-        mean, std = batch.pop("latent_mean"), batch.pop("latent_std")
-        shape = tuple(mean.shape[1:])
-        batch["timesteps"] = diffusion.draw_timesteps(sources, len(self.alphas_cumprod))
-        batch["latents"] = mean + std * diffusion.draw_noise(sources, shape)
-        batch["noise"] = diffusion.draw_noise(sources, shape)
+        batch |= objective.draw(batch, self.objective, self.denoiser.timesteps)
+        for key in ("latent_mean", "latent_std"):
+            del batch[key]
         return batch
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """Return the network's prediction (B, C, h, w) for noisy latents of that shape."""
-        prediction: Tensor = self.unet(
-            noisy.to(self.base_dtype), timesteps, text.to(self.base_dtype), return_dict=False
-        )[0]
-        return prediction
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Return the mean of the batch's weighted errors, and each sample's own.
 
-    def _errors(
-        self,
-        latents: Tensor,
-        noise: Tensor,
-        timesteps: Tensor,
-        text: Tensor,
-        preserved: Tensor | None = None,
-    ) -> Tensor:  # (B,)
-        noisy = diffusion.add_noise(latents, noise, timesteps, self.alphas_cumprod)
-        wanted = diffusion.target(
-            self.prediction_type, latents, noise, timesteps, self.alphas_cumprod
-        )
-        if preserved is not None and len(preserved):
-            rows = (noisy[preserved], timesteps[preserved], text[preserved])
-            wanted = wanted.index_copy(0, preserved, self._base_prediction(*rows))
-        return diffusion.squared_error(self(noisy, timesteps, text), wanted)
-
-    @torch.no_grad()
-    def _base_prediction(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """Return what the base predicts (R, C, h, w): the target of prior preservation.
-
-        DreamBooth (Ruiz et al. 2023, equation 2) trains on pictures that the base made; here the
-        base's prediction itself is kept, as in Learning without Forgetting (Li & Hoiem 2016).
+        Returns:
+            ``loss``; ``errors`` (B,), unweighted, with ``timesteps`` (B,) and ``id``.
         """
-        with adapters.disabled(self.unet):
-            prediction: Tensor = self(noisy, timesteps, text).float()
-        return prediction
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the mean squared error of a batch, weighted by min-SNR and by set."""
-        self._refuse_non_finite_loss()  # of the batch before: nothing waits for the GPU
-        timesteps = batch["timesteps"]
-        errors = self._errors(
-            batch["latents"], batch["noise"], timesteps, batch["text"], batch["preserved"]
-        )
-        if self.min_snr_gamma is not None:
-            errors = errors * diffusion.min_snr_weight(
-                self.prediction_type, timesteps, self.alphas_cumprod, self.min_snr_gamma
-            )
-        loss: Tensor = (errors * batch["loss_weight"]).mean()
-        self._unchecked_loss = (loss.detach(), self.global_step, batch["id"])
+        if self._scaler is not None:
+            self._losses.check()  # of the batch before: nothing waits for the GPU
+        errors, weighted = self.denoiser.training_errors(batch)
+        loss = weighted.mean()
+        self._losses.add(loss.detach(), self.global_step, batch["id"])
         self.log("train/loss", loss, prog_bar=True, batch_size=len(errors))
-        return loss
+        return {
+            "loss": loss,
+            "errors": errors.detach(),
+            "timesteps": batch["timesteps"],
+            "id": batch["id"],
+        }
 
-    def _refuse_non_finite_loss(self) -> None:
-        if self._unchecked_loss is None:
-            return
-        loss, step, ids = self._unchecked_loss
-        self._unchecked_loss = None
-        if not torch.isfinite(loss):
-            raise ElfError(
-                f"the loss is {float(loss)} at step {step} (pictures {', '.join(ids)}); the last "
-                "checkpoint is from before. Lower the learning rate, or train in 32-true"
-            )
+    # --- validation -------------------------------------------------------------------------
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def on_validation_start(self) -> None:
+        """Put the averaged weights in place, and begin with no picture."""
+        self._validation = ValidationRun()
+        self._validating.enter_context(self.weights.in_place())
+
+    def validation_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """Measure the denoising error at fixed timesteps with noise that each picture's id fixes.
 
         Neither batch size, order nor the number of devices changes it. ``val/ratio`` compares with
         the base (adapter off): below 1 the adapter has learnt something of these pictures.
         """
-        errors = self.stratified_errors(batch)  # (B, K)
-        base = self.errors_of_base(batch)  # (B, K)
-        size = len(errors)
-        self.log_dict(
-            {"val/loss": errors.mean(), "val/loss_base": base.mean()},
-            batch_size=size,
-            sync_dist=True,
-            prog_bar=True,
-        )
-        for stratum, value in enumerate(errors.mean(dim=0)):
-            self.log(f"val/loss_stratum_{stratum}", value, batch_size=size, sync_dist=True)
+        errors, base = self.stratified_errors(batch), self.errors_of_base(batch)  # (B, K)
+        kind = batch.get("kind", HELD_OUT)
+        self._validation.sets[kind].add(batch["id"], errors.cpu().numpy(), base.cpu().numpy())
 
     def on_validation_epoch_end(self) -> None:
-        """Log the ratio to the base of the whole set (not the mean of the batches' ratios)."""
-        metrics = self.trainer.callback_metrics
-        if "val/loss" in metrics:
-            self.log("val/ratio", metrics["val/loss"] / metrics["val/loss_base"])
+        """Bring the pictures of all processes together and log the means."""
+        if self.trainer.world_size > 1:
+            self._validation.gather()
+        for name, value in self._validation.metrics().items():
+            self.log(name, value, prog_bar=name in ("val/loss", "val/ratio"))
+
+    def on_validation_end(self) -> None:
+        """Put the weights in training back."""
+        self._validating.close()
 
     def stratified_errors(self, batch: dict[str, Any]) -> Tensor:
         """Return the squared errors (B, K) of a validation batch at the K fixed timesteps."""
-        latents = batch["latent_mean"]
-        columns = []
-        strata = diffusion.stratified_timesteps(self.validation_strata, len(self.alphas_cumprod))
-        for stream, timestep in enumerate(strata, 1):
-            sources = diffusion.generators(batch["seed"].cpu(), stream)
-            noise = diffusion.draw_noise(sources, tuple(latents.shape[1:])).to(latents.device)
-            timesteps = timestep.to(latents.device).expand(len(latents))
-            columns.append(self._errors(latents, noise, timesteps, batch["text"]))
-        return torch.stack(columns, dim=1)
+        return self.denoiser.evaluation_errors(batch, self.validation_strata)
 
     def errors_of_base(self, batch: dict[str, Any]) -> Tensor:
         """Return the same (B, K) with the adapter off, measured once for each picture."""
         if any(key not in self._base_errors for key in batch["id"]):
-            with adapters.disabled(self.unet):
+            with self.denoiser.adapter_off():
                 errors = self.stratified_errors(batch)
             self._base_errors |= dict(zip(batch["id"], errors, strict=True))
         return torch.stack([self._base_errors[key] for key in batch["id"]])
@@ -265,39 +303,42 @@ class DiffusionModule(LightningModule):
         if seeds is None:
             seeds = list(range(config.seed, config.seed + len(prompts)))
         if self._pipeline is None:
-            self._pipeline = self.base.pipeline(self.unet, self.base_dtype)
+            self._pipeline = self.base.pipeline(self.unet, self.denoiser.dtype)
         was_training = self.unet.training
         self.unet.eval()
         try:
-            return generate(self._pipeline, prompts, seeds, config, self.device)
+            with self.weights.in_place():
+                return generate(self._pipeline, prompts, seeds, config, self.device)
         finally:
             self.unet.train(was_training)
 
     # --- checkpoints ------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the adapter alone: the base is where it came from."""
-        return {f"unet.{key}": value for key, value in adapters.adapter_state(self.unet).items()}
+        """Return the adapter alone, as it is in training: the base is where it came from."""
+        return self.weights.trained()
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load an adapter; every tensor must be there and fit."""
-        state = {key.removeprefix("unet."): value for key, value in state_dict.items()}
-        adapters.load_adapter_state(self.unet, state)
+        self.denoiser.load_trained(state_dict)
         return nn.modules.module._IncompatibleKeys([], [])
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change when a run goes on, by its key in the configuration."""
-        described = adapters.describe(self.adapter)
-        return {
-            **{f"model.adapter.{key}": value for key, value in described.items()},
-            "model.min_snr_gamma": self.min_snr_gamma,
+        described = {
+            "adapter": adapters.describe(self.adapter),
+            "objective": self.objective,
+            "learning_rates": self.learning_rates,
+            "schedule": self.schedule,
         }
+        ema = None if self.ema is None else asdict(self.ema)
+        return {**flatten(described, "model."), "model.ema": ema}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what identifies the base and the adapter; refuse to save a broken state."""
-        self._refuse_non_finite_loss()
+        self._losses.check()
         for key, tensor in checkpoint["state_dict"].items():
             if not torch.isfinite(tensor).all():
                 raise ElfError(
@@ -305,10 +346,12 @@ class DiffusionModule(LightningModule):
                     "from before. Lower the learning rate, or train in 32-true"
                 )
         checkpoint["elf"] = {
-            "identity": self.identity(),
+            "identity": {**self.identity(), **self._made},
             "adapter": adapters.describe(self.adapter),
             "base_sha256": self.base.fingerprint("unet"),
         }
+        if (evaluated := self.weights.evaluated()) is not None:
+            checkpoint["elf"]["averaged"] = evaluated
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another configuration, naming the key and both values."""
@@ -317,25 +360,17 @@ class DiffusionModule(LightningModule):
                 f"model.base: the UNet of {self.base_name} is not the one this run was trained on; "
                 "name that base, or start a new run without --ckpt_path"
             )
-        saved = checkpoint["elf"]["identity"]
-        for key, value in self.identity().items():
-            if saved.get(key) != value:
-                raise ElfError(
-                    f"{key} is {value!r} here and {saved.get(key)!r} in the checkpoint; a run goes "
-                    "on as it began: change it back, or start a new run without --ckpt_path"
-                )
+        self._saved_identity = checkpoint["elf"]["identity"]
+        refuse_other_run(self.identity(), self._saved_identity)
+        averaged = checkpoint["elf"].get("averaged")
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            checkpoint["state_dict"] = averaged or checkpoint["state_dict"]
+        elif self.average is not None:
+            self.average.load(averaged)
 
     def on_train_start(self) -> None:
         """Refuse to go on silently with another learning rate than the configuration's."""
-        for group, wanted in zip(
-            self.trainer.optimizers[0].param_groups, self._configured_groups, strict=True
-        ):
-            for key in ("initial_lr", "lr", "weight_decay", "betas", "eps"):
-                if key == "lr" and "initial_lr" in wanted:
-                    continue  # the schedule has moved it
-                if key in wanted and group[key] != wanted[key]:
-                    name = "lr" if key == "initial_lr" else key
-                    raise ElfError(
-                        f"model.optimizer.{name} is {wanted[key]} here and {group[key]} in the "
-                        "checkpoint; change it back, or start a new run without --ckpt_path"
-                    )
+        for optimizer in self.trainer.optimizers:
+            optimization.refuse_others(optimizer, self._configured)
+            if is_schedule_free(optimizer):
+                optimizer.train()  # type: ignore[attr-defined]

@@ -1,0 +1,190 @@
+"""The network in training and its error on a batch: tensors in, tensors out.
+
+Shapes: B samples, C latent channels, h × w latent pixels, N tokens, D text width, P pooled width,
+K strata, R rows of a batch.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from elf import adapters, diffusion, objective
+from elf.objective import ObjectiveConfig
+
+Batch = Mapping[str, Any]
+
+
+class Denoiser(nn.Module):
+    """A UNet with the noise schedule and the objective that it is trained with.
+
+    Args:
+        unet: The network, adapter included.
+        prediction_type: What it predicts.
+        alphas_cumprod: ᾱ (T,).
+        config: The objective.
+        dtype: Of the network's own weights and inputs.
+    """
+
+    alphas_cumprod: Tensor
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        prediction_type: str,
+        alphas_cumprod: Tensor,
+        config: ObjectiveConfig,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.prediction_type = prediction_type
+        self.config = config
+        self.dtype = dtype
+        self.register_buffer("alphas_cumprod", alphas_cumprod.clone(), persistent=False)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks that carry an adapter, by their names in the base's folder."""
+        return {"unet": self.unet}
+
+    def trained(self) -> dict[str, Tensor]:
+        """Return the adapter's tensors by their names in files, with their part (not copied)."""
+        return {
+            f"{part}.{name}": value
+            for part, network in self.parts.items()
+            for name, value in adapters.adapter_state(network).items()
+        }
+
+    def trained_parts(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Return the parameters of each part that are trained."""
+        return {
+            part: {name: value for name, value in network.named_parameters() if value.requires_grad}
+            for part, network in self.parts.items()
+        }
+
+    def load_trained(self, state: Mapping[str, Tensor]) -> None:
+        """Copy the adapter's tensors from what ``trained`` returned.
+
+        Raises:
+            ElfError: If a tensor is missing, unknown, or of another shape.
+        """
+        for part, network in self.parts.items():
+            prefix = f"{part}."
+            own = {key: value for key, value in state.items() if key.startswith(prefix)}
+            adapters.load_adapter_state(
+                network, {key.removeprefix(prefix): value for key, value in own.items()}
+            )
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """The base for as long as it lasts."""
+        with ExitStack() as stack:
+            for network in self.parts.values():
+                stack.enter_context(adapters.disabled(network))
+            yield
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of timesteps."""
+        return len(self.alphas_cumprod)
+
+    def forward(
+        self, noisy: Float[Tensor, "B C h w"], timesteps: Int[Tensor, " B"], batch: Batch
+    ) -> Float[Tensor, "B C h w"]:
+        """Return the prediction for noisy latents under the conditions of a batch."""
+        text = batch["text"].to(self.dtype)  # (B, N, D)
+        prediction: Tensor = self.unet(noisy.to(self.dtype), timesteps, text, return_dict=False)[0]
+        return prediction
+
+    def training_errors(self, batch: Batch) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Return each sample's error, as it is and as it counts.
+
+        Args:
+            batch: With what ``objective.draw`` draws, ``text``, ``loss_weight`` (B,), and where
+                there are any ``mask`` (B, h, w) and ``preserved`` (R,): the rows whose target is
+                what the base predicts.
+        """
+        timesteps = batch["timesteps"]
+        noisy = diffusion.add_noise(
+            batch["latents"], batch["input_noise"], timesteps, self.alphas_cumprod
+        )
+        wanted = diffusion.target(
+            self.prediction_type, batch["latents"], batch["noise"], timesteps, self.alphas_cumprod
+        )
+        rows = batch.get("preserved")
+        if rows is not None and len(rows):
+            kept = self.base_prediction(noisy[rows], timesteps[rows], rows_of(batch, rows))
+            wanted = wanted.index_copy(0, rows, kept)
+        errors = self._error(self(noisy, timesteps, batch), wanted, timesteps, batch.get("mask"))
+        weights = objective.weight(
+            self.config.weighting,
+            self.prediction_type,
+            timesteps,
+            self.alphas_cumprod,
+            self.config.min_snr_gamma,
+        )
+        return errors, errors * weights * batch["loss_weight"]
+
+    def _error(
+        self, prediction: Tensor, wanted: Tensor, timesteps: Tensor, mask: Tensor | None
+    ) -> Float[Tensor, " B"]:
+        config = self.config
+        c = None
+        if config.error != "mse":
+            c = config.huber.thresholds(timesteps, self.alphas_cumprod)
+        error = objective.training_error(config.error, prediction, wanted, c)
+        return objective.reduce_error(
+            error, mask if config.masked else None, config.unmasked_weight, config.mask_by_area
+        )
+
+    @torch.no_grad()
+    def base_prediction(
+        self, noisy: Float[Tensor, "R C h w"], timesteps: Int[Tensor, " R"], batch: Batch
+    ) -> Float[Tensor, "R C h w"]:
+        """Return what the base predicts: the target of prior preservation.
+
+        DreamBooth (Ruiz et al. 2023, equation 2) trains on pictures that the base made; here the
+        base's prediction itself is kept, as in Learning without Forgetting (Li & Hoiem 2016).
+        """
+        with self.adapter_off():
+            prediction: Tensor = self(noisy, timesteps, batch).float()
+        return prediction
+
+    @torch.no_grad()
+    def evaluation_errors(self, batch: Batch, number: int) -> Float[Tensor, "B K"]:
+        """Return mean squared errors at K fixed timesteps, with noise that each sample fixes.
+
+        The timesteps are the middles of strata of the training distribution; no weights and no
+        mask. Latents are the posterior's means.
+
+        Args:
+            batch: With ``seed`` (B,), ``latent_mean`` and ``text``.
+            number: K.
+        """
+        latents = batch["latent_mean"]
+        shape = tuple(latents.shape[1:])
+        columns = []
+        strata = objective.strata(number, self.config.timesteps, self.timesteps)
+        for stream, timestep in enumerate(strata, 1):
+            sources = diffusion.generators(batch["seed"].cpu(), stream)
+            noise = diffusion.draw_noise(sources, shape).to(latents.device)
+            timesteps = timestep.to(latents.device).expand(len(latents))
+            schedule = self.alphas_cumprod
+            noisy = diffusion.add_noise(latents, noise, timesteps, schedule)
+            wanted = diffusion.target(self.prediction_type, latents, noise, timesteps, schedule)
+            error = objective.training_error("mse", self(noisy, timesteps, batch), wanted)
+            columns.append(objective.reduce_error(error))
+        return torch.stack(columns, dim=1)
+
+
+def rows_of(batch: Batch, rows: Int[Tensor, " R"]) -> dict[str, Any]:
+    """Return the conditions of some rows of a batch."""
+    return {key: batch[key][rows] for key in CONDITIONS if key in batch}
+
+
+CONDITIONS = ("text",)
+"""What of a batch conditions a prediction."""

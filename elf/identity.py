@@ -1,0 +1,38 @@
+"""What must not change when a run goes on."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from elf.errors import ElfError
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings and dataclasses as one mapping of dotted keys to plain values."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def refuse_other_run(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another configuration.
+
+    Args:
+        mine: Values of this configuration by their keys.
+        saved: Those of the checkpoint; none if there is no checkpoint.
+
+    Raises:
+        ElfError: With the first key that differs, and both values.
+    """
+    for key in mine if saved else ():
+        if saved.get(key) != mine[key]:
+            raise ElfError(
+                f"{key} is {mine[key]!r} here and {saved.get(key)!r} in the checkpoint; a run goes "
+                "on as it began: change it back, or start a new run without --ckpt_path"
+            )

@@ -1,0 +1,25 @@
+"""What must not change when a run goes on."""
+
+import pytest
+
+from elf.averaging import EMAConfig
+from elf.errors import ElfError
+from elf.identity import flatten, refuse_other_run
+
+
+def test_nested_options_have_dotted_keys_and_plain_values() -> None:
+    found = flatten({"a": {"b": (1, 2), "c": {"d": None}}, "ema": EMAConfig()}, "model.")
+    assert found == {
+        "model.a.b": [1, 2],
+        "model.a.c.d": None,
+        "model.ema.decay": 0.999,
+        "model.ema.warmup": True,
+        "model.ema.every_n_steps": 1,
+    }
+
+
+def test_the_first_difference_is_told_with_both_values() -> None:
+    refuse_other_run({"a": 1}, {})
+    refuse_other_run({"a": 1}, {"a": 1, "b": 2})
+    with pytest.raises(ElfError, match="b is 3 here and 2 in the checkpoint; a run goes on as it"):
+        refuse_other_run({"a": 1, "b": 3}, {"a": 1, "b": 2})
