@@ -57,7 +57,7 @@ class NoModels:
         """Return states of one value."""
         import torch
 
-        return torch.zeros(len(captions), 1, 1)
+        return {"text": torch.zeros(len(captions), 1, 1)}
 
     def fingerprints(self) -> dict[str, str]:
         """Return names of models that are none."""

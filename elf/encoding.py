@@ -38,8 +38,8 @@ class Encoder(Protocol):
     def encode_pictures(self, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
         """Return posterior mean and std, each (B, C, h, w), of pixels (B, 3, H, W) in -1..1."""
 
-    def encode_captions(self, captions: list[str]) -> "Tensor":
-        """Return (B, T, D) states of B captions."""
+    def encode_captions(self, captions: list[str]) -> "dict[str, Tensor]":
+        """Return ``text`` (B, T, D) of B captions, and ``pooled`` (B, P) if the base has it."""
 
     def fingerprints(self) -> dict[str, str]:
         """Return hashes: ``vae``, and ``text`` for text encoder with tokenizer."""
@@ -170,7 +170,7 @@ def encode_captions(
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
             with torch.inference_mode():
-                states = encoder.encode_captions([item.payload for item in batch])
+                states = encoder.encode_captions([item.payload for item in batch])["text"]
                 arrays = states.float().cpu().numpy()  # (B, T, D)
             for item, state in zip(batch, arrays, strict=True):
                 meta = {"stamp": item.stamp, "shape": state.shape, "caption": item.payload}

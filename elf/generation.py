@@ -41,12 +41,14 @@ def generate(
 ) -> list[Any]:
     """Sample one picture for each prompt and its seed, as PIL or as float arrays (H, W, 3) in 0..1.
 
-    The pipeline's parts are moved to the device for it, and the text encoder and the VAE back to
-    the CPU afterwards: training needs the memory. Starting noise comes from CPU generators, so
-    that a seed gives the same picture on every device, up to rounding.
+    The VAE and the text encoders are moved to the device for it, and back to where they were
+    afterwards: training needs the memory. Starting noise comes from CPU generators, so that a
+    seed gives the same picture on every device, up to rounding.
     """
     pictures: list[Any] = []
-    for part in (pipeline.vae, pipeline.text_encoder):
+    found = (getattr(pipeline, name, None) for name in ("vae", "text_encoder", "text_encoder_2"))
+    homes = [(part, part.device) for part in found if part is not None]
+    for part, _ in homes:
         part.to(device)
     try:
         for start in range(0, len(prompts), config.batch_size):
@@ -66,8 +68,8 @@ def generate(
             )
             pictures += list(result.images)
     finally:
-        for part in (pipeline.vae, pipeline.text_encoder):
-            part.to("cpu")
+        for part, home in homes:
+            part.to(home)
     return pictures
 
 

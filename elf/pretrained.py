@@ -18,7 +18,7 @@ T = TypeVar("T")
 def is_local(name: str) -> bool:
     """Whether a model is named by a path rather than by a hub name (``owner/name``)."""
     return (
-        _expanded(name).exists()
+        expanded(name).exists()
         or name.startswith((".", "/", "~"))
         or "\\" in name
         or name.count("/") != 1
@@ -43,7 +43,7 @@ def model_folder(
     """
     name = find(name)
     if is_local(name):
-        folder = _expanded(name)
+        folder = expanded(name)
         if not folder.is_dir():
             raise ElfError(
                 f"{what}: no folder {name}; give an existing folder or a hub name (owner/name)"
@@ -55,7 +55,8 @@ def model_folder(
     return folder
 
 
-def _expanded(name: str) -> Path:
+def expanded(name: str) -> Path:
+    """Return the path that a user names, with ``~`` for the home folder."""
     with contextlib.suppress(RuntimeError):  # ~ and the name of nobody
         return Path(name).expanduser()
     return Path(name)

@@ -32,8 +32,8 @@ def picture_difference(
     module.configure_model()
     module.load_state_dict({f"unet.{key}": value for key, value in state.items()})
     module.unet.eval()
-    own = module.base.pipeline(module.unet, torch.float32)
-    fresh = module.base.pipeline(module.base.unet(torch.float32), torch.float32)
+    own = module.base.pipeline(module.unet)
+    fresh = module.base.pipeline(module.base.unet(torch.float32))
     fresh.load_lora_weights(str(exported.parent), weight_name=exported.name)
     seeds = [config.seed + number for number in range(len(prompts))]
     device = torch.device("cpu")

@@ -21,7 +21,7 @@ if not torch.cuda.is_available():  # before Triton is imported by anything
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    for name in ("elf.diffusion", "elf.metrics"):
+    for name in ("elf.diffusion", "elf.metrics", "elf.bases.text", "elf.bases.conditions"):
         install_import_hook(name, "beartype.beartype")
 
 from pathlib import Path
@@ -50,8 +50,8 @@ class PoolingEncoder:
         mean = torch.nn.functional.avg_pool2d(pixels, 8)
         return mean, mean.abs()
 
-    def encode_captions(self, captions: list[str]) -> torch.Tensor:
-        return torch.tensor([[[float(len(caption))] * 8] * 8 for caption in captions])
+    def encode_captions(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        return {"text": torch.tensor([[[float(len(each))] * 8] * 8 for each in captions])}
 
     def fingerprints(self) -> dict[str, str]:
         return {"vae": "a", "text": "b"}
@@ -69,6 +69,14 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     folder = tmp_path_factory.mktemp("tiny")
     return {name: Path(path) for name, path in build_all(folder).items()}
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained SDXL in miniature, of the real classes."""
+    from elf.tiny.sdxl import build
+
+    return build(tmp_path_factory.mktemp("sdxl"))
 
 
 @pytest.fixture(scope="session")

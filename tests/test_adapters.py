@@ -9,13 +9,13 @@ from torch import nn
 
 from elf import adapters
 from elf.adapters import AdapterConfig
-from elf.bases import StableDiffusionBase
+from elf.bases import open_base
 from elf.errors import ElfError
 
 
 @pytest.fixture
 def unet(tiny_models: dict[str, Path]) -> nn.Module:
-    return StableDiffusionBase(str(tiny_models["base"])).unet(torch.float32).eval()
+    return open_base(str(tiny_models["base"])).unet(torch.float32).eval()
 
 
 def fill(unet: nn.Module) -> None:
@@ -52,7 +52,7 @@ def test_a_new_adapter_changes_nothing_and_off_is_the_base(unet: nn.Module, kind
 
 
 def test_only_the_adapter_is_trained_and_it_is_float32(tiny_models: dict[str, Path]) -> None:
-    unet = StableDiffusionBase(str(tiny_models["base"])).unet(torch.float16)
+    unet = open_base(str(tiny_models["base"])).unet(torch.float16)
     adapters.inject(unet, AdapterConfig(rank=4))
     for name, parameter in unet.named_parameters():
         ours = adapters.is_adapter_key(name)
@@ -87,7 +87,7 @@ def test_state_goes_round(unet: nn.Module, tiny_models: dict[str, Path]) -> None
     config = AdapterConfig(kind="dora", rank=4)
     adapters.inject(unet, config)
     fill(unet)
-    other = StableDiffusionBase(str(tiny_models["base"])).unet(torch.float32).eval()
+    other = open_base(str(tiny_models["base"])).unet(torch.float32).eval()
     adapters.inject(other, config)
     adapters.load_adapter_state(other, adapters.adapter_state(unet))
     assert torch.equal(predict(other), predict(unet))

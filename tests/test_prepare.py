@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import elf.prepare as prepare_module
-from elf.bases import StableDiffusionBase
+from elf.bases import open_base
 from elf.errors import ElfError
 from elf.images import decode, picture_id
 from elf.prepare import held_out, prepare
@@ -113,7 +113,7 @@ class Counting:
 def base(tmp_path_factory):
     from elf.tiny.base import build
 
-    return StableDiffusionBase(str(build(tmp_path_factory.mktemp("base"))))
+    return open_base(str(build(tmp_path_factory.mktemp("base"))))
 
 
 @pytest.fixture(scope="session")
@@ -237,9 +237,9 @@ def test_caches_hold_what_the_models_give(project, encoder, real_encoder):
         np.testing.assert_allclose(cached[0], mean[0], rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(cached[1], std[0], rtol=1e-3, atol=1e-6)
         assert example.size == (meta["bucket"][1], meta["bucket"][0])
-        text = real_encoder.encode_captions([meta["caption"]])[0]
+        text = real_encoder.encode_captions([meta["caption"]])["text"][0]
         np.testing.assert_allclose(example.text.read(reader), text, rtol=1e-3, atol=1e-3)
-    empty = real_encoder.encode_captions([""])[0]
+    empty = real_encoder.encode_captions([""])["text"][0]
     np.testing.assert_allclose(found.empty.read(reader), empty, rtol=1e-3, atol=1e-3)
     assert sorted(encoder.captions) == ["", *(f"tok, number {n}" for n in range(3))]
 
@@ -264,7 +264,7 @@ def test_captions_are_cached_without_the_trigger_too(project, encoder, real_enco
     reader = Reader(project.shards)
     for example in found.train:
         plain = captions[example.id].removeprefix("tok, ")
-        state = real_encoder.encode_captions([plain])[0]
+        state = real_encoder.encode_captions([plain])["text"][0]
         cached = example.text_without_trigger.read(reader)
         np.testing.assert_allclose(cached, state, rtol=1e-3, atol=1e-3)
     without = project.prepare(encoder, SETTINGS)
@@ -670,7 +670,7 @@ class Encoder:  # importing the real models takes longer than all the rest
         mean = torch.nn.functional.avg_pool2d(pixels, 8)
         return mean, mean.abs()
     def encode_captions(self, captions):
-        return torch.tensor([[[float(len(caption))] * 8] * 8 for caption in captions])
+        return {"text": torch.tensor([[[float(len(each))] * 8] * 8 for each in captions])}
     def fingerprints(self):
         return {"vae": "a", "text": "b"}
 

@@ -22,7 +22,7 @@ from elf.averaging import (
     MovingAverage,
     is_schedule_free,
 )
-from elf.bases import LatentEncoder, StableDiffusionBase
+from elf.bases import Base, LatentEncoder, open_base
 from elf.denoiser import Denoiser
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, generate
@@ -88,7 +88,7 @@ class DiffusionModule(LightningModule):
         self.validation_strata = validation_strata
         self.average: MovingAverage | None = None
         self.weights: EvaluatedWeights
-        self._base: StableDiffusionBase | None = None
+        self._base: Base | None = None
         self._pipeline: Any = None
         self._base_errors: dict[str, Tensor] = {}  # id → (K,) errors with the adapter off
         self._configured: list[dict[str, Any]] = []
@@ -99,10 +99,10 @@ class DiffusionModule(LightningModule):
         self._validating = ExitStack()
 
     @property
-    def base(self) -> StableDiffusionBase:
+    def base(self) -> Base:
         """The base model, looked up at first use."""
         if self._base is None:
-            self._base = StableDiffusionBase(self.base_name)
+            self._base = open_base(self.base_name)
         return self._base
 
     @property
@@ -303,7 +303,7 @@ class DiffusionModule(LightningModule):
         if seeds is None:
             seeds = list(range(config.seed, config.seed + len(prompts)))
         if self._pipeline is None:
-            self._pipeline = self.base.pipeline(self.unet, self.denoiser.dtype)
+            self._pipeline = self.base.pipeline(self.unet, dtype=self.denoiser.dtype)
         was_training = self.unet.training
         self.unet.eval()
         try:

@@ -8,17 +8,12 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from elf.bases.tokenizers import byte_letters
+
 if TYPE_CHECKING:
     from transformers import BartTokenizer, CLIPTokenizer
 
 Pair = tuple[str, str]
-
-
-def byte_alphabet() -> list[str]:
-    """The 256 printable characters that stand for bytes in byte-level BPE (GPT-2)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(hidden))]
 
 
 def learn_merges(words: Iterable[tuple[str, ...]]) -> list[Pair]:
@@ -51,7 +46,7 @@ def clip_tokenizer(words: Iterable[str]) -> "CLIPTokenizer":
     from transformers import CLIPTokenizer
 
     merges = learn_merges((*word[:-1], word[-1] + "</w>") for word in words)
-    alphabet = byte_alphabet()
+    alphabet = byte_letters()
     symbols = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
     symbols += ["".join(pair) for pair in merges]
     # CLIP's pooled output sits at the highest token id: end of text must come last.
@@ -67,7 +62,7 @@ def bart_tokenizer(words: Iterable[str]) -> "BartTokenizer":
     spaced = [f"Ġ{word}" for word in words]
     started = [word.capitalize() for word in ("a", "what", "describe")]
     merges = learn_merges(tuple(word) for word in [*spaced, *started])
-    symbols = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *byte_alphabet()]
+    symbols = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *byte_letters()]
     symbols += ["".join(pair) for pair in merges]
     vocab = {symbol: number for number, symbol in enumerate(dict.fromkeys(symbols))}
     return BartTokenizer(

@@ -1,0 +1,115 @@
+"""Captions → tokens → text states, as the pipelines make them; gradients flow.
+
+In two halves, so that a step with fixed shapes can be captured: strings become tokens on the CPU,
+and tokens become states on the device, without a look at their values.
+
+Shapes: B captions, N tokens (77 for CLIP), D width of the states, P width of the pooled state.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+TOKENS = 77
+"""CLIP's context length; some tokenizers on the hub do not say it."""
+
+Tokens = dict[str, Int[Tensor, "B N"]]
+"""Token ids by the text encoder that reads them."""
+
+States = dict[str, Float[Tensor, "B ..."]]
+"""``text`` (B, N, D), and for SDXL ``pooled`` (B, P)."""
+
+
+def _limit(tokenizer: Any) -> int:
+    return min(int(tokenizer.model_max_length), TOKENS)
+
+
+def tokenize(tokenizers: Mapping[str, Any], captions: Sequence[str]) -> Tokens:
+    """Return the tokens of captions, padded or cut to the encoders' length, on the CPU.
+
+    Args:
+        tokenizers: The tokenizer of each text encoder, by the encoder's name.
+        captions: B of them.
+    """
+    return {
+        name: tokenizer(
+            list(captions),
+            padding="max_length",
+            max_length=_limit(tokenizer),
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        for name, tokenizer in tokenizers.items()
+    }
+
+
+def count_cut(tokenizers: Mapping[str, Any], captions: Sequence[str]) -> int:
+    """Return how many captions are longer than a text encoder reads; their ends are lost."""
+    if not captions:
+        return 0
+    cut = [False] * len(captions)
+    for tokenizer in tokenizers.values():
+        ids = tokenizer(list(captions), verbose=False).input_ids  # with start and end of text
+        limit = _limit(tokenizer)
+        cut = [before or len(each) > limit for before, each in zip(cut, ids, strict=True)]
+    return sum(cut)
+
+
+def encode_tokens(family: str, encoders: Mapping[str, Any], tokens: Tokens) -> States:
+    """Return the states that a family's denoiser attends to, in the encoders' type.
+
+    Args:
+        family: Name of the family.
+        encoders: Text encoders by name, in the pipeline's order.
+        tokens: On the encoders' device.
+    """
+    return _STATES[family](encoders, tokens)
+
+
+def encode_text(
+    family: str,
+    tokenizers: Mapping[str, Any],
+    encoders: Mapping[str, Any],
+    captions: Sequence[str],
+    device: torch.device,
+) -> States:
+    """Return the states of captions: `tokenize`, then `encode_tokens` on the device."""
+    tokens = tokenize(tokenizers, captions)
+    return encode_tokens(family, encoders, {name: ids.to(device) for name, ids in tokens.items()})
+
+
+def _last_states(encoders: Mapping[str, Any], tokens: Tokens) -> States:
+    """SD1.5: the last hidden states, after the final layer norm."""
+    return {"text": encoders["text_encoder"](tokens["text_encoder"]).last_hidden_state}
+
+
+def _penultimate_states(encoders: Mapping[str, Any], tokens: Tokens) -> States:
+    """SDXL: both encoders' last but one hidden states side by side, and the second's projection.
+
+    Podell et al. 2023, section 2.1; there is no layer norm on the states.
+    """
+    outputs = [encoders[name](tokens[name], output_hidden_states=True) for name in encoders]
+    text = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+    return {"text": text, "pooled": outputs[-1].text_embeds}
+
+
+_STATES: dict[str, Callable[[Mapping[str, Any], Tokens], States]] = {
+    "sd15": _last_states,
+    "sdxl": _penultimate_states,
+}
+
+
+def skip_layers(encoder: Any, clip_skip: int) -> None:
+    """Take the last layers off a CLIP text encoder, in place: its states are then those before.
+
+    ``clip_skip`` counts as kohya's trainer and the web UIs do: 1 is the whole encoder, 2 the last
+    but one layer, with the final layer norm. diffusers' pipeline counts one less, looks for the
+    norm where transformers 5 has none any more, and skips for the prompt alone where there is a
+    second encoder; a shorter encoder needs none of that, and costs less.
+    """
+    layers = encoder.encoder.layers
+    encoder.encoder.layers = layers[: len(layers) - clip_skip + 1]
+    encoder.config.num_hidden_layers = len(encoder.encoder.layers)
