@@ -22,8 +22,9 @@ IMPORTED_AS = {
     "huggingface-hub": "huggingface_hub",
     "onnxruntime-gpu": "onnxruntime",
 }
-# used through other libraries or by a name in a YAML, not by an import
-INDIRECT = {"torchvision", "accelerate", "tensorboard", "wandb", "schedulefree", "prodigyopt"}
+INDIRECT = {
+    "torchvision", "accelerate", "tensorboard", "wandb", "schedulefree", "prodigyopt", "open_clip",
+}  # fmt: skip
 WITH_TORCH = {"triton"}  # where torch is built for CUDA; Elf does without it elsewhere
 
 

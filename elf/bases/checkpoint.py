@@ -58,7 +58,7 @@ class CheckpointParts:
         Raises:
             ElfError: If a tensor is missing or has another shape than the part's configuration.
         """
-        model = _empty(cls, self.config(part))
+        model = empty(cls, self.config(part))
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         found = places(self.family.name, part, shapes, self.config(part))
         state = self._read(found, shapes, part, dtype)
@@ -120,7 +120,7 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _empty(cls: Any, config: dict[str, Any]) -> Any:
+def empty(cls: Any, config: dict[str, Any]) -> Any:
     """Return a network whose weights take no memory yet; its buffers are real."""
     from accelerate import init_empty_weights
 
