@@ -68,6 +68,22 @@ def test_tokens_and_states_are_two_halves(base: Base) -> None:
         torch.testing.assert_close(states[name], state, rtol=0, atol=0)
 
 
+def test_no_state_depends_on_a_look_at_the_tokens(base: Base) -> None:
+    """A step with such a look could not be captured; tensors without values would raise."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    encoders = {name: base.text_encoder(name, torch.float32) for name in base.text_encoder_names}
+    tokenizers = {name: base.tokenizer(name) for name in base.text_encoder_names}
+    tokens = tokenize(tokenizers, CAPTIONS)
+    expected = encode_tokens(base.family, encoders, tokens)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = {name: mode.from_tensor(ids) for name, ids in tokens.items()}
+        states = encode_tokens(base.family, encoders, fakes)
+    assert {name: state.shape for name, state in states.items()} == {
+        name: state.shape for name, state in expected.items()
+    }
+
+
 def test_gradients_reach_every_text_encoder(base: Base) -> None:
     encoders = {name: base.text_encoder(name, torch.float32) for name in base.text_encoder_names}
     tokenizers = {name: base.tokenizer(name) for name in base.text_encoder_names}

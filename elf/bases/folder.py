@@ -2,8 +2,6 @@
 
 import contextlib
 import hashlib
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +9,13 @@ import torch
 from torch import nn
 
 from elf.bases.families import Family, family_of_pipeline, refuse_channels, tokenizer_part
+from elf.bases.weights import find_weights, read_json
 from elf.errors import ElfError
 from elf.files import sha256_file
-from elf.pretrained import expanded, is_local, load, model_folder
+from elf.pretrained import expanded, load, model_folder
 from elf.resources import find
 
 INDEX = "model_index.json"
-# Variants of weights, best first: those without a name are the full ones.
-_VARIANTS = (None, "fp16")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The files of a part's weights, and the name of their variant, if they have one."""
-
-    files: tuple[Path, ...]
-    variant: str | None
 
 
 class FolderParts:
@@ -42,12 +31,17 @@ class FolderParts:
     """
 
     def __init__(self, name: str) -> None:
+        self._find(name)
+        if _index_folder(name) != self.where:  # what was downloaded is of a newer version
+            self._find(name)
+        refuse_channels(int(self.config("unet").get("in_channels", 4)), name)
+        self.scheduler = self.config("scheduler")
+
+    def _find(self, name: str) -> None:
         self.where = _index_folder(name)
         self.family = family_of_pipeline(_pipeline_class(self.where), name)
         model_folder(name, "base model", config_files(self.family))
         self._weights = {part: find_weights(name, self.where, part) for part in self.family.parts}
-        refuse_channels(int(self.config("unet").get("in_channels", 4)), name)
-        self.scheduler = self.config("scheduler")
 
     def config(self, part: str) -> dict[str, Any]:
         """Return the configuration of a part."""
@@ -117,7 +111,7 @@ def _index_folder(name: str) -> Path:
 
 
 def _pipeline_class(folder: Path) -> str:
-    return str(_json(folder / INDEX).get("_class_name"))
+    return str(read_json(folder / INDEX).get("_class_name"))
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
@@ -126,88 +120,7 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     Raises:
         ElfError: If it is missing or damaged.
     """
-    return _json(folder / part / f"{'scheduler_' * (part == 'scheduler')}config.json")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ElfError(f"base model: no file {path}; is it the right folder?") from None
-    except (OSError, ValueError):
-        config = None
-    if not isinstance(config, dict):
-        raise ElfError(f"base model: {path} is damaged; download it again")
-    return config
-
-
-def find_weights(name: str, folder: Path, part: str) -> Weights:
-    """Return the weights of a part, from the hub if they are not in the folder yet.
-
-    The full ones before a half-precision variant; in one file or in several.
-
-    Args:
-        name: The base, a folder or a hub name.
-        folder: Where it is on this machine.
-        part: The part.
-
-    Raises:
-        ElfError: If there are none.
-    """
-    first: ElfError | None = None
-    layouts = [] if is_local(find(name)) else _layouts(part)
-    while (found := _present(folder / part)) is None and layouts:
-        file, *shards = layouts.pop(0)
-        try:
-            model_folder(name, "base model", (file,), shards)
-        except ElfError as error:  # the hub has no such file, or is out of reach
-            first = first or error
-    if found is not None:
-        return found
-    pickled = sorted((folder / part).glob("*.bin"))
-    if pickled:
-        raise ElfError(
-            f"base model: {pickled[0]} is a pickle, which can run code when it is read, and there "
-            "is no safetensors file beside it; take a version of the base that has one"
-        )
-    file = f"{part}/{_file(part, None)}"
-    raise first or ElfError(f"base model: {folder} has no {file}; is it the right folder?")
-
-
-def _file(part: str, variant: str | None) -> str:
-    stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
-    return f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
-
-
-def _shard_index(part: str, variant: str | None) -> str:
-    index = f"{_file(part, None)}.index.json"
-    return index.replace(".json", f".{variant}.json") if variant else index
-
-
-def _layouts(part: str) -> list[list[str]]:
-    """Return what to ask the hub for: a file, and patterns of what it is nothing without."""
-    layouts = []
-    for variant in _VARIANTS:
-        stem = _file(part, variant).removesuffix(".safetensors")
-        layouts.append([f"{part}/{stem}.safetensors"])
-        layouts.append(
-            [f"{part}/{_shard_index(part, variant)}", f"{part}/{stem}-*-of-*.safetensors"]
-        )
-    return layouts
-
-
-def _present(folder: Path) -> Weights | None:
-    for variant in _VARIANTS:
-        single = folder / _file(folder.name, variant)
-        if single.is_file():
-            return Weights((single,), variant)
-        index = folder / _shard_index(folder.name, variant)
-        if index.is_file():
-            shards = sorted(set(_json(index).get("weight_map", {}).values()))
-            files = tuple(folder / shard for shard in shards)
-            if files and all(path.is_file() for path in files):
-                return Weights(files, variant)
-    return None
+    return read_json(folder / part / f"{'scheduler_' * (part == 'scheduler')}config.json")
 
 
 def load_tokenizer(folder: Path, part: str) -> Any:
