@@ -50,11 +50,11 @@ def test_each_module_imports_only_what_it_may(path: Path) -> None:
         assert "datamodules" not in used
     if package == "datamodules":
         assert "modules" not in used
-    if package in ("taggers", "callbacks"):
+    if package in ("taggers", "callbacks", "bases"):
         assert not used & {"modules", "datamodules"}
     if name in WITHOUT_TORCH:
         assert not libraries(path) & {"torch", "lightning", "diffusers", "transformers", "peft"}
-    if name in WITHOUT_LIGHTNING or package == "taggers":
+    if name in WITHOUT_LIGHTNING or package in ("taggers", "bases"):
         assert "lightning" not in libraries(path)
     for library, users in ALONE.items():
         assert library not in libraries(path) or name in users

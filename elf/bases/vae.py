@@ -1,5 +1,6 @@
 """A VAE that stays in float32, whatever surrounds it."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -7,6 +8,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from elf.errors import ElfError
+
+TILE = 512
+"""Side of a part of a picture, px, where the whole does not fit the memory."""
 
 
 class Float32VAE(AutoencoderKL):  # type: ignore[misc]
@@ -25,17 +29,37 @@ class Float32VAE(AutoencoderKL):  # type: ignore[misc]
             return super().encode(x.float(), *args, **options)
 
     def decode(self, z: Tensor, *args: Any, **options: Any) -> Any:
-        """Decode unscaled latents (B, C, h, w) of any type."""
+        """Decode unscaled latents (B, C, h, w) of any type; in tiles if they need more memory."""
         if not torch.isfinite(z).all():
             raise ElfError(
                 "a sampled picture's latents are not finite (NaN or infinite): the base or the "
                 "adapter overflows; sample in bfloat16 or float32"
             )
         with torch.autocast(z.device.type, enabled=False):
-            decoded = super().decode(z.float(), *args, **options)
+            decoded = None
+            try:
+                decoded = super().decode(z.float(), *args, **options)
+            except torch.OutOfMemoryError:
+                if self.use_tiling:
+                    raise
+            if decoded is None:  # not in the handler, whose traceback holds on to the activations
+                self._decode_in_tiles_from_now_on()
+                decoded = super().decode(z.float(), *args, **options)
         if not torch.isfinite(decoded[0]).all():
             raise ElfError(
                 "a sampled picture is not finite (NaN or infinite): the VAE is damaged, or the "
                 "latents are far out of its range"
             )
         return decoded
+
+    def _decode_in_tiles_from_now_on(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.enable_tiling()
+        self.tile_sample_min_size = TILE
+        self.tile_latent_min_size = TILE // 2 ** (len(self.config.block_out_channels) - 1)
+        warnings.warn(
+            f"the GPU has no memory left to decode a picture at once: it is decoded in tiles of "
+            f"{TILE} px, whose borders may show",
+            stacklevel=4,
+        )
