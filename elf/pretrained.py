@@ -2,10 +2,11 @@
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,3 +114,18 @@ def load(loader: Callable[..., T], folder: Path, what: str, **options: Any) -> T
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ElfError(f"{what}: {folder} could not be loaded ({first})") from None
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the loaders of diffusers and transformers from reporting what the caller checks."""
+    found = [name for name in ("diffusers", "transformers") if name in sys.modules]
+    loggers = [importlib.import_module(f"{name}.utils.logging") for name in found]
+    levels = [logger.get_verbosity() for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.set_verbosity(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.set_verbosity(level)

@@ -115,7 +115,9 @@ def test_damaged_configurations_are_one_line(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "file"), [("unet", UNET), ("text_encoder_2", "text_encoder_2/model.safetensors")]
 )
-def test_a_missing_tensor_is_named(folders: dict[str, Path], part: str, file: str) -> None:
+def test_a_missing_tensor_is_named(
+    folders: dict[str, Path], part: str, file: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = folders["sdxl"] / file
     tensors = load_file(path)
     gone = sorted(tensors)[3]
@@ -128,6 +130,29 @@ def test_a_missing_tensor_is_named(folders: dict[str, Path], part: str, file: st
         f"base model: {path} has no {gone} ({part}; 1 missing); it is cut down, or does not "
         "belong to its config.json"
     )
+    assert capfd.readouterr().err == "", "no report of many lines beside it"
+
+
+@pytest.mark.parametrize(
+    ("part", "file"), [("unet", UNET), ("text_encoder_2", "text_encoder_2/model.safetensors")]
+)
+def test_a_tensor_of_another_shape_is_named(
+    folders: dict[str, Path], part: str, file: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = folders["sdxl"] / file
+    tensors = load_file(path)
+    name = next(name for name in sorted(tensors) if tensors[name].ndim == 1)
+    shape = tuple(tensors[name].shape)
+    tensors[name] = torch.zeros(3)
+    save_file(tensors, path, {"format": "pt"})
+    base = open_base(str(folders["sdxl"]))
+    with pytest.raises(ElfError) as error:
+        base.unet(torch.float32) if part == "unet" else base.text_encoder(part, torch.float32)
+    assert str(error.value) == (
+        f"base model: {path} has {name} ({part}) of shape (3,), not {shape}; it does not belong "
+        "to its config.json"
+    )
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from elf.bases.families import Family, family_of_pipeline, refuse_channels, toke
 from elf.bases.weights import find_weights, read_json
 from elf.errors import ElfError
 from elf.files import sha256_file
-from elf.pretrained import expanded, load, model_folder
+from elf.pretrained import expanded, load, model_folder, quiet_libraries
 from elf.resources import find
 
 INDEX = "model_index.json"
@@ -55,16 +55,23 @@ class FolderParts:
         """
         weights = self._weights[part]
         model: nn.Module
-        model, info = load(
-            cls.from_pretrained,
-            self.where,
-            f"base model ({part})",
-            subfolder=part,
-            dtype=dtype,
-            use_safetensors=True,
-            variant=weights.variant,
-            output_loading_info=True,
-        )
+        with quiet_libraries():
+            model, info = load(
+                cls.from_pretrained,
+                self.where,
+                f"base model ({part})",
+                subfolder=part,
+                dtype=dtype,
+                use_safetensors=True,
+                variant=weights.variant,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+        for name, found, wanted in sorted(info["mismatched_keys"]):
+            raise ElfError(
+                f"base model: {weights.files[0]} has {name} ({part}) of shape {tuple(found)}, not "
+                f"{tuple(wanted)}; it does not belong to its config.json"
+            )
         if missing := sorted(info["missing_keys"]):  # both libraries would go on with random ones
             raise ElfError(
                 f"base model: {weights.files[0]} has no {missing[0]} ({part}; {len(missing)} "
