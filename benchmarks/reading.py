@@ -88,16 +88,17 @@ def read_by_library(folder: Path, shape: tuple[int, ...]) -> int:
 
 def read_batches(folder: Path, found: dict[str, dict[str, Cached]], samples: list[int]) -> int:
     """Read batches as training gets them: latent and text in float32, stacked."""
+    from elf.captions import Captions
     from elf.datamodules.reading import CachedExamples, Draw
     from elf.prepared import Example
 
-    texts = list(found["captions"].values())
+    texts = {key: {"text": states} for key, states in found["captions"].items()}
+    captions = [Captions(f"caption {number}") for number in range(CAPTIONS)]
     examples = [
-        Example(key, (512, 512), (512, 512), (0, 0), latent, text, text)
+        Example(key, (512, 512), (512, 512), (0, 0), latent, captions[number % CAPTIONS])
         for number, (key, latent) in enumerate(found["latents"].items())
-        for text in [texts[number % CAPTIONS]]
     ]
-    dataset = CachedExamples(examples, texts[0], Reader(folder))
+    dataset = CachedExamples(examples, texts, Reader(folder))
     for start in range(0, len(samples), BATCH):
         dataset[[Draw(sample, sample) for sample in samples[start : start + BATCH]]]
     dataset.reader.close()

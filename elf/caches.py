@@ -22,6 +22,9 @@ Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
 Bytes = npt.NDArray[np.uint8]
 
+TEXT = {"text": "shape", "pooled": "pooled_shape"}
+"""What is cached of a caption, and under which name an index holds its shape."""
+
 
 def stamp(*parts: object) -> str:
     """Return a hash of what something is made from, 16 hex digits."""
@@ -95,9 +98,9 @@ class Cached:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, index: Index, entry: Entry, member: str) -> "Cached":
-        """Return where a member of an entry lies."""
-        return cls(index.tar, *entry.members[member], tuple(entry.meta["shape"]))
+    def of(cls, index: Index, entry: Entry, member: str, shape: str = "shape") -> "Cached":
+        """Return where a member of an entry lies; its meta holds the shape under that name."""
+        return cls(index.tar, *entry.members[member], tuple(entry.meta[shape]))
 
     def read(self, reader: Reader) -> Halves:
         """Return the array; a whole batch is converted faster than its samples are."""
@@ -108,3 +111,16 @@ class Cached:
         count = math.prod(self.shape)
         data = reader(self.tar, self.start, self.size)
         return np.frombuffer(data, np.uint8, count, len(data) - count).reshape(self.shape)
+
+
+CachedText = dict[str, Cached]
+"""What is cached of one caption: ``text`` (T, D), and ``pooled`` (P,) if its model has it."""
+
+
+def cached_text(index: Index, entry: Entry) -> CachedText:
+    """Return where the states of a caption lie."""
+    return {
+        kind: Cached.of(index, entry, f"{kind}.npy", shape)
+        for kind, shape in TEXT.items()
+        if f"{kind}.npy" in entry.members
+    }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from elf.buckets import Size
+from elf.captionsummary import CaptionSummary
 from elf.encoding import Picture
 from elf.epoch import Indices
 from elf.making import Selection
@@ -55,6 +56,7 @@ class Summary:
         buckets: How many pictures each bucket has, (width, height) in px.
         crop_loss: Mean share of a resized picture that was cropped away, 0-1.
         dropped: What was left out, and why.
+        texts: What captions training has.
         rendered: Pictures, ``latents`` (flipped ones too), ``captions`` and ``masks`` made in this
             run; the rest was there.
         latents: 〃
@@ -70,6 +72,7 @@ class Summary:
     buckets: dict[Size, int]
     crop_loss: float
     dropped: list[Dropped]
+    texts: CaptionSummary
     rendered: int = 0
     latents: int = 0
     captions: int = 0
@@ -89,6 +92,7 @@ class Summary:
                 *self._sets(),
                 *self._histogram(),
                 f"crop loss  {self.crop_loss:.1%} of the area on average",
+                *self.texts.lines(),
                 f"made now   {self.rendered} pictures, {self.latents} latents, "
                 f"{self.captions} caption states, {self.masks} masks",
                 *self._dropped(),
@@ -141,7 +145,11 @@ class Summary:
 
 
 def summarise(
-    selection: Selection, dropped: list[Dropped], made: Mapping[str, int], batch: int
+    selection: Selection,
+    dropped: list[Dropped],
+    made: Mapping[str, int],
+    batch: int,
+    texts: CaptionSummary,
 ) -> Summary:
     """Return what a preparation did.
 
@@ -150,6 +158,7 @@ def summarise(
         dropped: What was left out.
         made: How many samples of each kind of shards were made.
         batch: Pictures a step in training.
+        texts: What captions training has.
     """
     sets, chosen, held = selection.sets, selection.pictures, selection.held
     trained = sorted(
@@ -174,6 +183,7 @@ def summarise(
         samples=dict(samples),
         batch=batch,
         sets=[_of_set(number, selection, numbers, times, dropped) for number in range(len(sets))],
+        texts=texts,
     )
 
 
@@ -191,7 +201,8 @@ def _of_set(
         masks=sum(picture.mask is not None for picture in chosen),
         crop_loss=_mean_loss(chosen),
         dropped=sum(drop.set == number for drop in dropped),
-        options="".join(f", {key} {value}" for key, value in each.trained().items()),
+        options="".join(f", {key} {value}" for key, value in each.trained().items())
+        + (f", {drawn}" if (drawn := each.drawn()) else ""),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from elf.buckets import Placement, Size
-from elf.caches import pack
+from elf.caches import TEXT, pack
 from elf.errors import ElfError
 from elf.images import BadImage
 from elf.jpeg import Pixels, decode_pixels
@@ -39,7 +39,12 @@ class Encoder(Protocol):
         """Return posterior mean and std, each (B, C, h, w), of pixels (B, 3, H, W) in -1..1."""
 
     def encode_captions(self, captions: list[str]) -> "dict[str, Tensor]":
-        """Return ``text`` (B, T, D) of B captions, and ``pooled`` (B, P) if the base has it."""
+        """Return what is made of B captions.
+
+        ``text``: (B, T, D) states; and, of models that are conditioned on it (SDXL), ``pooled``:
+        (B, P), one vector for all of a caption. An encoder may also have ``count_cut(captions)``:
+        how many of them are longer than it reads.
+        """
 
     def fingerprints(self) -> dict[str, str]:
         """Return hashes: ``vae``, and ``text`` for text encoder with tokenizer."""
@@ -159,7 +164,7 @@ def ahead(
 def encode_captions(
     encoder: Encoder, batch_size: int, items: Sequence[Item[str]]
 ) -> Iterator[Sample]:
-    """Yield text states as (T, D).
+    """Yield text states as (T, D), with the pooled state (P,) if there is one.
 
     Raises:
         ElfError: If a state is not finite, with the caption.
@@ -170,10 +175,13 @@ def encode_captions(
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
             with torch.inference_mode():
-                states = encoder.encode_captions([item.payload for item in batch])["text"]
-                arrays = states.float().cpu().numpy()  # (B, T, D)
-            for item, state in zip(batch, arrays, strict=True):
-                meta = {"stamp": item.stamp, "shape": state.shape, "caption": item.payload}
-                data = pack(state, f"caption {item.payload!r}")
-                yield Sample(item.key, {"text.npy": data}, meta)
+                made = encoder.encode_captions([item.payload for item in batch])
+                arrays = {kind: made[kind].float().cpu().numpy() for kind in TEXT if kind in made}
+            for row, item in enumerate(batch):
+                states = {kind: array[row] for kind, array in arrays.items()}
+                meta = {"stamp": item.stamp, "caption": item.payload}
+                meta |= {TEXT[kind]: state.shape for kind, state in states.items()}
+                what = f"caption {item.payload!r}"
+                members = {f"{kind}.npy": pack(state, what) for kind, state in states.items()}
+                yield Sample(item.key, members, meta)
             bar.update(len(batch))

@@ -12,6 +12,7 @@ generators may change their streams between versions.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,7 @@ def mix(words: Words) -> Words:
     return words
 
 
+@lru_cache(1024)  # a few are asked for again and again, for each batch and each caption
 def _key(*numbers: int) -> np.uint64:
     """Fold integers into one word; each enters through the mixer, so their order matters."""
     word = np.zeros(1, np.uint64)

@@ -3,14 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
+from elf.captionoptions import CaptionKind
+from elf.captions import without_sentence
 from elf.decisions import DECISIONS, apply_decision, is_left_out, read_decisions
 from elf.errors import ElfError
 from elf.files import read_log
 from elf.images import LabelledPictures, picture_id
 from elf.masks import Masks
-from elf.sets import CaptionKind, PictureSet
+from elf.sets import PictureSet
 from elf.sources import Dropped, Found, Location, Source, Unusable
 
 Record = dict[str, Any]
@@ -45,12 +47,15 @@ def read_labelled(each: PictureSet, number: int = 0) -> Found:
                 raise Unusable("another picture has its name now")
             if now in owners:
                 raise Unusable(f"the mask of {owners[now]}")
-            text = labelled_caption(labels, record, each.caption or "tags")
+            words = labelled_caption(labels, record, each.caption or "tags")
         except Unusable as error:
             dropped.append(Dropped(path, str(error), number))
             continue
         location = Location(pictures / now)
-        sources[name] = Source(name, now, text, location, number, masks.of(now, name))
+        mask = masks.of(now, name)
+        sources[name] = Source(
+            name, now, words.text, location, number, mask, words.sentence, words.trigger
+        )
     labelled = {record["path"] for record in records}
     labelled |= {source.path for source in sources.values()}
     ids = {record["id"] for record in records}
@@ -129,8 +134,16 @@ def _is_id(name: object) -> bool:
     return isinstance(name, str) and len(name) == 16 and set(name) <= set("0123456789abcdef")
 
 
-def labelled_caption(labels: Path, record: Record, kind: CaptionKind) -> str:
-    """Return one line of text; the label file counts, for that is what a reviewer edits.
+class Words(NamedTuple):
+    """A caption, the sentence in it (or beside it, if one of the two is drawn), and the trigger."""
+
+    text: str
+    sentence: str = ""
+    trigger: str = ""
+
+
+def labelled_caption(labels: Path, record: Record, kind: CaptionKind) -> Words:
+    """Return a caption in one line; the label file counts, for that is what a reviewer edits.
 
     Raises:
         Unusable: If there is no such text.
@@ -140,12 +153,21 @@ def labelled_caption(labels: Path, record: Record, kind: CaptionKind) -> str:
     label = labels / f"{record['id']}.txt"
     tags = one_line(label.read_bytes(), label.name) if label.exists() else ""
     sentence = one_line(str(record.get("caption") or ""), "in the manifest")
+    trigger = one_line(str(record.get("attributes", {}).get("trigger") or ""), "in the manifest")
+    # the rules may have written the sentence into the label already
+    rest = without_sentence(tags, sentence) if sentence else None
+    if kind == "either":
+        tags = tags if rest is None else rest
+    wanted = {"tags": [tags], "sentence": [sentence]}.get(kind, [tags, sentence])
     if kind == "both" and sentence and sentence in tags:
-        return tags  # the rules wrote both into the label already
-    wanted = {"tags": [tags], "sentence": [sentence], "both": [tags, sentence]}[kind]
+        wanted = [tags]
     if not all(wanted):
         raise Unusable(f"no caption of kind {kind!r}")
-    return ", ".join(wanted)
+    if kind == "either":
+        return Words(tags, sentence, trigger)
+    text = ", ".join(wanted)
+    inside = kind == "both" or rest is not None
+    return Words(text, sentence if inside and kind != "sentence" else "", trigger)
 
 
 def one_line(text: bytes | str, name: str) -> str:

@@ -26,7 +26,7 @@ from elf.sets import PictureSet
 from elf.settings import Settings
 from elf.shards import Sample
 from elf.shardset import Item, ShardFolder
-from elf.sources import load
+from elf.sources import Source, load
 
 _AT_ONCE = 16  # pictures in memory at a time, three times
 
@@ -43,7 +43,7 @@ class Selection:
         sets: The sets.
         pictures: The pictures that are left.
         held: Ids of those that are kept for validation.
-        texts: All that text states are wanted of.
+        texts: All that text states are cached of; none if they are made while training.
     """
 
     sets: Sequence[PictureSet]
@@ -81,11 +81,11 @@ def make_shards(
     with decoding_in_threads():
         for kind in ("train", "heldout"):
             items = [
-                Item(picture.source.id, _picture_stamp(picture, settings), picture)
+                Item(picture.source.id, _picture_stamp(picture, settings, selection.sets), picture)
                 for picture in selection.pictures
                 if (picture.source.id in held) == (kind == "heldout")
             ]
-            state.update(kind, items, partial(_render, settings, threads))
+            state.update(kind, items, partial(_render, settings, selection.sets, threads))
         masked = [Item(p.source.id, p.mask, p) for p in selection.pictures if p.mask]
         state.update("masks", masked, partial(_shrink, masks, threads))
     stored = StoredPictures([tar for tar in state.kept if not tar.name.startswith("masks-")])
@@ -105,21 +105,36 @@ def make_shards(
     ]
     make_texts = partial(encode_captions, encoder, batch_size)
     state.update("captions", captions, make_texts)
+    if settings.text_states == "live":  # nothing here was made by the text encoder
+        names = {model: name for model, name in names.items() if model != "text"}
     write_prepared(state.path, settings, names, state.kept)
     state.sweep()
 
 
-def _picture_stamp(picture: Picture, settings: Settings) -> str:
+def _picture_stamp(picture: Picture, settings: Settings, sets: Sequence[PictureSet]) -> str:
     source, placed = picture.source, picture.placed
     number = [source.set] if source.set else []  # those of the first set are as before sets
+    words = _words(source, settings, sets)
     return caches.stamp(
         "picture", placed.bucket, placed.resized, placed.crop, source.caption,
-        settings.picture_format, *number,
+        settings.picture_format, *number, *([words] if words else []),
     )  # fmt: skip
 
 
+def _words(source: Source, settings: Settings, sets: Sequence[PictureSet]) -> dict[str, str]:
+    """Return what else training must know of a caption, if another one is made of it there."""
+    each = sets[source.set]
+    if not (each.varied or each.caption == "either" or settings.text_states == "live"):
+        return {}
+    words = {"sentence": source.sentence, "trigger": "" if each.trigger else source.trigger}
+    return {key: word for key, word in words.items() if word}
+
+
 def _render(
-    settings: Settings, threads: ThreadPoolExecutor, items: Sequence[Item[Picture]]
+    settings: Settings,
+    sets: Sequence[PictureSet],
+    threads: ThreadPoolExecutor,
+    items: Sequence[Item[Picture]],
 ) -> Iterator[Sample]:
     """Yield the samples of pictures: at their bucket's size, with caption and geometry."""
 
@@ -142,6 +157,7 @@ def _render(
             "resized": placed.resized,
             "crop": placed.crop,
             "caption": source.caption,
+            **_words(source, settings, sets),
         }
         if source.set:
             meta["set"] = source.set

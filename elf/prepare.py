@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from elf.captioned import read_captioned
+from elf.captionsummary import summarise_captions
 from elf.datasummary import Summary, summarise
 from elf.encoding import Encoder, Picture
 from elf.epoch import id_words, uniform
@@ -26,7 +27,7 @@ from elf.settings import Settings
 from elf.shardset import ShardFolder
 from elf.sources import Dropped, Found, Source, refuse_shared
 from elf.tarsources import read_tars
-from elf.trigger import has_trigger, without_trigger
+from elf.trigger import has_trigger
 
 _REMEDY = (
     "make room, or name another folder in data.shards; then run the same command again, whole "
@@ -87,7 +88,8 @@ def prepare(
                 except NotWhole as error:
                     if decode:
                         raise changed(str(error), error.__cause__) from None
-    summary = summarise(selection, dropped, made, trained_batch)
+    texts = summarise_captions(selection, encoder, state.kept)
+    summary = summarise(selection, dropped, made, trained_batch, texts)
     print(summary)
     return summary
 
@@ -111,8 +113,10 @@ def _select(
     if not learnt:
         raise ElfError("no picture is left to train on but regularisation pictures")
     key = "sets[{}].trigger" if settings.sets else "trigger"
-    texts = _texts(sets, chosen, key)
-    return Selection(sets, chosen, held_out(learnt, settings.held_out), texts)
+    _require_triggers(sets, chosen, key)
+    held = held_out(learnt, settings.held_out)
+    texts = _texts(sets, chosen, held) if settings.text_states == "cached" else set()
+    return Selection(sets, chosen, held, texts)
 
 
 def _find(sets: Sequence[PictureSet], threads: ThreadPoolExecutor) -> Found:
@@ -131,19 +135,25 @@ def _find(sets: Sequence[PictureSet], threads: ThreadPoolExecutor) -> Found:
     return found, dropped
 
 
-def _texts(sets: Sequence[PictureSet], chosen: Sequence[Picture], key: str) -> set[str]:
+def _require_triggers(sets: Sequence[PictureSet], chosen: Sequence[Picture], key: str) -> None:
+    """Refuse a trigger that no caption of its set holds."""
+    for number, each in enumerate(sets):
+        captions = [picture.source.caption for picture in chosen if picture.source.set == number]
+        trigger = each.trigger
+        if trigger and captions and not any(has_trigger(caption, trigger) for caption in captions):
+            raise ElfError(
+                f"data.{key.format(number)}: no caption holds {trigger!r} (one is "
+                f"{captions[0]!r}); name the trigger that the labels were made with"
+            )
+
+
+def _texts(sets: Sequence[PictureSet], chosen: Sequence[Picture], held: set[str]) -> set[str]:
     """Return all that text states are wanted of: captions, those without trigger, the empty one."""
     texts = {""}
-    for number, each in enumerate(sets):
-        captions = [p.source.caption for p in chosen if p.source.set == number]
-        texts.update(captions)
-        if each.trigger and captions:
-            if not any(has_trigger(caption, each.trigger) for caption in captions):
-                raise ElfError(
-                    f"data.{key.format(number)}: no caption holds {each.trigger!r} (one is "
-                    f"{captions[0]!r}); name the trigger that the labels were made with"
-                )
-            texts.update(without_trigger(caption, each.trigger) for caption in captions)
+    for picture in chosen:
+        source, each = picture.source, sets[picture.source.set]
+        captions = each.captions(source.caption, source.sentence, source.trigger)
+        texts |= captions.cached(source.id, source.id not in held, each.trigger)
     return texts
 
 

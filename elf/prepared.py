@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elf.caches import Cached, stamp, text_key
+from elf.caches import Cached, CachedText, cached_text, stamp
+from elf.captionoptions import TextStates
+from elf.captions import Captions
 from elf.checked import VERSION, read_checked, write_checked
 from elf.errors import ElfError
 from elf.sets import PictureSet
 from elf.settings import Settings
 from elf.shards import Entry, Index, read_index, verify
-from elf.trigger import without_trigger
 
 PREPARED = "prepared.json"
 REMEDY = "run `elf prepare --config …` with this config"
@@ -31,8 +32,7 @@ Located = list[tuple[Index, Entry]]
 class Example:
     """One sample as training sees it; sizes are (height, width), crops (top, left), in px.
 
-    Where no trigger was given, or the caption has none, ``text_without_trigger`` is ``text``. A
-    sample that is never mirrored has no ``flipped`` latent, one without a mask no ``mask``.
+    A sample that is never mirrored has no ``flipped`` latent, one without a mask no ``mask``.
     """
 
     id: str
@@ -40,8 +40,7 @@ class Example:
     original_size: tuple[int, int]
     crop: tuple[int, int]
     latent: Cached
-    text: Cached
-    text_without_trigger: Cached
+    captions: Captions
     set: int = 0
     regularisation: bool = False
     weight: float = 1.0
@@ -57,7 +56,7 @@ class Prepared:
     Attributes:
         train: Samples to train on, sorted by id.
         held_out: Samples to validate on, sorted by id.
-        empty: The state of the empty caption.
+        texts: Where the states of all captions lie, by ``text_key``; None if they are made live.
         index_hash: Identifies the training samples, their crops, captions, masks, and what each
             set does in an epoch, and the models; an exact resume needs the same.
         fingerprints: Hashes of the models that made the caches.
@@ -65,7 +64,7 @@ class Prepared:
 
     train: list[Example]
     held_out: list[Example]
-    empty: Cached
+    texts: dict[str, CachedText] | None
     index_hash: str
     fingerprints: dict[str, str]
 
@@ -73,6 +72,11 @@ class Prepared:
     def has_masks(self) -> bool:
         """Whether any sample has a mask; batches then have one for each."""
         return any(example.mask for example in (*self.train, *self.held_out))
+
+    @property
+    def text_states(self) -> TextStates:
+        """Whether the states of captions are cached, or are made while training."""
+        return "live" if self.texts is None else "cached"
 
 
 def write_prepared(
@@ -146,8 +150,8 @@ def read_prepared(folder: Path, settings: Settings | None = None) -> Prepared:
         latents=located("latents", "latent.npy"),
         flipped=located("flipped", "latent.npy"),
         masks=located("masks", "mask.npy"),
-        texts=located("captions", "text.npy"),
     )
+    texts = {entry.key: cached_text(index, entry) for index, entry in entries("captions")}
     sets = settings.all_sets()
 
     def examples(kind: str) -> list[Example]:
@@ -157,7 +161,7 @@ def read_prepared(folder: Path, settings: Settings | None = None) -> Prepared:
     return Prepared(
         examples("train"),
         examples("heldout"),
-        arrays.texts[text_key("")],
+        texts if settings.text_states == "cached" else None,
         _index_hash(record["fingerprints"], entries("train"), entries("masks"), settings.sets),
         record["fingerprints"],
     )
@@ -199,22 +203,16 @@ def _indexes(folder: Path, tars: dict[str, str]) -> dict[str, Index]:
 
 @dataclass(frozen=True)
 class _Arrays:
-    """Where all cached arrays lie, by id or by the key of a caption."""
+    """Where all cached arrays of pictures lie, by id."""
 
     latents: dict[str, Cached]
     flipped: dict[str, Cached]
     masks: dict[str, Cached]
-    texts: dict[str, Cached]
 
     def example(self, entry: Entry, sets: tuple[PictureSet, ...]) -> Example:
         meta = entry.meta
         number = meta.get("set", 0)
         each = sets[number]
-        caption = meta["caption"]
-        text = self.texts[text_key(caption)]
-        plain = text
-        if each.trigger:
-            plain = self.texts[text_key(without_trigger(caption, each.trigger))]
         (width, height), (left, top) = meta["bucket"], meta["crop"]
         return Example(
             id=entry.key,
@@ -222,8 +220,9 @@ class _Arrays:
             original_size=(meta["height"], meta["width"]),
             crop=(top, left),
             latent=self.latents[entry.key],
-            text=text,
-            text_without_trigger=plain,
+            captions=each.captions(
+                meta["caption"], meta.get("sentence", ""), meta.get("trigger", "")
+            ),
             set=number,
             regularisation=each.regularisation,
             weight=each.weight,

@@ -2,31 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from elf.captionoptions import KEYS, NOTHING, CaptionKind, CaptionOptions, TextStates, resolve
+from elf.captions import Captions
 from elf.epoch import Indices, balance
 from elf.errors import ElfError
 
-CaptionKind = Literal["tags", "sentence", "both"]
-
 # What decides only how a set is trained on, and where it lies: not what is in the shards.
-_NOT_STORED = ("pictures", "tars", "labels", "masks", "repeats", "caption_dropout", "weight")
+_NOT_STORED = ("pictures", "tars", "labels", "masks", "repeats", "caption_dropout", "weight",
+               "sentence_share")  # fmt: skip
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """One of several sets of pictures.
+class PictureSet(CaptionOptions):
+    """One of several sets of pictures; options of captions not given are those of ``data``.
 
     Attributes:
         pictures: Folder of pictures.
         tars: Instead of a folder, tars with pictures: a path, a glob, or a list of them.
         labels: Folder with a ``manifest.jsonl``, which knows pictures by their content. Left out,
             captions are those beside the pictures: ``name.txt``, in tars also the ``.json``'s.
-        caption: Of what is in the labels, the tags, the sentence, or both; data.caption if not
-            given.
+        caption: Of what is in the labels, the tags, the sentence, both, or either of the two, drawn
+            each time; data.caption if not given.
         default_caption: Of pictures with no caption beside them, which are left out otherwise.
         trigger: Trigger word of the captions; data.trigger if not given, none if "". Captions
             beside pictures and in tars get it in front if they lack it; labels have it.
@@ -58,8 +59,12 @@ class PictureSet:
     weight: float = 1.0
 
     def stored(self) -> dict[str, Any]:
-        """Return the options that decide what is in the shards."""
-        return {key: value for key, value in asdict(self).items() if key not in _NOT_STORED}
+        """Return the options that decide what is in the shards.
+
+        Those of captions came later than the first shards: they are there only where they are set.
+        """
+        values = {key: value for key, value in asdict(self).items() if key not in _NOT_STORED}
+        return {k: v for k, v in values.items() if k not in KEYS or v is not None}
 
     def trained(self) -> dict[str, Any]:
         """Return the options that change what an epoch is, where they are set."""
@@ -67,12 +72,28 @@ class PictureSet:
         options = ("repeats", "regularisation", "flip", "weight")
         return {k: v for k in options if (v := getattr(self, k)) != getattr(plain, k)}
 
+    def drawn(self) -> str:
+        """Return in words what is drawn of captions, empty if nothing is."""
+        return ", ".join(f"{key} {value}" for key, value in self.given().items())
+
+    def captions(self, text: str, sentence: str = "", trigger: str = "") -> Captions:
+        """Return what a picture of this set may be trained with.
+
+        Args:
+            text: Its caption.
+            sentence: The sentence in it, or beside it.
+            trigger: The word that its label was made with, if the set names none.
+        """
+        return Captions(text, self, sentence, self.trigger or trigger, self.caption == "either")
+
 
 def fill_in(
     sets: Sequence[PictureSet],
     caption: CaptionKind,
     trigger: str | None,
     caption_dropout: float,
+    options: CaptionOptions = NOTHING,
+    text_states: TextStates = "cached",
 ) -> tuple[PictureSet, ...]:
     """Return sets with what they leave out, after checking that they make sense.
 
@@ -81,6 +102,8 @@ def fill_in(
         caption: What labels are used for, where a set does not say it.
         trigger: The trigger word of the sets that do not say it, class pictures apart.
         caption_dropout: Share of samples with the empty caption, where a set does not say it.
+        options: What is drawn of captions, where a set does not say it.
+        text_states: Whether text states are cached.
 
     Raises:
         ElfError: If a set does not make sense, with the key.
@@ -90,16 +113,19 @@ def fill_in(
             raise ElfError(f"data.sets[{number}]{problem}")
     if sets and all(each.regularisation for each in sets):
         raise ElfError("data.sets: all are regularisation sets; add the pictures to be learnt")
+    kinds = [(each.caption or caption) if each.labels else None for each in sets]
+    drawn = resolve(options, sets, kinds, text_states == "live")
     return tuple(
         replace(
             each,
-            caption=(each.caption or caption) if each.labels else None,
+            **{key: getattr(own, key) for key in KEYS},
+            caption=kind,
             trigger=_trigger(each, trigger),
             caption_dropout=(
                 caption_dropout if each.caption_dropout is None else each.caption_dropout
             ),
         )
-        for each in sets
+        for each, kind, own in zip(sets, kinds, drawn, strict=True)
     )
 
 

@@ -3,14 +3,17 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from elf.sets import CaptionKind, PictureSet
+from elf.captionoptions import KEYS, POOL, CaptionKind, CaptionOptions, TextStates
+from elf.sets import PictureSet
 
 PictureFormat = Literal["png", "webp", "jpg"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(CaptionOptions):
     """The part of the YAML's ``data`` that decides what is in the shards (paths aside).
+
+    The options of captions are those of the one folder with plain keys; sets have their own.
 
     Attributes:
         resolution: Side of the square whose area each picture gets, px.
@@ -19,11 +22,13 @@ class Settings:
         max_side: Longest bucket side, px; twice the resolution if not given.
         no_upscale: Whether no picture is enlarged; there is no shortest and longest side then.
         held_out: The share of pictures kept for validation, 0-1.
-        caption: What a picture is trained with: its tags, its sentence, or tags then sentence.
+        caption: What a picture is trained with: its tags, its sentence, tags then sentence, or
+            either of the two.
         trigger: The trigger word; captions are then cached without it too.
         picture_format: How resized pictures are stored.
         shard_size: At most about this many samples go into one shard.
         sets: Sets of pictures with their options; none if there is one folder with plain keys.
+        text_states: Whether the text states of captions are cached, or made while training.
     """
 
     resolution: int = 512
@@ -37,6 +42,7 @@ class Settings:
     shard_size: int = 1000
     no_upscale: bool = False
     sets: tuple[PictureSet, ...] = ()
+    text_states: TextStates = "cached"
 
     def all_sets(self, pictures: str = "", labels: str = "") -> tuple[PictureSet, ...]:
         """Return the sets, the one of the plain keys if there are no others.
@@ -45,7 +51,9 @@ class Settings:
             pictures: The one folder of pictures.
             labels: The folder of its labels.
         """
-        one = PictureSet(pictures, labels=labels, caption=self.caption, trigger=self.trigger)
+        one = PictureSet(
+            pictures, labels=labels, caption=self.caption, trigger=self.trigger, **self.given()
+        )
         return self.sets or (one,)
 
     def record(self) -> dict[str, Any]:
@@ -54,9 +62,11 @@ class Settings:
         What came later than the first shards stands there only where it is set, so that folders
         from before stay what they are.
         """
-        values = asdict(self) | {"sets": [each.stored() for each in self.sets]}
-        later = {"no_upscale", "sets"}
-        return {key: value for key, value in values.items() if key not in later or value}
+        values = asdict(self) | {"sets": [self._stored(each) for each in self.sets]}
+        later = {"no_upscale", "sets", "text_states", *KEYS}
+        plain = asdict(Settings()) | {"sets": []}
+        kept = {k: v for k, v in values.items() if k not in later or v != plain[k]}
+        return {key: value for key, value in kept.items() if not self._only_drawn(key)}
 
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> "Settings":
@@ -73,9 +83,19 @@ class Settings:
         return None
 
     def _options(self) -> dict[str, Any]:
-        options = {**asdict(self), "sets": f"{len(self.sets)} sets"}
+        # text_states first: it decides which of the others count
+        values = {"text_states": self.text_states, **asdict(self), "sets": f"{len(self.sets)} sets"}
+        options = {key: value for key, value in values.items() if not self._only_drawn(key)}
         for number, each in enumerate(self.sets):
-            options |= {f"sets[{number}].{key}": value for key, value in each.stored().items()}
+            stored = self._stored(each).items()
+            options |= {f"sets[{number}].{key}": value for key, value in stored}
         if self.sets:  # these are then in the sets
             del options["caption"], options["trigger"]
         return options
+
+    def _stored(self, each: PictureSet) -> dict[str, Any]:
+        return {k: v for k, v in each.stored().items() if not self._only_drawn(k)}
+
+    def _only_drawn(self, key: str) -> bool:
+        """Whether an option only changes what is drawn from the shards, not what is in them."""
+        return key == "sentence_share" or (self.text_states == "live" and key in POOL)

@@ -57,6 +57,8 @@ class Source:
         location: Where its bytes are.
         set: The number of its set.
         mask: Its mask; one by alpha is there only if the picture has such a channel.
+        sentence: The sentence that is in the caption, or that may stand for it; one line.
+        trigger: The trigger that its label was made with.
     """
 
     id: str
@@ -65,6 +67,8 @@ class Source:
     location: Location
     set: int = 0
     mask: Mask | None = None
+    sentence: str = ""
+    trigger: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from elf.captioned import own_caption
 from elf.errors import ElfError
 from elf.images import MASK, BadImage, picture_id
 from elf.images import SUFFIXES as PICTURES
-from elf.labelled import labelled_caption, one_line, read_manifest
+from elf.labelled import Words, labelled_caption, one_line, read_manifest
 from elf.sets import PictureSet
 from elf.shards import Entry, scan
 from elf.sources import Dropped, Found, Location, Mask, Source, Unusable, without_twins
@@ -89,12 +89,13 @@ def _look(
         location = _picture(entry, tar)
         name = picture_id(location.read())
         if labels is None:
-            caption = own_caption(_text(entry, tar), each)
+            words = Words(own_caption(_text(entry, tar), each))
         elif name in records:
-            caption = labelled_caption(labels, records[name], each.caption or "tags")
+            words = labelled_caption(labels, records[name], each.caption or "tags")
         else:
             raise Unusable("not labelled")
-        return Source(name, path, caption, location, number, _mask(entry, tar, path, each))
+        mask = _mask(entry, tar, path, each)
+        return Source(name, path, words.text, location, number, mask, words.sentence, words.trigger)
     except (BadImage, Unusable) as error:
         return Dropped(path, str(error), number)
 

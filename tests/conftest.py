@@ -51,7 +51,8 @@ class PoolingEncoder:
         return mean, mean.abs()
 
     def encode_captions(self, captions: list[str]) -> dict[str, torch.Tensor]:
-        return {"text": torch.tensor([[[float(len(each))] * 8] * 8 for each in captions])}
+        states = [[[float(len(caption))] * 8] * 8 for caption in captions]
+        return {"text": torch.tensor(states)}
 
     def fingerprints(self) -> dict[str, str]:
         return {"vae": "a", "text": "b"}

@@ -90,9 +90,11 @@ def test_a_preparation_tells_training_where_everything_is(prepared):
     assert example.id == "a" * 16
     # (height, width) and (top, left), as SDXL's conditioning wants them
     assert (example.size, example.original_size, example.crop) == ((48, 64), (75, 80), (6, 0))
-    assert example.latent.shape == (2, 4, 6, 8) and found.empty.shape == (7, 5)
+    assert example.latent.shape == (2, 4, 6, 8)
+    assert {text["text"].shape for text in found.texts.values()} == {(7, 5)}
     assert [held.id for held in found.held_out] == ["b" * 16]
-    assert found.held_out[0].text != example.text != found.empty
+    assert example.captions.plain == "a cat" and found.held_out[0].captions.plain == "a dog"
+    assert found.texts.keys() == {text_key(text) for text in ("a cat", "a dog", "")}
 
 
 def test_training_does_not_need_the_pictures(prepared):

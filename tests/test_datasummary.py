@@ -1,6 +1,7 @@
 """What `elf prepare` says at its end."""
 
 from elf.buckets import Placement
+from elf.captionsummary import CaptionSummary
 from elf.datasummary import summarise
 from elf.encoding import Picture
 from elf.making import Selection
@@ -28,6 +29,7 @@ def selection():
 DROPPED = [Dropped("bad.png", "damaged (x)", 0), Dropped("a.tar/1", "no caption beside it", 1),
            Dropped("a.tar/2", "no caption beside it", 1)]  # fmt: skip
 MADE = {"train": 9, "heldout": 1, "latents": 10, "flipped": 5, "masks": 3, "captions": 2}
+TEXTS = CaptionSummary(1)
 
 EXPECTED = """\
 pictures   9 to train on, 1 held out
@@ -39,6 +41,7 @@ samples    30 an epoch in batches of 4, 2 more to fill rows (data.remainder)
   64×64: 8       ██████████████████████████████, 27 samples +1
   80×48: 2       ███, 3 samples +1
 crop loss  10.0% of the area on average
+captions   cached: 1 of each picture, 1 texts in all, 0.0 MB
 made now   10 pictures, 15 latents, 2 caption states, 3 masks
 dropped    3
   2 × no caption beside it (set 1)
@@ -49,11 +52,11 @@ dropped    3
 
 
 def test_sets_histogram_fills_and_what_was_dropped_are_said():
-    assert str(summarise(selection(), DROPPED, MADE, 4)) == EXPECTED
+    assert str(summarise(selection(), DROPPED, MADE, 4, TEXTS)) == EXPECTED
 
 
 def test_figures_can_be_read_without_the_text():
-    summary = summarise(selection(), DROPPED, MADE, 4)
+    summary = summarise(selection(), DROPPED, MADE, 4, TEXTS)
     assert summary.samples == {(64, 64): 27, (80, 48): 3}
     assert (summary.fills((64, 64)), summary.fills((80, 48))) == (1, 1)
     assert [each.samples for each in summary.sets] == [15, 15]
@@ -62,14 +65,16 @@ def test_figures_can_be_read_without_the_text():
 def test_of_very_many_buckets_the_largest_are_shown():
     pictures = [picture(n, 0, (8 * (n // 2), 64)) for n in range(2, 62)]
     pictures.append(picture(70, 0, (8, 64)))
-    lines = str(summarise(Selection(SETS[:1], pictures, set(), {""}), [], MADE, 1)).splitlines()
+    lines = str(
+        summarise(Selection(SETS[:1], pictures, set(), {""}), [], MADE, 1, TEXTS)
+    ).splitlines()
     assert lines[2].startswith("  8×64: 3 ")
     assert "  6 more buckets: 12" in lines and len([line for line in lines if "×64" in line]) == 24
 
 
 def test_one_set_needs_no_name():
     one = Selection([PictureSet("a")], [picture(0, 0, (64, 64))], set(), {""})
-    text = str(summarise(one, [], MADE, 1))
+    text = str(summarise(one, [], MADE, 1, TEXTS))
     assert (
         "set 0" not in text and "samples    1 an epoch in batches of 1, 0 more to fill rows" in text
     )
@@ -77,5 +82,5 @@ def test_one_set_needs_no_name():
 
 def test_of_many_dropped_pictures_some_are_named_and_the_rest_is_counted():
     dropped = [Dropped(f"{n}.png", f"damaged ({n})", 0) for n in range(12)]
-    text = str(summarise(selection(), dropped, MADE, 4))
+    text = str(summarise(selection(), dropped, MADE, 4, TEXTS))
     assert text.endswith("  9.png: damaged (9)\n  ... and 2 more")

@@ -28,11 +28,12 @@ def test_each_snippet_can_be_laid_over_a_shipped_config(tmp_path, config, number
     keys = set(re.findall(r"(\w+):", re.sub(r"#.*", "", SNIPPETS[number]))) - {"data", "init_args"}
     assert keys
     for key in keys & {field.name for field in fields(PictureSet)}:
-        assert any(getattr(each, key) not in (None, False) for each in data.settings.sets)
+        given = [*data.settings.all_sets(), data]
+        assert any(getattr(each, key, None) not in (None, False) for each in given)
 
 
 def test_there_is_a_snippet_for_each_subject():
-    assert len(SNIPPETS) == 5
+    assert len(SNIPPETS) == 6
     first = SNIPPETS[0]
     assert "regularisation: true" in first and "flip: true" in first and "repeats: 10" in first
 

@@ -34,7 +34,8 @@ class Means:
         return mean, mean.abs() / 100
 
     def encode_captions(self, captions):
-        return {"text": torch.tensor([[[float(len(each))] * 4] * 3 for each in captions])}
+        states = [[[float(len(caption))] * 4] * 3 for caption in captions]
+        return {"text": torch.tensor(states)}
 
     def fingerprints(self):
         return {"vae": "v", "text": "t"}

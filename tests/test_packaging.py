@@ -22,9 +22,8 @@ IMPORTED_AS = {
     "huggingface-hub": "huggingface_hub",
     "onnxruntime-gpu": "onnxruntime",
 }
-INDIRECT = {
-    "torchvision", "accelerate", "tensorboard", "wandb", "schedulefree", "prodigyopt", "open_clip",
-}  # fmt: skip
+# used through other libraries, by a name in a YAML or for a file that it brings, not by an import
+INDIRECT = {"torchvision", "tensorboard", "wandb", "open-clip-torch", "schedulefree", "prodigyopt"}
 WITH_TORCH = {"triton"}  # where torch is built for CUDA; Elf does without it elsewhere
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 import elf.prepare as prepare_module
 from elf.bases import open_base
+from elf.caches import text_key
 from elf.errors import ElfError
 from elf.images import decode, picture_id
 from elf.prepare import held_out, prepare
@@ -237,10 +238,11 @@ def test_caches_hold_what_the_models_give(project, encoder, real_encoder):
         np.testing.assert_allclose(cached[0], mean[0], rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(cached[1], std[0], rtol=1e-3, atol=1e-6)
         assert example.size == (meta["bucket"][1], meta["bucket"][0])
-        text = real_encoder.encode_captions([meta["caption"]])["text"][0]
-        np.testing.assert_allclose(example.text.read(reader), text, rtol=1e-3, atol=1e-3)
-    empty = real_encoder.encode_captions([""])["text"][0]
-    np.testing.assert_allclose(found.empty.read(reader), empty, rtol=1e-3, atol=1e-3)
+        assert example.captions.drawn(None) == meta["caption"]
+        for caption in (meta["caption"], ""):
+            text = real_encoder.encode_captions([caption])["text"][0]
+            cached = found.texts[text_key(caption)]["text"].read(reader)
+            np.testing.assert_allclose(cached, text, rtol=1e-3, atol=1e-3)
     assert sorted(encoder.captions) == ["", *(f"tok, number {n}" for n in range(3))]
 
 
@@ -265,12 +267,11 @@ def test_captions_are_cached_without_the_trigger_too(project, encoder, real_enco
     for example in found.train:
         plain = captions[example.id].removeprefix("tok, ")
         state = real_encoder.encode_captions([plain])["text"][0]
-        cached = example.text_without_trigger.read(reader)
+        cached = found.texts[text_key(plain)]["text"].read(reader)
         np.testing.assert_allclose(cached, state, rtol=1e-3, atol=1e-3)
     without = project.prepare(encoder, SETTINGS)
     assert without.captions == 0  # what is there already is not made again
-    for example in read_prepared(project.shards, SETTINGS).train:
-        assert example.text_without_trigger == example.text
+    assert len(read_prepared(project.shards, SETTINGS).texts) == 1 + 3
 
 
 def test_a_trigger_that_no_caption_holds_is_refused(project, encoder):
@@ -670,13 +671,15 @@ class Encoder:  # importing the real models takes longer than all the rest
         mean = torch.nn.functional.avg_pool2d(pixels, 8)
         return mean, mean.abs()
     def encode_captions(self, captions):
-        return {"text": torch.tensor([[[float(len(each))] * 8] * 8 for each in captions])}
+        states = [[[float(len(caption))] * 8] * 8 for caption in captions]
+        return {"text": torch.tensor(states), "pooled": torch.tensor(states)[:, 0]}
     def fingerprints(self):
         return {"vae": "a", "text": "b"}
 
 root = Path(sys.argv[1])
 sets = [
-    PictureSet(str(root / "raw"), labels=str(root / "labels"), trigger="tok", flip=True),
+    PictureSet(str(root / "raw"), labels=str(root / "labels"), trigger="tok", flip=True,
+               shuffle_tags=True, tag_dropout=0.2, caption_variants=3),
     PictureSet(tars=str(root / "class.tar"), regularisation=True),
 ]
 settings = Settings(resolution=64, bucket_step=8, shard_size=8, held_out=0.1,
@@ -708,7 +711,8 @@ def run(process, folder):
 def test_a_preparation_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path, kills):
     project = Project(tmp_path)
     for number in range(40):
-        project.add(picture(number, (70 + number, 64)), f"{number}.png", f"tok, n{number}")
+        tags = f"tok, n{number}, cat, hat"
+        project.add(picture(number, (70 + number, 64)), f"{number}.png", tags)
         if number % 2:
             mask = Image.new("L", (70 + number, 64), number + 1)
             mask.save(tmp_path / f"raw/{number}.mask.png")

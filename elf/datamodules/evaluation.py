@@ -72,7 +72,7 @@ class EvaluationSet(LightningDataModule):
         )
         if prepared.held_out:
             held_out = prepared.held_out
-            dataset = CachedExamples(held_out, prepared.empty, Reader(folder))
+            dataset = CachedExamples(held_out, prepared.texts, Reader(folder))
             loaders.append(
                 _Task(HeldOutLoader(dataset, bucket_numbers(held_out), self.batch_size), "held_out")
             )

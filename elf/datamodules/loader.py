@@ -16,16 +16,20 @@ it does with it decides the shape of ``EpochLoader``:
   epoch ends when its last batch is handed over, not when the iterator is exhausted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from elf.captions import variant_seeds
 from elf.datamodules.reading import Batch, BatchReading, CachedExamples, Draw
-from elf.epoch import Words, batches, bucket_counts, draw_seed, id_words, order, uniform
+from elf.epoch import Indices, Words, batches, bucket_counts, draw_seed, id_words, order, uniform
 from elf.errors import ElfError
+
+SHARES = {"caption_dropout", "prior_preservation"}
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,16 @@ class Treatment:
         prior_preservation: The share that keeps what the base predicts, 0-1.
         flip: The share that is mirrored, 0-1.
         repeats: How many times each stands in an epoch; None: once.
+        sentence: The share that gets the sentence, where either is drawn, 0-1.
+        variants: Of how many cached captions one is drawn; 0: each is made anew.
     """
 
     caption_dropout: npt.ArrayLike = 0.0
     prior_preservation: npt.ArrayLike = 0.0
     flip: npt.ArrayLike = 0.0
     repeats: npt.ArrayLike | None = None
+    sentence: npt.ArrayLike = 0.0
+    variants: npt.ArrayLike = 1
 
 
 class _Remaining:
@@ -69,8 +77,10 @@ class _Remaining:
                 ("caption dropout", treatment.caption_dropout),
                 ("prior preservation", treatment.prior_preservation),
                 ("flip", treatment.flip),
+                ("sentence", treatment.sentence),
             )
         ]
+        self.variants = np.broadcast_to(np.asarray(treatment.variants), len(words))
         self.epoch = 0
         self.batch = 0
         self.length = batches(bucket_counts(buckets, self.repeats), global_batch, drop)
@@ -85,8 +95,17 @@ class _Remaining:
             mine = row[self.rank :: self.world]
             seeds = draw_seed(self.seed, epoch, self.words[mine], times[self.rank :: self.world])
             drawn = [uniform(seeds, purpose) < share[mine] for purpose, share in self.shares]
-            columns = (column.tolist() for column in (mine, seeds, *drawn))
+            chosen = self._words(seeds, mine)
+            columns = (column.tolist() for column in (mine, seeds, *drawn, chosen))
             yield [Draw(*values) for values in zip(*columns, strict=True)]
+
+    def _words(self, seeds: Indices, mine: Indices) -> Indices:
+        """Return what each caption is drawn from: the seed of one that is cached, or its own."""
+        count = self.variants[mine]
+        if not count.any():
+            return seeds
+        number = (uniform(seeds, "caption variant") * count).astype(np.int64)
+        return np.where(count == 0, seeds, variant_seeds(self.words[mine], number))
 
 
 class EpochLoader:
@@ -107,6 +126,7 @@ class EpochLoader:
         workers: Processes that read.
         treatment: What is done with the samples.
         drop: Leave out what does not fill a batch, instead of filling it.
+        options: What else the draws depend on, by its key in the configuration, for the state.
     """
 
     def __init__(
@@ -121,8 +141,10 @@ class EpochLoader:
         workers: int = 0,
         treatment: Treatment = Treatment(),
         drop: bool = False,
+        options: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.index_hash = index_hash
+        self.options = dict(options)
         words = id_words([example.id for example in dataset.examples])
         self.position = _Remaining(words, buckets, global_batch, seed, world, rank, treatment, drop)
         self._reading = BatchReading(dataset, self.position, workers)
@@ -155,15 +177,18 @@ class EpochLoader:
             "seed": self.position.seed,
             "index": self.index_hash,
             "global_batch": self.position.global_batch,
+            "options": self.options,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position. Workers and ranks may differ from then.
 
         Raises:
-            ElfError: If the data, the global batch or the seed are others than when it was saved.
+            ElfError: If the data, the global batch, the seed or what is drawn are others than when
+                it was saved.
         """
         mine = self.state_dict()
+        self._compare_options(state.get("options"))
         for key, what, remedy in (
             (
                 "index",
@@ -180,6 +205,17 @@ class EpochLoader:
                     f"{mine[key]}, so the run cannot be resumed: {remedy}, or start a new run"
                 )
         self.position.epoch, self.position.batch = state["epoch"], state["batch"]
+
+    def _compare_options(self, saved: Mapping[str, Any] | None) -> None:
+        if saved is None:  # a state from before captions were drawn says nothing of the shares
+            saved = {key: self.options[key] for key in SHARES & self.options.keys()}
+        for key in {**saved, **self.options}:
+            before, now = saved.get(key), self.options.get(key)
+            if before != now:
+                raise ElfError(
+                    f"this checkpoint was trained with data.{key} {before}, now it is {now}, so "
+                    "the run cannot be resumed: set it back, or start a new run"
+                )
 
 
 class HeldOutLoader:

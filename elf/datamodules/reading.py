@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from elf.caches import Bytes, Cached
+from elf.caches import Bytes, Cached, CachedText, text_key
 from elf.errors import ElfError
-from elf.prepared import Example
+from elf.prepared import REMEDY, Example
 from elf.shards import Reader
+from elf.trigger import without_trigger
 
 Batch = dict[str, Any]
 
@@ -25,6 +26,8 @@ class Draw(NamedTuple):
         dropped: Whether it gets the empty caption.
         preserved: Whether it is to keep what the base predicts, and its caption has no trigger.
         flipped: Whether it is mirrored, left to right.
+        sentence: Whether the sentence stands for its caption, where either of the two is drawn.
+        words: What its tags are drawn from; None: the caption as it stands.
     """
 
     sample: int
@@ -32,6 +35,8 @@ class Draw(NamedTuple):
     dropped: bool = False
     preserved: bool = False
     flipped: bool = False
+    sentence: bool = False
+    words: int | None = None
 
 
 class CachedExamples(Dataset[Any]):
@@ -39,16 +44,21 @@ class CachedExamples(Dataset[Any]):
 
     Args:
         examples: Where each sample's arrays lie.
-        empty: The state of the empty caption.
+        texts: Where the states of captions lie, by ``text_key``; None for batches of captions
+            alone, whose states are made while training.
         reader: Of the shards' folder.
         masks: Whether batches hold masks, white for samples without one.
     """
 
     def __init__(
-        self, examples: Sequence[Example], empty: Cached, reader: Reader, masks: bool = False
+        self,
+        examples: Sequence[Example],
+        texts: dict[str, CachedText] | None,
+        reader: Reader,
+        masks: bool = False,
     ) -> None:
         self.examples = examples
-        self.empty = empty
+        self.texts = texts
         self.reader = reader
         self.masks = masks
 
@@ -70,17 +80,17 @@ class CachedExamples(Dataset[Any]):
         pairs = list(zip(examples, draws, strict=True))
         arrays = [_latent(example, draw).read(self.reader) for example, draw in pairs]
         latents = torch.from_numpy(np.stack(arrays))  # (B, 2, C, h, w)
-        texts = [self._text(example, draw).read(self.reader) for example, draw in pairs]
+        captions = [_caption(example, draw) for example, draw in pairs]
         crops = [example.flipped_crop if draw.flipped else example.crop for example, draw in pairs]
         batch = {
             "id": [example.id for example in examples],
+            "caption": captions,
             "seed": torch.tensor([draw.seed for draw in draws], dtype=torch.int64),  # (B,)
             "preserved": torch.tensor([draw.preserved for draw in draws]),  # (B,)
             "regularisation": torch.tensor([example.regularisation for example in examples]),
             "loss_weight": torch.tensor([example.weight for example in examples]),  # (B,)
             "latent_mean": latents[:, 0].float().contiguous(),  # (B, C, h, w)
             "latent_std": latents[:, 1].float().contiguous(),
-            "text": torch.from_numpy(np.stack(texts)).float(),  # (B, T, D)
             # (B, 2) in px: height, width; height, width of the original; top, left
             "size": torch.tensor([example.size for example in examples]),
             "original_size": torch.tensor([example.original_size for example in examples]),
@@ -89,7 +99,20 @@ class CachedExamples(Dataset[Any]):
         if self.masks:
             masks = [self._mask(example, draw) for example, draw in pairs]
             batch["mask"] = torch.from_numpy(np.stack(masks)).float() / 255  # (B, h, w), 0-1
-        return batch
+        return batch | (self._states(captions, self.texts) if self.texts is not None else {})
+
+    def _states(self, captions: list[str], texts: dict[str, CachedText]) -> Batch:
+        """Return ``text`` (B, T, D), and ``pooled`` (B, P) of a model that has it."""
+        try:
+            found = [texts[text_key(caption)] for caption in captions]
+        except KeyError:
+            missing = next(caption for caption in captions if text_key(caption) not in texts)
+            raise ElfError(
+                f"{self.reader.folder}: no text state of {missing!r} is cached (another version of "
+                f"elf made the caches): {REMEDY}"
+            ) from None
+        arrays = {kind: [states[kind].read(self.reader) for states in found] for kind in found[0]}
+        return {kind: torch.from_numpy(np.stack(rows)).float() for kind, rows in arrays.items()}
 
     def _mask(self, example: Example, draw: Draw) -> Bytes:
         if example.mask is None:
@@ -97,10 +120,13 @@ class CachedExamples(Dataset[Any]):
         mask = example.mask.read_mask(self.reader)
         return mask[:, ::-1] if draw.flipped else mask
 
-    def _text(self, example: Example, draw: Draw) -> Cached:
-        if draw.dropped:
-            return self.empty
-        return example.text_without_trigger if draw.preserved else example.text
+
+def _caption(example: Example, draw: Draw) -> str:
+    """Return the text that a sample is trained with."""
+    if draw.dropped:
+        return ""
+    text = example.captions.drawn(draw.words, draw.sentence)
+    return without_trigger(text, example.captions.trigger) if draw.preserved else text
 
 
 def _latent(example: Example, draw: Draw) -> Cached:

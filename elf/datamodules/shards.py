@@ -1,17 +1,18 @@
 """The data of a training run: pictures and labels for `elf prepare`, shards for `elf fit`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
+from elf.captionoptions import NOTHING, CaptionKind, CaptionOptions, TextStates, resolve
 from elf.datamodules.loader import EpochLoader, HeldOutLoader, Treatment
 from elf.datamodules.reading import CachedExamples
 from elf.epoch import batches, bucket_counts
 from elf.errors import ElfError
 from elf.prepared import REMEDY, Example, Prepared, read_prepared
 from elf.remote import fetch_shards, is_remote, local_path
-from elf.sets import CaptionKind, PictureSet, fill_in, times_an_epoch
+from elf.sets import PictureSet, fill_in, times_an_epoch
 from elf.settings import PictureFormat, Settings
 from elf.shards import Reader
 
@@ -35,8 +36,22 @@ class ShardDataModule(LightningDataModule):
         no_upscale: Never enlarge a picture: those below the area keep their size, cropped to the
             step, in buckets of their own; no shortest and longest side then.
         held_out: The share of pictures kept for validation, 0-1.
-        caption: What a picture is trained with: its tags, its sentence, or both.
-        trigger: The trigger word of the labels; only prior preservation needs it.
+        caption: What a picture is trained with: its tags, its sentence, both, or either of the
+            two, drawn each time.
+        shuffle_tags: The tags stand in another order each time; the trigger stays in front, a
+            sentence behind them.
+        keep_tags: How many of the first tags keep their place and are never dropped; the trigger is
+            not counted.
+        tag_dropout: The share of the other tags that is left out of a caption, 0-1.
+        keep_separator: A text in captions, such as ``|||``, behind the tags to keep.
+        sentence_share: With caption ``either``, the share of samples with the sentence, 0-1; half
+            if not given.
+        text_states: Of captions, cached by `elf prepare`, or made live in each step: then captions
+            vary without limit, and text encoders can be trained.
+        caption_variants: How many captions of each picture are cached if tags are shuffled or
+            dropped; 8 if not given.
+        trigger: The trigger word of the labels; prior preservation needs it, and sentences that
+            are drawn instead of tags get it in front.
         caption_dropout: The share of samples trained with the empty caption, 0-1.
         prior_preservation: The share of samples whose caption loses the trigger, and whose target
             is what the base predicts: what the adapter learns then stays with the trigger. 0-1.
@@ -68,6 +83,13 @@ class ShardDataModule(LightningDataModule):
         no_upscale: bool = False,
         held_out: float = 0.05,
         caption: CaptionKind = "tags",
+        shuffle_tags: bool = False,
+        keep_tags: int = 0,
+        tag_dropout: float = 0.0,
+        keep_separator: str | None = None,
+        sentence_share: float | None = None,
+        text_states: TextStates = "cached",
+        caption_variants: int | None = None,
         trigger: str | None = None,
         caption_dropout: float = 0.0,
         prior_preservation: float = 0.0,
@@ -96,7 +118,17 @@ class ShardDataModule(LightningDataModule):
         for key, path, usual in (("pictures", pictures, PICTURES), ("labels", labels, LABELS)):
             if sets and path != usual:
                 raise ElfError(f"data.{key} {path} is not used with data.sets: name it in a set")
-        filled = fill_in(sets, caption, trigger, caption_dropout)
+        drawn = CaptionOptions(
+            shuffle_tags=shuffle_tags or None,
+            keep_tags=keep_tags or None,
+            tag_dropout=tag_dropout or None,
+            keep_separator=keep_separator or None,
+            sentence_share=sentence_share,
+            caption_variants=caption_variants,
+        )
+        filled = fill_in(sets, caption, trigger, caption_dropout, drawn, text_states)
+        live = text_states == "live"
+        own = NOTHING if sets else resolve(drawn, [NOTHING], [caption], live)[0]
         if trigger and not trigger.strip():
             raise ElfError(f"data.trigger {trigger!r} is blank: give a word, or null for none")
         if prior_preservation and not (any(s.trigger for s in filled) if sets else trigger):
@@ -127,6 +159,8 @@ class ShardDataModule(LightningDataModule):
             picture_format=picture_format,
             shard_size=shard_size,
             sets=filled,
+            text_states=text_states,
+            **own.given(),
         )
         self.prepared: Prepared | None = None
         self.shards_cache = shards_cache
@@ -154,6 +188,8 @@ class ShardDataModule(LightningDataModule):
         fingerprints = getattr(module, "fingerprints", None)
         if callable(fingerprints):
             for model, mine in fingerprints().items():
+                if model == "text" and self.text_mode == "live":
+                    continue  # nothing here was made by it
                 cached = self.prepared.fingerprints.get(model)
                 if cached != mine:
                     raise ElfError(
@@ -180,6 +216,7 @@ class ShardDataModule(LightningDataModule):
             self.workers,
             self._treatment(examples),
             self.remainder == "drop",
+            self._drawn_from(),
         )
         if not len(loader):
             raise ElfError(
@@ -222,10 +259,36 @@ class ShardDataModule(LightningDataModule):
         """End the processes that read; Lightning tears nothing down after an error."""
         self.teardown("exception")
 
+    @property
+    def text_mode(self) -> TextStates:
+        """Whether batches hold ``text``, from the caches, or captions alone, to be encoded live."""
+        return self.settings.text_states
+
+    def _drawn_from(self) -> dict[str, Any]:
+        """Return what draws depend on and a resume needs the same, by key; sets' shares apart.
+
+        Those, with repeats and weights, are in the index's hash.
+        """
+        options: dict[str, Any] = {"prior_preservation": self.prior_preservation}
+        if self.text_mode == "live":
+            options["text_states"] = "live"
+        if not self.settings.sets:
+            return options | {"caption_dropout": self.caption_dropout} | self.settings.given()
+        for number, each in enumerate(self.settings.sets):
+            options |= {f"sets[{number}].{key}": value for key, value in each.given().items()}
+        return options
+
     def _treatment(self, examples: list[Example]) -> Treatment:
-        sets = self.settings.sets
-        if not sets:
-            return Treatment(self.caption_dropout, self.prior_preservation)
+        sets = self.settings.all_sets()
+        shares = [each.sentence_share or 0.0 for each in sets]
+        variants = [0 if self.text_mode == "live" else each.caption_variants or 1 for each in sets]
+        if not self.settings.sets:
+            return Treatment(
+                self.caption_dropout,
+                self.prior_preservation,
+                sentence=shares[0],
+                variants=variants[0],
+            )
         numbers = np.array([example.set for example in examples], np.int64)
         # what the base knows of pictures without a trigger is what they are there to teach
         preserved = [self.prior_preservation if each.trigger else 0.0 for each in sets]
@@ -234,6 +297,8 @@ class ShardDataModule(LightningDataModule):
             np.array(preserved)[numbers],
             np.array([0.5 if each.flip else 0.0 for each in sets])[numbers],
             times_an_epoch(sets, numbers),
+            np.array(shares)[numbers],
+            np.array(variants)[numbers],
         )
 
     def _require(self) -> Prepared:
@@ -247,7 +312,7 @@ class ShardDataModule(LightningDataModule):
 
     def _dataset(self, examples: list[Example]) -> CachedExamples:
         prepared = self._require()
-        return CachedExamples(examples, prepared.empty, self._reader, prepared.has_masks)
+        return CachedExamples(examples, prepared.texts, self._reader, prepared.has_masks)
 
 
 def bucket_numbers(examples: list[Example]) -> list[int]:

@@ -1,14 +1,20 @@
 """Prepared shards without any model, and a module small enough to be trained a hundred times."""
 
+import hashlib
+import io
+import json
 import sys
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
 
 from elf.caches import pack, text_key
 from elf.datamodules.shards import ShardDataModule
+from elf.images import picture_id
+from elf.prepare import prepare
 from elf.prepared import write_prepared
 from elf.shards import Sample, write_shard
 from elf.trigger import without_trigger
@@ -125,6 +131,91 @@ def assert_same_run(module, reference):
     for number, state in theirs["state"].items():
         for name, value in state.items():
             assert torch.equal(mine["state"][number][name], value)
+
+
+# --- labelled pictures, to be prepared ---------------------------------------------------------
+
+PICTURES = 14
+TAGS = ("red hat", "green coat", "forest", "smile", "long hair")
+SENTENCE = "A wood elf, smiling."
+
+
+def digest(caption, count):
+    """Numbers that say which caption they are of, and are whole in float16."""
+    return list(hashlib.sha256(caption.encode()).digest()[:count])
+
+
+class Hashing:
+    """Frozen models of SDXL's form, whose text states tell the caption; reads 60 characters."""
+
+    latent_factor = 8
+
+    def __init__(self):
+        self.captions = []
+
+    def encode_pictures(self, pixels):
+        mean = torch.nn.functional.avg_pool2d(pixels, 8)[:, :2]
+        return mean, mean.abs()
+
+    def encode_captions(self, captions):
+        self.captions += captions
+        states = torch.tensor([digest(caption, 12) for caption in captions]).float()
+        pooled = torch.tensor([digest(caption[::-1], 5) for caption in captions]).float()
+        return {"text": states.view(-1, 3, 4), "pooled": pooled}
+
+    def count_cut(self, captions):
+        return sum(len(caption) > 60 for caption in captions)
+
+    def fingerprints(self):
+        return {"vae": "v", "text": "t"}
+
+
+class Project:
+    """Labelled pictures of two shapes, and what is prepared of them."""
+
+    sentence = SENTENCE
+    digest = staticmethod(digest)
+
+    def __init__(self, root):
+        self.root, self.encoder, self.tags = root, Hashing(), {}
+        (root / "raw").mkdir(parents=True)
+        (root / "labels").mkdir()
+        for number in range(PICTURES):
+            buffer = io.BytesIO()
+            size = (64, 64) if number % 3 else (80, 48)
+            noise = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3))
+            Image.fromarray(noise.astype(np.uint8)).save(buffer, "PNG")
+            name = picture_id(buffer.getvalue())
+            (root / f"raw/{number}.png").write_bytes(buffer.getvalue())
+            self.tags[name] = ["tok", f"number {number}", *TAGS[: 2 + number % 4]]
+            self.label(name, number, ", ".join(self.tags[name]))
+
+    def label(self, name, number, text):
+        (self.root / f"labels/{name}.txt").write_text(text + "\n")
+        record = {"id": name, "path": f"{number}.png", "caption": SENTENCE,
+                  "tags": self.tags[name], "attributes": {"trigger": "tok"}}  # fmt: skip
+        with open(self.root / "labels/manifest.jsonl", "a") as manifest:
+            manifest.write(json.dumps(record) + "\n")
+
+    def data(self, shards="shards", **options):
+        usual = {"resolution": 64, "bucket_step": 8, "batch_size": 2, "workers": 0, "held_out": 0.1}
+        return ShardDataModule(
+            str(self.root / "raw"), str(self.root / "labels"), shards=str(self.root / shards),
+            **usual | options,
+        )  # fmt: skip
+
+    def prepared(self, **options):
+        data = self.data(**options)
+        data.summary = self.prepare(data)
+        return data
+
+    def prepare(self, data):
+        return prepare(self.encoder, data.settings, data.pictures, data.labels, data.shards)
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
 
 
 @pytest.fixture

@@ -125,6 +125,7 @@ def test_the_state_counts_what_was_handed_over_not_what_was_read_ahead(make_data
     assert draws(loader) == whole[5:13]
     assert loader.state_dict() == {
         "epoch": 1, "batch": 5, "seed": 0, "index": loader.index_hash, "global_batch": 2,
+        "options": {"caption_dropout": 0.3, "prior_preservation": 0.25},
     }  # fmt: skip
 
 
@@ -148,6 +149,11 @@ def test_a_changed_run_is_refused_with_both_values(make_data):
         ),
         ("global_batch", 64, r"trained with global batch 64, now it is 2, so .*batch_size × dev"),
         ("seed", 9, r"trained with data\.seed 9, now it is 0, so .*set it back"),
+        (
+            "options",
+            {**state["options"], "prior_preservation": 0.5},
+            r"with data\.prior_preservation 0\.5, now it is 0\.25, so the run cannot be .*: set it",
+        ),
     ):
         with pytest.raises(ElfError, match=message):
             loader.load_state_dict({**state, key: value})
