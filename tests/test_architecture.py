@@ -10,7 +10,7 @@ import elf
 PACKAGE = Path(elf.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD_ONLY = {"cli", "errors", "files", "buckets", "resources", "config_errors", "__main__"}
-WITHOUT_TORCH = STANDARD_ONLY | {"epoch", "images", "shards", "manifest"}
+WITHOUT_TORCH = STANDARD_ONLY | {"epoch", "images", "shards", "manifest", "captions"}
 WITHOUT_LIGHTNING = WITHOUT_TORCH | {"adapters", "diffusion", "metrics", "pretrained", "bases"}
 ALONE = {"gradio": {"serve"}, "fiftyone": {"fiftyone_app"}}
 

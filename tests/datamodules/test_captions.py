@@ -121,6 +121,10 @@ def test_tags_or_the_sentence_is_drawn_by_the_asked_share(project):
     project.encoder.captions = []
     project.prepare(project.data(caption="either", trigger="tok", shuffle_tags=True))
     assert project.encoder.captions == []  # a share is only drawn
+    data = project.prepared(caption="either", trigger="tok", shuffle_tags=True, tag_dropout=0.5,
+                            prior_preservation=1.0)  # fmt: skip
+    preserved = set(captions(data.train_dataloader(), 5).values())
+    assert project.sentence in preserved and not any(has_trigger(c, "tok") for c in preserved)
 
 
 def test_a_sentence_that_the_rules_wrote_into_a_label_is_not_taken_for_tags(project):
@@ -141,6 +145,7 @@ def test_validation_takes_the_caption_as_it_stands(project):
         for more in ({}, {"text_states": "live", "caption_variants": None}):
             data = project.prepared(**{**options, "caption_dropout": 1.0, **more})
             end = f", {project.sentence}" if options.get("caption") == "both" else ""
+            assert set(captions(data.train_dataloader()).values()) == {""}
             found = captions(data.val_dataloader())
             assert found and {name: caption for (name, _), caption in found.items()} == {
                 name: ", ".join(project.tags[name]) + end for name, _ in found
