@@ -5,7 +5,8 @@ K strata, R rows of a batch.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elf import adapters, diffusion, objective
+from elf.bases import Base, added_time_ids, encode_tokens
 from elf.objective import ObjectiveConfig
 
 Batch = Mapping[str, Any]
@@ -23,10 +25,12 @@ class Denoiser(nn.Module):
 
     Args:
         unet: The network, adapter included.
-        prediction_type: What it predicts.
-        alphas_cumprod: ᾱ (T,).
+        base: What the network is of: its family's conditions and its noise.
         config: The objective.
-        dtype: Of the network's own weights and inputs.
+        text_encoders: Those that encode captions in each step, by name; none where the text states
+            are cached.
+        trains_text: Whether the text encoders carry an adapter.
+        dtype: Of the networks' own weights and inputs.
     """
 
     alphas_cumprod: Tensor
@@ -34,22 +38,28 @@ class Denoiser(nn.Module):
     def __init__(
         self,
         unet: nn.Module,
-        prediction_type: str,
-        alphas_cumprod: Tensor,
+        base: Base,
         config: ObjectiveConfig,
+        text_encoders: Mapping[str, nn.Module] = MappingProxyType({}),
+        trains_text: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.unet = unet
-        self.prediction_type = prediction_type
+        self.text_encoders = nn.ModuleDict(text_encoders)
+        self.trains_text = trains_text
+        self.family = base.family
+        self.has_conditions = base.conditions
+        self.prediction_type = base.prediction_type
         self.config = config
         self.dtype = dtype
-        self.register_buffer("alphas_cumprod", alphas_cumprod.clone(), persistent=False)
+        schedule = base.noise_schedule.alphas_cumprod.clone()
+        self.register_buffer("alphas_cumprod", schedule, persistent=False)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The networks that carry an adapter, by their names in the base's folder."""
-        return {"unet": self.unet}
+        return {"unet": self.unet, **(dict(self.text_encoders) if self.trains_text else {})}
 
     def trained(self) -> dict[str, Tensor]:
         """Return the adapter's tensors by their names in files, with their part (not copied)."""
@@ -95,16 +105,41 @@ class Denoiser(nn.Module):
     def forward(
         self, noisy: Float[Tensor, "B C h w"], timesteps: Int[Tensor, " B"], batch: Batch
     ) -> Float[Tensor, "B C h w"]:
-        """Return the prediction for noisy latents under the conditions of a batch."""
-        text = batch["text"].to(self.dtype)  # (B, N, D)
-        prediction: Tensor = self.unet(noisy.to(self.dtype), timesteps, text, return_dict=False)[0]
+        """Return the prediction for noisy latents under the conditions of a batch.
+
+        Args:
+            noisy: x_t.
+            timesteps: t.
+            batch: With ``text`` (B, N, D), or ``tokens`` to be encoded; for SDXL also ``pooled``
+                (B, P), and in px (B, 2) ``original_size``, ``crop`` and ``size``.
+        """
+        batch = self.encoded(batch)
+        text = batch["text"].to(self.dtype)
+        added = None
+        if self.has_conditions:
+            sizes = (batch["original_size"], batch["crop"], batch["size"])
+            added = {
+                "text_embeds": batch["pooled"].to(self.dtype),
+                "time_ids": added_time_ids(*sizes),
+            }
+        prediction: Tensor = self.unet(
+            noisy.to(self.dtype), timesteps, text, added_cond_kwargs=added, return_dict=False
+        )[0]
         return prediction
+
+    def encoded(self, batch: Batch) -> Batch:
+        """Return a batch with the text states of its tokens, if it has tokens."""
+        if "tokens" not in batch:
+            return batch
+        with nullcontext() if self.trains_text else torch.no_grad():
+            states = encode_tokens(self.family, dict(self.text_encoders), batch["tokens"])
+        return {**{key: value for key, value in batch.items() if key != "tokens"}, **states}
 
     def training_errors(self, batch: Batch) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """Return each sample's error, as it is and as it counts.
 
         Args:
-            batch: With what ``objective.draw`` draws, ``text``, ``loss_weight`` (B,), and where
+            batch: With conditions, what ``objective.draw`` draws, ``loss_weight`` (B,), and where
                 there are any ``mask`` (B, h, w) and ``preserved`` (R,): the rows whose target is
                 what the base predicts.
         """
@@ -162,9 +197,10 @@ class Denoiser(nn.Module):
         mask. Latents are the posterior's means.
 
         Args:
-            batch: With ``seed`` (B,), ``latent_mean`` and ``text``.
+            batch: With conditions, ``seed`` (B,) and ``latent_mean``.
             number: K.
         """
+        batch = self.encoded(batch)
         latents = batch["latent_mean"]
         shape = tuple(latents.shape[1:])
         columns = []
@@ -181,10 +217,13 @@ class Denoiser(nn.Module):
         return torch.stack(columns, dim=1)
 
 
+CONDITIONS = ("text", "pooled", "original_size", "crop", "size")
+"""What of a batch conditions a prediction, beside tokens."""
+
+
 def rows_of(batch: Batch, rows: Int[Tensor, " R"]) -> dict[str, Any]:
     """Return the conditions of some rows of a batch."""
-    return {key: batch[key][rows] for key in CONDITIONS if key in batch}
-
-
-CONDITIONS = ("text",)
-"""What of a batch conditions a prediction."""
+    chosen: dict[str, Any] = {key: batch[key][rows] for key in CONDITIONS if key in batch}
+    if "tokens" in batch:
+        chosen["tokens"] = {name: ids[rows] for name, ids in batch["tokens"].items()}
+    return chosen
