@@ -69,13 +69,6 @@ class Denoiser(nn.Module):
             for name, value in adapters.adapter_state(network).items()
         }
 
-    def trained_parts(self) -> dict[str, dict[str, nn.Parameter]]:
-        """Return the parameters of each part that are trained."""
-        return {
-            part: {name: value for name, value in network.named_parameters() if value.requires_grad}
-            for part, network in self.parts.items()
-        }
-
     def load_trained(self, state: Mapping[str, Tensor]) -> None:
         """Copy the adapter's tensors from what ``trained`` returned.
 

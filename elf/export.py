@@ -46,20 +46,30 @@ def export_diffusers(
         dtype: Type of the tensors; DoRA's magnitudes stay float32, as rounding them rounds W.
 
     Returns:
-        The file.
+        The file. diffusers loads its text encoders' DoRA, too, as its magnitudes are named
+        ``….lora_magnitude_vector.weight``; those that diffusers' own writer names are lost.
 
     Raises:
-        ElfError: If there is no adapter, it is not finite, or it changes nothing.
+        ElfError: If there is no adapter, it is not finite, it changes nothing, or no such file can
+            hold it.
     """
     checkpoint = read_checkpoint(find_checkpoint(source))
     config = AdapterConfig(**checkpoint["elf"]["adapter"])
-    state: dict[str, Tensor] = checkpoint["state_dict"]
-    refuse_useless(state, source)
+    refuse_useless(checkpoint["state_dict"], source)
     path = Path(output)
     if path.suffix != ".safetensors":
         path = path / FILE_NAME
-    tensors = {key: _cast(key, value, DTYPES[dtype]) for key, value in state.items()}
-    settings = {f"unet.{key}": value for key, value in adapters.metadata(config).items()}
+    tensors: dict[str, Tensor] = {}
+    settings: dict[str, Any] = {}
+    for part, state in adapters.by_part(checkpoint["state_dict"]).items():
+        written = adapters.metadata(config, state, part)
+        settings |= {f"{part}.{key}": value for key, value in written.items()}
+        # with the level that the oldest loaders need in CLIP; newer ones take it off
+        level = "" if part == "unet" else "text_model."
+        tensors |= {
+            f"{part}.{level}{key}": _cast(key, value, DTYPES[dtype])
+            for key, value in adapters.without_initial(state).items()
+        }
     header = {
         "format": "pt",
         METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True),
@@ -78,8 +88,7 @@ def refuse_useless(state: Mapping[str, Tensor], source: str | Path) -> None:
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise ElfError(f"{source}: {key} is not finite; export an earlier checkpoint")
-    ups = [tensor for key, tensor in state.items() if ".lora_B." in key]
-    if not any(bool(tensor.any()) for tensor in ups):
+    if all(adapters.changes_nothing(part) for part in adapters.by_part(state).values()):
         raise ElfError(f"{source}: the adapter changes nothing (ΔW = 0); train it first")
 
 
@@ -96,7 +105,7 @@ def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     """Read an adapter: a run folder, a checkpoint, or a file that ``export_diffusers`` wrote.
 
     Returns:
-        Its configuration, and its tensors by their names under the UNet.
+        Its configuration, and its tensors by ``{part}.{name}``, as in checkpoints.
 
     Raises:
         ElfError: If it is none of these.
@@ -107,31 +116,36 @@ def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     if path.suffix == ".safetensors":
         return _read_diffusers(path)
     checkpoint = read_checkpoint(find_checkpoint(path))
-    state = {key.removeprefix("unet."): value for key, value in checkpoint["state_dict"].items()}
-    return AdapterConfig(**checkpoint["elf"]["adapter"]), state
+    return AdapterConfig(**checkpoint["elf"]["adapter"]), checkpoint["state_dict"]
 
 
 def _read_diffusers(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            state = {key.removeprefix("unet."): file.get_tensor(key) for key in file.keys()}
+            state = {key: file.get_tensor(key) for key in file.keys()}
     except FileNotFoundError:
         raise ElfError(f"adapter: no file {path}") from None
     except Exception as error:  # safetensors raises its own untyped error on damaged files
         raise ElfError(f"adapter: {path} is no safetensors file ({error})") from None
+    if not header:
+        raise ElfError(f"adapter: {path} has no {METADATA_KEY}; export it again by `elf export`")
+    states = adapters.by_part(state)
+    headers = {
+        part: {
+            key.removeprefix(f"{part}."): value
+            for key, value in header.items()
+            if key.startswith(f"{part}.")
+        }
+        for part in states
+    }
     try:
-        config = AdapterConfig(
-            kind="dora" if header["unet.use_dora"] else "lora",
-            rank=header["unet.r"],
-            alpha=header["unet.lora_alpha"],
-            targets=list(header["unet.target_modules"]),
-        )
+        config = adapters.config_from(headers, states)
     except KeyError as error:
         raise ElfError(
-            f"adapter: {path} has no {METADATA_KEY} with {error}; export it again by `elf export`"
+            f"adapter: the {METADATA_KEY} of {path} lacks {error}; export it again by `elf export`"
         ) from None
-    return config, state
+    return config, {f"{part}.{key}": t for part, own in states.items() for key, t in own.items()}
 
 
 def main(arguments: list[str]) -> None:

@@ -1,11 +1,11 @@
 """The optimizer of a run: its groups of parameters, their learning rates, and clipping."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from elf.errors import ElfError
@@ -54,38 +54,42 @@ class LearningRates:
         return rate
 
 
-def parameter_groups(
-    parts: Mapping[str, Mapping[str, Tensor]], rates: LearningRates
-) -> list[dict[str, Any]]:
-    """Return groups for an optimizer, named by their part, with ``lr`` where it is set.
-
-    Args:
-        parts: The trained parameters of each part, by name.
-        rates: Their rates.
-    """
-    groups = []
-    for part, parameters in parts.items():
-        named = {part: list(parameters.values())}
-        if rates.lora_plus != 1:
-            fast = [value for name, value in parameters.items() if ".lora_B." in name]
-            slow = [value for name, value in parameters.items() if ".lora_B." not in name]
-            named = {part: slow, f"{part}_b": fast}
-        for name, values in named.items():
-            group: dict[str, Any] = {"params": values, "name": name}
-            if (rate := rates.of(part)) is not None:
-                group["lr"] = rate
-            groups.append(group)
-    return groups
+Scaled = Sequence[tuple[float, Mapping[str, nn.Parameter]]]
+"""Parameters, by name, for each factor of their learning rate."""
 
 
 def make_optimizer(
-    factory: OptimizerFactory, parts: Mapping[str, Mapping[str, Tensor]], rates: LearningRates
+    factory: OptimizerFactory, parts: Mapping[str, Scaled], rates: LearningRates
 ) -> Optimizer:
-    """Return the optimizer of the trained parameters of each part."""
-    optimizer = factory(parameter_groups(parts, rates))
-    for group in optimizer.param_groups:
-        if group["name"].endswith("_b"):
-            group["lr"] = group["lr"] * rates.lora_plus
+    """Return the optimizer of the trained parameters of each part, in named groups.
+
+    A group is called as its part; ``_b`` behind that are its B with LoRA+, ``_x0.5`` those with a
+    factor of 0.5.
+
+    Args:
+        factory: Makes the optimizer.
+        parts: The trained parameters of each part.
+        rates: Their rates.
+    """
+    groups: list[dict[str, Any]] = []
+    factors: list[float] = []
+    for part, scaled in parts.items():
+        for scale, parameters in scaled:
+            name = part if scale == 1 else f"{part}_x{scale:g}"
+            split = {name: list(parameters.values())}
+            if rates.lora_plus != 1:
+                fast = {key: p for key, p in parameters.items() if ".lora_B." in key}
+                slow = [p for key, p in parameters.items() if key not in fast]
+                split = {name: slow, f"{name}_b": list(fast.values())}
+            for key, values in split.items():
+                group: dict[str, Any] = {"params": values, "name": key}
+                if (rate := rates.of(part)) is not None:
+                    group["lr"] = rate
+                groups.append(group)
+                factors.append(scale * (rates.lora_plus if key.endswith("_b") else 1.0))
+    optimizer = factory(groups)
+    for made, factor in zip(optimizer.param_groups, factors, strict=True):
+        made["lr"] = made["lr"] * factor
     return optimizer
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -154,3 +155,28 @@ def options(scheduler: object) -> dict[str, Any]:
     arguments = inspect.signature(type(scheduler)).parameters
     values = {name: getattr(scheduler, name, None) for name in arguments if name != "last_epoch"}
     return {name: v for name, v in values.items() if isinstance(v, int | float | str)}
+
+
+def choose(
+    optimizer: Optimizer,
+    config: ScheduleConfig,
+    factory: Callable[[Optimizer], Any] | None,
+    steps: int,
+) -> tuple[Any, dict[str, dict[str, Any]]]:
+    """Return the schedule of a run, and what of it must not change when the run goes on.
+
+    Args:
+        optimizer: Whose rate it changes.
+        config: Elf's own.
+        factory: Makes one of torch's, instead.
+        steps: Optimizer steps of the run.
+
+    Raises:
+        ElfError: If it does not fit the run.
+    """
+    if factory is None:
+        made = make_schedule(optimizer, config, steps)
+        return made, {"schedule": {"total_steps": length(config, steps)}}
+    scheduler = factory(optimizer)
+    refuse_short(scheduler, steps)
+    return scheduler, {"lr_scheduler": options(scheduler)}

@@ -30,7 +30,7 @@ def picture_difference(
     settings, state = read_adapter(source)
     module = DiffusionModule(base, settings)
     module.configure_model()
-    module.load_state_dict({f"unet.{key}": value for key, value in state.items()})
+    module.load_state_dict(state)
     module.unet.eval()
     own = module.base.pipeline(module.unet)
     fresh = module.base.pipeline(module.base.unet(torch.float32))

@@ -21,7 +21,14 @@ if not torch.cuda.is_available():  # before Triton is imported by anything
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    for name in ("elf.diffusion", "elf.metrics", "elf.bases.text", "elf.bases.conditions"):
+    for name in (
+        "elf.diffusion",
+        "elf.dora",
+        "elf.metrics",
+        "elf.objective",
+        "elf.bases.text",
+        "elf.bases.conditions",
+    ):
         install_import_hook(name, "beartype.beartype")
 
 from pathlib import Path

@@ -76,9 +76,9 @@ def test_a_run_folder_stands_for_its_last_checkpoint(checkpoint: Path, tmp_path:
     original = read_checkpoint(checkpoint)
     assert (config.rank, config.alpha) == (4, 2)
     assert config.kind == original["elf"]["adapter"]["kind"]
-    assert state.keys() == {key.removeprefix("unet.") for key in original["state_dict"]}
+    assert state.keys() == original["state_dict"].keys()
     for key, tensor in state.items():
-        assert torch.equal(tensor, original["state_dict"][f"unet.{key}"])
+        assert torch.equal(tensor, original["state_dict"][key])
 
 
 def test_the_header_has_what_loaders_need(checkpoint: Path, tmp_path: Path) -> None:
@@ -123,8 +123,17 @@ def test_files_that_are_no_adapters_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ElfError, match=r"x\.safetensors is no safetensors file"):
         read_adapter(tmp_path / "x.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "y.safetensors")
-    with pytest.raises(ElfError, match=r"has no lora_adapter_metadata with 'unet\.use_dora'"):
+    with pytest.raises(ElfError, match=r"has no lora_adapter_metadata; export it again by `elf"):
         read_adapter(tmp_path / "y.safetensors")
+    header = {METADATA_KEY: json.dumps({"unet.r": 1})}
+    save_file({"unet.a.lora_A.weight": torch.zeros(1)}, tmp_path / "z.safetensors", header)
+    with pytest.raises(ElfError, match=r"the lora_adapter_metadata of .*z\.safetensors lacks 'alp"):
+        read_adapter(tmp_path / "z.safetensors")
+    save_file({"vae.a": torch.zeros(1)}, tmp_path / "v.safetensors", header)
+    with pytest.raises(
+        ElfError, match=r"adapter: vae\.a is of no network that Elf trains \(unet, "
+    ):
+        read_adapter(tmp_path / "v.safetensors")
 
 
 def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,13 @@ from elf import optimization
 from elf.errors import ElfError
 from elf.optimization import LearningRates, adamw, clip_gradients, make_optimizer
 
+Parts = dict[str, list[tuple[float, dict[str, torch.nn.Parameter]]]]
 
-def parts() -> dict[str, dict[str, torch.nn.Parameter]]:
+
+def parts(scale: float = 1.0) -> Parts:
     names = ("to_q.lora_A.default.weight", "to_q.lora_B.default.weight")
     return {
-        part: {name: torch.nn.Parameter(torch.ones(2)) for name in names}
+        part: [(scale, {name: torch.nn.Parameter(torch.ones(2)) for name in names})]
         for part in ("unet", "text_encoder", "text_encoder_2")
     }
 
@@ -37,6 +39,13 @@ def test_lora_plus_makes_b_faster() -> None:
     assert found["text_encoder_b"] == pytest.approx(16e-4)
     optimizer = make_optimizer(adamw, parts(), LearningRates(lora_plus=2))
     assert [len(group["params"]) for group in optimizer.param_groups] == [1] * 6
+
+
+def test_a_groups_factor_is_of_its_parts_rate() -> None:
+    made = make_optimizer(adamw, parts(0.5), LearningRates(unet=1e-3, lora_plus=4))
+    found = {group["name"]: group["lr"] for group in made.param_groups}
+    assert found["unet_x0.5"] == pytest.approx(5e-4)
+    assert found["unet_x0.5_b"] == pytest.approx(2e-3)
 
 
 def test_clipping_by_norm_and_by_value() -> None:

@@ -3,18 +3,17 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from elf import adapters, diffusion, objective, optimization, schedules
+from elf import adapters, objective, optimization, schedules
 from elf.adapters import AdapterConfig
 from elf.averaging import (
     EMAConfig,
@@ -22,7 +21,8 @@ from elf.averaging import (
     MovingAverage,
     is_schedule_free,
 )
-from elf.bases import Base, LatentEncoder, open_base
+from elf.bases import Base, LatentEncoder, open_base, tokenize
+from elf.building import BaseOptions, build
 from elf.denoiser import Denoiser
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, generate
@@ -42,7 +42,7 @@ class DiffusionModule(LightningModule):
     The base is frozen, in the trainer's 16-bit type if it has one; the adapter is float32.
 
     Args:
-        base: Folder or hub name of the base model, in diffusers' layout.
+        base: The base model: a folder in diffusers' layout, a hub name, or a .safetensors file.
         adapter: What is trained.
         objective: What training minimises.
         optimizer: Optimizer, given the adapter's parameters.
@@ -53,6 +53,13 @@ class DiffusionModule(LightningModule):
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third
             more time.
         validation_strata: K, the timesteps at which the validation loss is measured.
+        prediction_type: What the base predicts, epsilon or v_prediction; null leaves it to the
+            base.
+        zero_terminal_snr: Whether its last timestep has no signal; null leaves it to the base.
+        clip_skip: Layers from the text encoder's end at which its states are taken; 2 is the last
+            but one. Null leaves it to the base.
+        base_configs: Folder of component configurations, for a single file whose networks are not
+            the usual ones.
     """
 
     denoiser: Denoiser
@@ -69,14 +76,19 @@ class DiffusionModule(LightningModule):
         ema: EMAConfig | None = None,
         gradient_checkpointing: bool = False,
         validation_strata: int = 8,
+        prediction_type: Literal["epsilon", "v_prediction"] | None = None,
+        zero_terminal_snr: bool | None = None,
+        clip_skip: int | None = None,
+        base_configs: str | None = None,
     ) -> None:
         super().__init__()
-        adapters.peft_config(adapter)  # refuses what makes no sense before anything is loaded
+        adapters.validate(adapter)  # refuses what makes no sense before anything is loaded
         if lr_scheduler is not None and schedule != ScheduleConfig():
             raise ElfError("model.schedule and model.lr_scheduler: give one of the two")
         if validation_strata < 1:
             raise ElfError(f"model.validation_strata {validation_strata} must be at least 1")
         self.base_name = base
+        self.base_options = BaseOptions(prediction_type, zero_terminal_snr, clip_skip, base_configs)
         self.adapter = adapter
         self.objective = objective
         self.optimizer = optimizer
@@ -89,6 +101,7 @@ class DiffusionModule(LightningModule):
         self.average: MovingAverage | None = None
         self.weights: EvaluatedWeights
         self._base: Base | None = None
+        self.tokenizers: dict[str, Any] = {}
         self._pipeline: Any = None
         self._base_errors: dict[str, Tensor] = {}  # id → (K,) errors with the adapter off
         self._configured: list[dict[str, Any]] = []
@@ -102,7 +115,7 @@ class DiffusionModule(LightningModule):
     def base(self) -> Base:
         """The base model, looked up at first use."""
         if self._base is None:
-            self._base = open_base(self.base_name)
+            self._base = open_base(self.base_name, **asdict(self.base_options))
         return self._base
 
     @property
@@ -119,28 +132,20 @@ class DiffusionModule(LightningModule):
         return self.base.encoder_fingerprints()
 
     def configure_model(self) -> None:
-        """Load the UNet, freeze it and put a new adapter into it."""
+        """Load the networks, freeze them and put a new adapter into them."""
         if hasattr(self, "denoiser"):
             return
-        schedule = self.base.noise_schedule
-        prediction_type = str(schedule.config.prediction_type)
-        if prediction_type not in (known := get_args(diffusion.PredictionType)):
-            raise ElfError(
-                f"model.base: {self.base_name} predicts {prediction_type!r}; "
-                f"Elf trains bases that predict {' or '.join(known)}"
-            )
-        alphas_cumprod = schedule.alphas_cumprod
-        objective.timesteps_at(torch.zeros(1), self.objective.timesteps, len(alphas_cumprod))
-        if note := objective.refuse_singular(self.objective, prediction_type, alphas_cumprod):
-            rank_zero_warn(note)
         precision = str(self._trainer.precision if self._trainer else "32-true")
-        dtype = BASE_DTYPES.get(precision.split("-")[0], torch.float32)
-        unet: Any = self.base.unet(dtype)
-        self.adapted_layers = adapters.inject(unet, self.adapter)
-        if self.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        unet.train()  # from_pretrained leaves it in eval mode: no adapter dropout
-        self.denoiser = Denoiser(unet, prediction_type, alphas_cumprod, self.objective, dtype)
+        data = getattr(self._trainer, "datamodule", None)
+        built = build(
+            self.base,
+            self.adapter,
+            self.objective,
+            dtype=BASE_DTYPES.get(precision.split("-")[0], torch.float32),
+            text_states=getattr(data, "text_mode", None),
+            gradient_checkpointing=self.gradient_checkpointing,
+        )
+        self.denoiser, self.trained, self.tokenizers = built
         if self.ema is not None:
             self.average = MovingAverage(self.ema, self.denoiser.trained)
         self.weights = EvaluatedWeights(self.denoiser.trained, self.average, self._optimizers)
@@ -149,8 +154,13 @@ class DiffusionModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Give the optimizer the adapter's parameters alone, in groups by their part."""
-        parts = self.denoiser.trained_parts()
-        optimizer = optimization.make_optimizer(self.optimizer, parts, self.learning_rates)
+        groups = {
+            part: adapters.learning_rate_groups(network, self.trained[part])
+            for part, network in self.denoiser.parts.items()
+        }
+        optimizer = optimization.make_optimizer(self.optimizer, groups, self.learning_rates)
+        for network in self.denoiser.parts.values():
+            adapters.reuse_norms(network, optimizer)
         trainer = self.trainer
         # trainer.estimated_stepping_batches would make the loader, whose state Lightning (2.6) then
         # forgets on resume
@@ -161,15 +171,8 @@ class DiffusionModule(LightningModule):
             trainer.limit_train_batches,
             trainer.accumulate_grad_batches,
         )
-        if self.lr_scheduler is not None:
-            scheduler: Any = self.lr_scheduler(optimizer)
-            schedules.refuse_short(scheduler, steps)
-            made: dict[str, Any] = {"lr_scheduler": schedules.options(scheduler)}
-        else:
-            scheduler = schedules.make_schedule(optimizer, self.schedule, steps)
-            made = {"schedule": {"total_steps": schedules.length(self.schedule, steps)}}
-        made |= {"optimizer": type(optimizer).__name__}
-        self._made = flatten(made, "model.")
+        scheduler, made = schedules.choose(optimizer, self.schedule, self.lr_scheduler, steps)
+        self._made = {"model.optimizer": type(optimizer).__name__, **flatten(made, "model.")}
         refuse_other_run(self._made, self._saved_identity)
         self._configured = optimization.options(optimizer)
         if scheduler is None:
@@ -193,7 +196,7 @@ class DiffusionModule(LightningModule):
         scaler = self._scaler
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)
-        trained = [p for p in self.denoiser.parameters() if p.requires_grad]
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
         norm = optimization.clip_gradients(trained, gradient_clip_val, gradient_clip_algorithm)
         self.log("train/grad_norm", norm)
         if scaler is None:  # with one, a step whose gradients are not finite is left out
@@ -220,14 +223,20 @@ class DiffusionModule(LightningModule):
 
         So a step is a function of its batch, whatever the device, the workers and the ranks.
         """
+        batch = self._with_tokens(dict(batch))
         if not self.trainer.training:
             return batch
-        batch = dict(batch)
         # As row numbers, found here on the CPU: the step then waits for no mask of the GPU's.
         batch["preserved"] = batch["preserved"].nonzero()[:, 0]
         batch |= objective.draw(batch, self.objective, self.denoiser.timesteps)
         for key in ("latent_mean", "latent_std"):
             del batch[key]
+        return batch
+
+    def _with_tokens(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self.tokenizers and "tokens" not in batch:
+            tokens = tokenize(self.tokenizers, batch["caption"])
+            batch["tokens"] = {name: ids.to(self.device) for name, ids in tokens.items()}
         return batch
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
@@ -281,7 +290,7 @@ class DiffusionModule(LightningModule):
 
     def stratified_errors(self, batch: dict[str, Any]) -> Tensor:
         """Return the squared errors (B, K) of a validation batch at the K fixed timesteps."""
-        return self.denoiser.evaluation_errors(batch, self.validation_strata)
+        return self.denoiser.evaluation_errors(self._with_tokens(batch), self.validation_strata)
 
     def errors_of_base(self, batch: dict[str, Any]) -> Tensor:
         """Return the same (B, K) with the adapter off, measured once for each picture."""
@@ -303,14 +312,15 @@ class DiffusionModule(LightningModule):
         if seeds is None:
             seeds = list(range(config.seed, config.seed + len(prompts)))
         if self._pipeline is None:
-            self._pipeline = self.base.pipeline(self.unet, dtype=self.denoiser.dtype)
-        was_training = self.unet.training
-        self.unet.eval()
+            encoders: Any = dict(self.denoiser.text_encoders)
+            self._pipeline = self.base.pipeline(self.unet, encoders, self.denoiser.dtype)
+        was_training = self.denoiser.training
+        self.denoiser.eval()
         try:
             with self.weights.in_place():
                 return generate(self._pipeline, prompts, seeds, config, self.device)
         finally:
-            self.unet.train(was_training)
+            self.denoiser.train(was_training)
 
     # --- checkpoints ------------------------------------------------------------------------
 
@@ -332,6 +342,9 @@ class DiffusionModule(LightningModule):
             "objective": self.objective,
             "learning_rates": self.learning_rates,
             "schedule": self.schedule,
+            "prediction_type": self.base.prediction_type,
+            "zero_terminal_snr": self.base.zero_terminal_snr,
+            "clip_skip": self.base.clip_skip,
         }
         ema = None if self.ema is None else asdict(self.ema)
         return {**flatten(described, "model."), "model.ema": ema}

@@ -68,7 +68,7 @@ class ImageEvaluation(LightningModule):
         self.subject = DiffusionModule(self.base_name, config)
         self.subject.trainer = self.trainer
         self.subject.configure_model()
-        adapters.load_adapter_state(self.subject.unet, state)
+        self.subject.load_state_dict(state)
 
     def on_test_start(self) -> None:
         """Load the embedder and the tagger, or note why their metrics are left out."""

@@ -1,0 +1,158 @@
+"""When DoRA's norms are computed: once an optimizer step, for layers of one shape at once.
+
+A layer by itself computes its norm in every forward pass, so that it is always right. Whoever
+promises by `reuse_norms` that an optimizer changes the weights lets them be computed right after
+each of its steps instead, into tensors that stay where they are: micro-batches, recomputation under
+gradient checkpointing and captured graphs read them there.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from elf import dora
+from elf.adapters.factored import NAME, axis_of, base_weight, factors, layers
+
+
+class LayerNorm:
+    """The norm n of one DoRA layer, for the layer's class to inherit."""
+
+    _reuse: "_Reuse | None" = None
+    _base_norm: Tensor | None = None  # c₀
+    _base_state: tuple[int, ...] = ()
+    _norm: Tensor | None = None
+    _norm_state: tuple[float, ...] = ()
+
+    def norm(self) -> Tensor:
+        """Return n, (channels,) in float32, without a gradient."""
+        if self._reuse is None:
+            return closed_form([self])[0]
+        # A compiled graph cannot ask: there the promise of `reuse_norms` alone counts.
+        compiling = torch.compiler.is_compiling()
+        if self._norm is None or not (compiling or self._norm_state == self._state()):
+            self._reuse.refresh()
+        assert self._norm is not None
+        return self._norm
+
+    def base_norm_squared(self) -> Tensor:
+        """Return c₀, computed once for a frozen weight."""
+        state = _seen(self._weight())
+        if self._base_norm is None or self._base_state != state:
+            self._base_norm = dora.norm_squared(base_weight(self), axis_of(self))
+            self._base_state = state
+        return self._base_norm
+
+    def _weight(self) -> Tensor:
+        layer: Any = self
+        weight: Tensor = layer.get_base_layer().weight
+        return weight
+
+    def _state(self) -> tuple[float, ...]:
+        """Return what changes with the norm, as far as a version counter tells."""
+        layer: Any = self
+        a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
+        return (*_seen(a), *_seen(b), *_seen(self._weight()), layer.scaling[NAME])
+
+
+def _seen(tensor: Tensor) -> tuple[int, ...]:
+    if torch.compiler.is_compiling():
+        return ()
+    return tensor.data_ptr(), tensor._version
+
+
+@contextmanager
+def _outside_autograd(device: torch.device) -> Iterator[None]:
+    # Not as inference tensors, which autograd would refuse later on; in float32 under autocast.
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
+
+
+def closed_form(adapted: Sequence[LayerNorm]) -> list[Tensor]:
+    """Return the norms n of layers; those of one shape are computed together.
+
+    Nothing waits for the device or depends on a tensor's value, so a CUDA graph can hold it.
+    """
+    shapes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for index, layer in enumerate(adapted):
+        owner: Any = layer
+        with _outside_autograd(layer._weight().device):
+            parts.append((layer.base_norm_squared(), *factors(owner)))
+        _, a, b = parts[-1]
+        shapes[a.shape, b.shape, axis_of(owner), owner.scaling[NAME], a.device].append(index)
+    result: dict[int, Tensor] = {}
+    for (_, _, axis, scale, device), indices in shapes.items():
+        with _outside_autograd(device):
+            # One product a layer: to stack the frozen weights would be to copy them all.
+            shared = [
+                dora.overlap(base_weight(adapted[i]), parts[i][1], parts[i][2], axis)
+                for i in indices
+            ]
+            c0, a, b = (torch.stack([parts[i][part] for i in indices]) for part in range(3))
+            found = dora.norms(c0, torch.stack(shared), a, b, scale, axis)
+        result |= dict(zip(indices, found.unbind(), strict=True))
+    return [result[index] for index in range(len(adapted))]
+
+
+class _Reuse:
+    """The DoRA layers of a network whose norms are kept, and how they are brought up to date."""
+
+    def __init__(self, adapted: list[LayerNorm]) -> None:
+        self.adapted = adapted
+
+    def refresh(self) -> None:
+        """Compute all norms; where there are some already, their tensors get the new values."""
+        norms = closed_form(self.adapted)
+        with torch.inference_mode(False), torch.no_grad():
+            known: list[tuple[Tensor, Tensor]] = []
+            for layer, norm in zip(self.adapted, norms, strict=True):
+                if layer._norm is None or layer._norm.device != norm.device:
+                    layer._norm = norm.clone()
+                else:
+                    known.append((layer._norm, norm))
+                layer._norm_state = layer._state()
+            if known:
+                torch._foreach_copy_([old for old, _ in known], [new for _, new in known])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a copy of the network keep nothing: no optimizer tells it when to compute."""
+        return type(None), ()
+
+
+def dora_layers(network: nn.Module) -> list[LayerNorm]:
+    """Return a network's layers with closed-form DoRA."""
+    return [layer for layer in layers(network) if isinstance(layer, LayerNorm)]
+
+
+def reuse_norms(network: nn.Module, optimizer: Optimizer) -> None:
+    """Compute a network's DoRA norms after each step of an optimizer instead of in each pass.
+
+    What changes the weights otherwise is seen by their version counters: loading a state, another
+    strength, in-place edits, schedule-free's swaps. Edits through ``.data`` are not seen, unless
+    they are the optimizer's own; call `refresh_norms` after them, as before the replay of a
+    captured graph. A network without DoRA needs nothing of this.
+    """
+    adapted = dora_layers(network)
+    if not adapted:
+        return
+    reuse = _Reuse(adapted)
+    for layer in adapted:
+        layer._reuse = reuse
+    reuse.refresh()
+    optimizer.register_step_post_hook(lambda *_: reuse.refresh())
+
+
+def refresh_norms(network: nn.Module) -> None:
+    """Compute again the norms that a network keeps, if it keeps any."""
+    for reuse in {id(layer._reuse): layer._reuse for layer in dora_layers(network)}.values():
+        if reuse is not None:
+            reuse.refresh()

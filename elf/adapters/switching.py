@@ -1,0 +1,53 @@
+"""An adapter on, off, stronger, weaker, or for good in the weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from elf.adapters.factored import NAME, base_weight, delta_weight, layers
+from elf.adapters.norms import refresh_norms
+
+
+def set_enabled(network: nn.Module, enabled: bool) -> None:
+    """Switch the adapter on or off; off is the base model exactly, for DoRA too."""
+    for layer in layers(network):
+        layer.enable_adapters(enabled)
+
+
+@contextmanager
+def disabled(network: nn.Module) -> Iterator[None]:
+    """The base model for as long as it lasts."""
+    set_enabled(network, False)
+    try:
+        yield
+    finally:
+        set_enabled(network, True)
+
+
+def set_strength(network: nn.Module, strength: float) -> None:
+    """Scale the update ΔW = s B A by a factor; 1 is the adapter as it was trained.
+
+    At 0 a LoRA is the base model. A DoRA is not, as its magnitudes stay: W' is m ⊙ W / ‖W‖. To
+    compare with the base, use `disabled`.
+    """
+    for layer in layers(network):
+        layer.set_scale(NAME, strength)
+    refresh_norms(network)
+
+
+@torch.no_grad()
+def merge(network: nn.Module) -> None:
+    """Put W' into the weights, rounded to their type, and take the adapter out, for good.
+
+    What comes out is a network like any of its class, to be saved by ``save_pretrained``.
+    """
+    adapted = [(n, m) for n, m in network.named_modules() if isinstance(m, BaseTunerLayer)]
+    for name, layer in adapted:
+        base = layer.get_base_layer()
+        base.weight.copy_(base_weight(layer).float() + delta_weight(layer))
+        network.set_submodule(name, base)
+    for leftover in ("peft_config", "_hf_peft_config_loaded"):
+        network.__dict__.pop(leftover, None)

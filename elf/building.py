@@ -1,0 +1,85 @@
+"""Builds the network that is trained: base, adapter and objective put together."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from elf import adapters, objective
+from elf.adapters import AdapterConfig, Injected
+from elf.bases import Base
+from elf.denoiser import Denoiser
+from elf.errors import ElfError
+from elf.objective import ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class BaseOptions:
+    """What may be said of a base that it does not say itself; the arguments of ``open_base``."""
+
+    prediction_type: str | None = None
+    zero_terminal_snr: bool | None = None
+    clip_skip: int | None = None
+    configs: str | None = None
+
+
+class Built(NamedTuple):
+    """What ``build`` returns.
+
+    Attributes:
+        denoiser: The networks, the adapter in them.
+        trained: What is trained of each network.
+        tokenizers: Of the text encoders that work in each step, by the encoder's name.
+    """
+
+    denoiser: Denoiser
+    trained: dict[str, Injected]
+    tokenizers: dict[str, Any]
+
+
+def build(
+    base: Base,
+    adapter: AdapterConfig,
+    config: ObjectiveConfig,
+    dtype: torch.dtype = torch.float32,
+    text_states: str | None = None,
+    gradient_checkpointing: bool = False,
+) -> Built:
+    """Load a base's networks, freeze them, and put a new adapter into them.
+
+    Args:
+        base: The base.
+        adapter: What is trained.
+        config: The objective.
+        dtype: Of the frozen weights; the adapter is in float32.
+        text_states: ``live`` if captions are encoded in each step, ``cached`` if their states are
+            given; None if that is not known: then they are cached unless they are trained.
+        gradient_checkpointing: Recompute activations in the backward pass.
+
+    Raises:
+        ElfError: If the options do not suit the base or each other, with the key.
+    """
+    alphas_cumprod = base.noise_schedule.alphas_cumprod
+    objective.bounds(config.timesteps, len(alphas_cumprod))
+    if note := objective.refuse_singular(config, base.prediction_type, alphas_cumprod):
+        warnings.warn(note, stacklevel=2)
+    trains_text = adapter.text_targets is not None
+    if trains_text and text_states == "cached":
+        raise ElfError(
+            "model.adapter.text_targets trains the text encoders, and data.text_states cached "
+            "would keep what they said before: set data.text_states to live"
+        )
+    encoders: dict[str, Any] = {}
+    if trains_text or text_states == "live":
+        encoders = {name: base.text_encoder(name, dtype) for name in base.text_encoder_names}
+    networks: dict[Any, Any] = {"unet": base.unet(dtype), **encoders}
+    trained = {str(part): one for part, one in adapters.inject_all(networks, adapter).items()}
+    for network in networks.values():
+        network.train()  # from_pretrained leaves it in eval mode: no adapter dropout
+    if gradient_checkpointing:
+        networks["unet"].enable_gradient_checkpointing()
+        for network in encoders.values() if trains_text else ():
+            network.gradient_checkpointing_enable({"use_reentrant": False})
+    denoiser = Denoiser(networks["unet"], base, config, encoders, trains_text, dtype)
+    return Built(denoiser, trained, {name: base.tokenizer(name) for name in encoders})
