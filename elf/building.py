@@ -24,6 +24,13 @@ class BaseOptions:
     configs: str | None = None
 
 
+def recompute_activations(encoder: Any) -> None:
+    """Switch gradient checkpointing on, by the name that transformers calls it by."""
+    name = "activation_checkpointing_enable"  # from 5.23 on, which warns of the older name
+    enable = getattr(encoder, name, encoder.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
+
+
 class Built(NamedTuple):
     """What ``build`` returns.
 
@@ -80,6 +87,6 @@ def build(
     if gradient_checkpointing:
         networks["unet"].enable_gradient_checkpointing()
         for network in encoders.values() if trains_text else ():
-            network.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(network)
     denoiser = Denoiser(networks["unet"], base, config, encoders, trains_text, dtype)
     return Built(denoiser, trained, {name: base.tokenizer(name) for name in encoders})

@@ -9,17 +9,19 @@ class LossCheck:
     """Losses that nobody has looked at yet."""
 
     def __init__(self) -> None:
-        self._unchecked: list[tuple[Tensor, int, list[str]]] = []
+        self._unchecked: list[tuple[Tensor, Tensor, int, list[str]]] = []
 
-    def add(self, loss: Tensor, step: int, ids: list[str]) -> None:
+    def add(self, loss: Tensor, shared: Tensor, step: int, ids: list[str]) -> None:
         """Keep a loss.
 
         Args:
-            loss: Of a batch.
+            loss: Of this process's batch.
+            shared: The mean of all processes'; if one of them stopped alone, the others would wait
+                for it.
             step: Optimizer steps before it.
-            ids: Of its pictures.
+            ids: Of this process's pictures.
         """
-        self._unchecked.append((loss, step, ids))
+        self._unchecked.append((loss, shared, step, ids))
 
     def check(self, all_but: int = 0) -> None:
         """Look at the losses that were kept, but for the newest ``all_but``.
@@ -28,9 +30,13 @@ class LossCheck:
             ElfError: If one is not finite, with its step and pictures.
         """
         while len(self._unchecked) > all_but:
-            loss, step, ids = self._unchecked.pop(0)
-            if not isfinite(loss):
-                raise ElfError(
-                    f"the loss is {float(loss)} at step {step} (pictures {', '.join(ids)}); the "
-                    "last checkpoint is from before. Lower the learning rate, or train in 32-true"
-                )
+            loss, shared, step, ids = self._unchecked.pop(0)
+            if isfinite(shared):
+                continue
+            whose = f"pictures {', '.join(ids)}"
+            if isfinite(loss):
+                whose = "the pictures that another process names"
+            raise ElfError(
+                f"the loss is {float(shared)} at step {step} ({whose}); the last checkpoint is "
+                "from before. Lower the learning rate, or train in 32-true"
+            )

@@ -109,12 +109,17 @@ def _select(
             f"({first} first) because: {reason}"
         )
     warn_of_lost_area(settings, [picture.size for picture in chosen])
-    learnt = [p.source.id for p in chosen if not sets[p.source.set].regularisation]
+    unrelated = {p.source.id for p in chosen if sets[p.source.set].unrelated}
+    learnt = [
+        p.source.id
+        for p in chosen
+        if not sets[p.source.set].regularisation and p.source.id not in unrelated
+    ]
     if not learnt:
-        raise ElfError("no picture is left to train on but regularisation pictures")
+        raise ElfError("no picture is left to train on but regularisation or unrelated pictures")
     key = "sets[{}].trigger" if settings.sets else "trigger"
     _require_triggers(sets, chosen, key)
-    held = held_out(learnt, settings.held_out)
+    held = held_out(learnt, settings.held_out) | unrelated
     texts = _texts(sets, chosen, held) if settings.text_states == "cached" else set()
     return Selection(sets, chosen, held, texts)
 

@@ -56,6 +56,7 @@ class Prepared:
     Attributes:
         train: Samples to train on, sorted by id.
         held_out: Samples to validate on, sorted by id.
+        unrelated: Samples that show nothing of what is learnt, to validate on, sorted by id.
         texts: Where the states of all captions lie, by ``text_key``; None if they are made live.
         index_hash: Identifies the training samples, their crops, captions, masks, and what each
             set does in an epoch, and the models; an exact resume needs the same.
@@ -64,6 +65,7 @@ class Prepared:
 
     train: list[Example]
     held_out: list[Example]
+    unrelated: list[Example]
     texts: dict[str, CachedText] | None
     index_hash: str
     fingerprints: dict[str, str]
@@ -71,7 +73,7 @@ class Prepared:
     @property
     def has_masks(self) -> bool:
         """Whether any sample has a mask; batches then have one for each."""
-        return any(example.mask for example in (*self.train, *self.held_out))
+        return any(example.mask for example in (*self.train, *self.held_out, *self.unrelated))
 
     @property
     def text_states(self) -> TextStates:
@@ -158,9 +160,11 @@ def read_prepared(folder: Path, settings: Settings | None = None) -> Prepared:
         found = sorted((entry for _, entry in entries(kind)), key=lambda entry: entry.key)
         return [arrays.example(entry, sets) for entry in found]
 
+    held_out = examples("heldout")
     return Prepared(
         examples("train"),
-        examples("heldout"),
+        [example for example in held_out if not sets[example.set].unrelated],
+        [example for example in held_out if sets[example.set].unrelated],
         texts if settings.text_states == "cached" else None,
         _index_hash(record["fingerprints"], entries("train"), entries("masks"), settings.sets),
         record["fingerprints"],

@@ -22,7 +22,7 @@ class ScheduleConfig:
         shape: After the warm-up: constant; falling to ``end`` in a line, as half a cosine
             (Loshchilov & Hutter 2017, SGDR), or as a polynomial; or as 1 / √step (Vaswani et al.
             2017), which knows no end.
-        warmup_steps: Steps in which the rate rises from 0 to its full value.
+        warmup: Steps in which the rate rises to its full value; below 1, their share of the run.
         cycles: Times that the falling shapes begin anew, at the full rate.
         end: The last factor, 0-1.
         power: Of the polynomial.
@@ -30,7 +30,7 @@ class ScheduleConfig:
     """
 
     shape: Shape = "constant"
-    warmup_steps: int = 0
+    warmup: float = 0.0
     cycles: int = 1
     end: float = 0.0
     power: float = 2.0
@@ -43,7 +43,7 @@ class ScheduleConfig:
             ElfError: With the key.
         """
         for key, fine, wanted in (
-            ("warmup_steps", self.warmup_steps >= 0, "at least 0"),
+            ("warmup", self.warmup >= 0, "at least 0"),
             ("cycles", self.cycles >= 1, "at least 1"),
             ("end", 0 <= self.end <= 1, "a factor from 0 to 1"),
             ("power", self.power > 0, "above 0"),
@@ -53,9 +53,14 @@ class ScheduleConfig:
                 raise ElfError(f"model.schedule.{key} {getattr(self, key)} must be {wanted}")
 
 
+def warmup_steps(config: ScheduleConfig, total: int) -> int:
+    """Return the steps of the warm-up in a schedule of ``total`` steps."""
+    return round(config.warmup * total if config.warmup < 1 else config.warmup)
+
+
 def factor(step: int, config: ScheduleConfig, total: int) -> float:
     """Return the factor of the learning rate for the step after ``step`` steps, of ``total``."""
-    warmup = config.warmup_steps
+    warmup = warmup_steps(config, total)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if config.shape == "constant":
@@ -117,12 +122,17 @@ def length(config: ScheduleConfig, steps: int) -> int | None:
             f"model.schedule.total_steps {total} is less than the run's {steps} steps, the last of "
             "which would train at a rate of 0; leave it out, or give an end above 0"
         )
-    if config.warmup_steps >= total > 0:
+    if total < 1 and 0 < config.warmup < 1:
         raise ElfError(
-            f"model.schedule.warmup_steps {config.warmup_steps} is no less than the run's {total} "
-            "steps: the full rate would never be reached"
+            f"model.schedule.warmup {config.warmup} is a share of a run that has no known length; "
+            "give steps, or set trainer.max_steps"
         )
-    return None if endless else total
+    if config.warmup >= total > 0:
+        raise ElfError(
+            f"model.schedule.warmup {config.warmup:g} is no less than the run's {total} steps: the "
+            "full rate would never be reached; give fewer, or a share of the run (0.1)"
+        )
+    return None if endless and not 0 < config.warmup < 1 else total
 
 
 def make_schedule(optimizer: Optimizer, config: ScheduleConfig, steps: int) -> LRScheduler | None:
@@ -132,7 +142,7 @@ def make_schedule(optimizer: Optimizer, config: ScheduleConfig, steps: int) -> L
         ElfError: If it does not fit the run.
     """
     total = length(config, steps) or 1
-    if config.shape == "constant" and not config.warmup_steps:
+    if config.shape == "constant" and not config.warmup:
         return None
     return LambdaLR(optimizer, lambda step: factor(step, config, total))
 

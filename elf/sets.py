@@ -40,6 +40,8 @@ class PictureSet(CaptionOptions):
         regularisation: Class pictures, which keep what the base knows of the class (Ruiz et al.
             2023). They are never held out, and stand in an epoch as often as all others together;
             ``repeats`` weighs them against each other.
+        unrelated: Pictures that show nothing of what is learnt, and are never trained on: the
+            validation loss measures on them what is forgotten.
         flip: Each sample is mirrored, left to right, with probability ½.
         weight: Factor of the loss; of class pictures, the prior loss weight.
     """
@@ -55,16 +57,18 @@ class PictureSet(CaptionOptions):
     repeats: int = 1
     caption_dropout: float | None = None
     regularisation: bool = False
+    unrelated: bool = False
     flip: bool = False
     weight: float = 1.0
 
     def stored(self) -> dict[str, Any]:
         """Return the options that decide what is in the shards.
 
-        Those of captions came later than the first shards: they are there only where they are set.
+        What came later than the first shards is there only where it is set.
         """
         values = {key: value for key, value in asdict(self).items() if key not in _NOT_STORED}
-        return {k: v for k, v in values.items() if k not in KEYS or v is not None}
+        later = {*KEYS, "unrelated"}
+        return {k: v for k, v in values.items() if k not in later or v not in (None, False)}
 
     def trained(self) -> dict[str, Any]:
         """Return the options that change what an epoch is, where they are set."""
@@ -111,8 +115,9 @@ def fill_in(
     for number, each in enumerate(sets):
         if problem := _problem(each):
             raise ElfError(f"data.sets[{number}]{problem}")
-    if sets and all(each.regularisation for each in sets):
-        raise ElfError("data.sets: all are regularisation sets; add the pictures to be learnt")
+    if sets and all(each.regularisation or each.unrelated for each in sets):
+        kind = "regularisation" if sets[0].regularisation else "unrelated"
+        raise ElfError(f"data.sets: all are {kind} sets; add the pictures to be learnt")
     kinds = [(each.caption or caption) if each.labels else None for each in sets]
     drawn = resolve(options, sets, kinds, text_states == "live")
     return tuple(
@@ -138,7 +143,7 @@ def times_an_epoch(sets: Sequence[PictureSet], numbers: npt.ArrayLike) -> Indice
 
 
 def _trigger(each: PictureSet, trigger: str | None) -> str | None:
-    if each.regularisation:
+    if each.regularisation or each.unrelated:
         return None
     return (trigger if each.trigger is None else each.trigger) or None
 
@@ -155,6 +160,10 @@ def _problem(each: PictureSet) -> str:
         return f".weight {each.weight} is no factor of a loss: give a number above 0"
     if each.regularisation and each.trigger:
         return f".trigger {each.trigger!r}: class pictures have none; leave it out"
+    if each.unrelated and each.trigger:
+        return f".trigger {each.trigger!r}: unrelated pictures have none; leave it out"
+    if each.unrelated and each.trained():
+        return f".{next(iter(each.trained()))}: unrelated pictures are not trained on; leave it out"
     if each.trigger and not each.trigger.strip():
         return f'.trigger {each.trigger!r} is blank: give a word, or "" for none'
     if each.caption and not each.labels:

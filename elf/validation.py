@@ -16,12 +16,10 @@ from jaxtyping import Float
 from scipy import stats
 
 from elf.metrics import Interval
+from elf.validationsets import HELD_OUT, PREFIX, TRAINED
 
 Array = np.ndarray
 Errors = npt.NDArray[np.float64]
-HELD_OUT, TRAINED, UNRELATED = "held_out", "trained", "unrelated"
-PREFIX = {HELD_OUT: "val", TRAINED: "val_trained", UNRELATED: "val_unrelated"}
-"""How the metrics of each set of pictures begin."""
 
 
 def ratio_of_means(

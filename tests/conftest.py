@@ -119,7 +119,7 @@ def training(labelled: Path, tiny_models: dict[str, Path]) -> list[str]:
         "--model.adapter.rank=8",
         "--model.optimizer.init_args.lr=2e-3",
         "--model.schedule.shape=constant",
-        "--model.schedule.warmup_steps=0",
+        "--model.schedule.warmup=0",
         "--trainer.val_check_interval=40",
         "--data.batch_size=4",
         "--data.held_out=0.15",

@@ -7,12 +7,22 @@ from elf.errors import ElfError
 from elf.losscheck import LossCheck
 
 
+def added(*losses: tuple[str, str]) -> LossCheck:
+    checked = LossCheck()
+    for step, (own, shared) in enumerate(losses, 3):
+        checked.add(torch.tensor(float(own)), torch.tensor(float(shared)), step, ["a", "b"])
+    return checked
+
+
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_loss_that_is_not_finite_is_told(value: str) -> None:
-    losses = LossCheck()
-    losses.add(torch.tensor(1.0), 3, ["a"])
-    losses.add(torch.tensor(float(value)), 4, ["b", "c"])
+    losses = added(("1", "1"), (value, value))
     losses.check(all_but=1)
-    with pytest.raises(ElfError, match=rf"the loss is {value} at step 4 \(pictures b, c\); the"):
+    with pytest.raises(ElfError, match=rf"the loss is {value} at step 4 \(pictures a, b\); the"):
         losses.check()
     losses.check()
+
+
+def test_that_of_another_process_is_told_too() -> None:
+    with pytest.raises(ElfError, match=r"nan at step 3 \(the pictures that another process names"):
+        added(("1", "nan")).check()

@@ -35,7 +35,7 @@ def rates(config: ScheduleConfig, steps: int) -> list[float]:
 
 
 def test_warm_up_rises_to_the_full_rate_and_never_stands_at_0() -> None:
-    found = rates(ScheduleConfig(warmup_steps=4), 6)
+    found = rates(ScheduleConfig(warmup=4), 6)
     assert found == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.5])
 
 
@@ -57,7 +57,7 @@ def test_shapes_by_hand(shape: str, wanted: list[float]) -> None:
 
 
 def test_inverse_square_root_by_hand() -> None:
-    config = ScheduleConfig("inverse_sqrt", warmup_steps=4)
+    config = ScheduleConfig("inverse_sqrt", warmup=4)
     found = [factor(step, config, 0) for step in (3, 4, 16, 400)]
     assert found == pytest.approx([0.8, 1.0, 0.5, 0.1])
 
@@ -67,6 +67,12 @@ def test_cycles_begin_at_the_full_rate() -> None:
     assert [factor(step, config, 8) for step in range(9)] == pytest.approx(
         [1, 0.75, 0.5, 0.25, 1, 0.75, 0.5, 0.25, 0]
     )
+
+
+def test_a_warm_up_below_1_is_a_share_of_the_run() -> None:
+    share, steps = (ScheduleConfig("cosine", warmup=number) for number in (0.25, 2))
+    assert rates(share, 8) == pytest.approx(rates(steps, 8))
+    assert length(ScheduleConfig(warmup=0.5), 8) == 8
 
 
 def test_a_rate_that_never_changes_needs_no_schedule() -> None:
@@ -92,14 +98,14 @@ def test_the_length_of_a_run(arguments, wanted: int) -> None:
 def test_a_schedule_spans_the_run_or_what_it_says() -> None:
     assert length(ScheduleConfig("cosine"), 100) == 100
     assert length(ScheduleConfig("cosine", total_steps=80, end=0.1), 100) == 80
-    assert length(ScheduleConfig("constant", warmup_steps=10), 100) is None
+    assert length(ScheduleConfig("constant", warmup=10), 100) is None
     assert factor(90, ScheduleConfig("cosine", end=0.1), 80) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ScheduleConfig(warmup_steps=-1), "model.schedule.warmup_steps -1 must be at"),
+        (lambda: ScheduleConfig(warmup=-1), "model.schedule.warmup -1 must be at"),
         (lambda: ScheduleConfig(cycles=0), "model.schedule.cycles 0 must be at least 1"),
         (lambda: ScheduleConfig(end=2), "model.schedule.end 2 must be a factor from 0 to 1"),
         (lambda: ScheduleConfig(power=0), "model.schedule.power 0 must be above 0"),
@@ -113,8 +119,12 @@ def test_a_schedule_spans_the_run_or_what_it_says() -> None:
             "model.schedule.total_steps 5 is less than the run's 9 steps, the last of which would",
         ),
         (
-            lambda: length(ScheduleConfig(warmup_steps=9), 9),
-            "model.schedule.warmup_steps 9 is no less than the run's 9 steps: the full rate",
+            lambda: length(ScheduleConfig(warmup=0.5), -1),
+            "model.schedule.warmup 0.5 is a share of a run that has no known length; give steps",
+        ),
+        (
+            lambda: length(ScheduleConfig(warmup=9), 9),
+            "model.schedule.warmup 9 is no less than the run's 9 steps: the full rate",
         ),
         (
             lambda: refuse_short(OneCycleLR(optimizer(), 0.1, total_steps=5), 9),

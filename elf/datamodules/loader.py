@@ -229,8 +229,10 @@ class HeldOutLoader:
         buckets: The bucket number of each sample.
         batch_size: Samples a batch, at most.
         world: Number of ranks.
-        rank: This rank; it gets every ``world``-th batch.
+        rank: This rank; it gets every ``world``-th batch, and the first if there is none for it:
+            a rank without batches would miss what all do together at the end.
         workers: Processes that read.
+        kind: What its batches say of themselves under ``kind``.
     """
 
     def __init__(
@@ -241,7 +243,9 @@ class HeldOutLoader:
         world: int = 1,
         rank: int = 0,
         workers: int = 0,
+        kind: str = "held_out",
     ) -> None:
+        self.kind = kind
         seeds = draw_seed(0, 0, id_words([example.id for example in dataset.examples]))
         numbers = np.asarray(buckets)
         plan: list[list[Draw]] = []
@@ -250,14 +254,15 @@ class HeldOutLoader:
             for start in range(0, len(members), batch_size):
                 chosen = members[start : start + batch_size]
                 plan.append([Draw(index, int(seeds[index])) for index in chosen])
-        self._plan = plan[rank::world]
+        self._plan = plan[rank::world] or plan[:1]
         self._reading = BatchReading(dataset, self._plan, workers)
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from self._reading
+        for batch in self._reading:
+            yield {**batch, "kind": self.kind}
 
     def close(self) -> None:
         """End the workers; they start again when needed."""

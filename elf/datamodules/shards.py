@@ -8,13 +8,14 @@ from lightning.pytorch import LightningDataModule
 from elf.captionoptions import NOTHING, CaptionKind, CaptionOptions, TextStates, resolve
 from elf.datamodules.loader import EpochLoader, HeldOutLoader, Treatment
 from elf.datamodules.reading import CachedExamples
-from elf.epoch import batches, bucket_counts
+from elf.epoch import batches, bucket_counts, id_words, uniform
 from elf.errors import ElfError
 from elf.prepared import REMEDY, Example, Prepared, read_prepared
 from elf.remote import fetch_shards, is_remote, local_path
 from elf.sets import PictureSet, fill_in, times_an_epoch
 from elf.settings import PictureFormat, Settings
 from elf.shards import Reader
+from elf.validationsets import HELD_OUT, TRAINED, UNRELATED
 
 PICTURES, LABELS = "data/raw", "data/labels"
 
@@ -36,6 +37,9 @@ class ShardDataModule(LightningDataModule):
         no_upscale: Never enlarge a picture: those below the area keep their size, cropped to the
             step, in buckets of their own; no shortest and longest side then.
         held_out: The share of pictures kept for validation, 0-1.
+        validate_trained: How many of the training pictures, the same in each run, the validation
+            loss is measured on beside those held out; as many as these if not given. The gap
+            between the two is what is learnt by heart.
         caption: What a picture is trained with: its tags, its sentence, both, or either of the
             two, drawn each time.
         shuffle_tags: The tags stand in another order each time; the trigger stays in front, a
@@ -66,7 +70,7 @@ class ShardDataModule(LightningDataModule):
         ElfError: If a value is out of its range, with the key.
     """
 
-    # With few held-out pictures some ranks have no validation batch; none of them waits for it.
+    # As far as Lightning sees; each rank has a batch of its own.
     allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
@@ -82,6 +86,7 @@ class ShardDataModule(LightningDataModule):
         max_side: int | None = None,
         no_upscale: bool = False,
         held_out: float = 0.05,
+        validate_trained: int | None = None,
         caption: CaptionKind = "tags",
         shuffle_tags: bool = False,
         keep_tags: int = 0,
@@ -104,6 +109,7 @@ class ShardDataModule(LightningDataModule):
         for key, number, least in (
             ("batch_size", batch_size, 1),
             ("workers", workers, 0),
+            ("validate_trained", 0 if validate_trained is None else validate_trained, 0),
             ("shard_size", shard_size, 1),
         ):
             if number < least:
@@ -145,6 +151,7 @@ class ShardDataModule(LightningDataModule):
         self.prior_preservation = prior_preservation
         self.batch_size = batch_size
         self.remainder = remainder
+        self.validate_trained = validate_trained
         self.workers = workers
         self.seed = seed
         self.settings = Settings(
@@ -232,22 +239,33 @@ class ShardDataModule(LightningDataModule):
         counts = bucket_counts(bucket_numbers(examples), self._treatment(examples).repeats)
         return batches(counts, self.batch_size * self._world()[0], self.remainder == "drop")
 
-    def val_dataloader(self) -> HeldOutLoader | list[HeldOutLoader]:
-        """Return this rank's validation batches; no loader if nothing is held out."""
-        examples = self._require().held_out
-        if not examples:
-            return []
+    def val_dataloader(self) -> list[HeldOutLoader]:
+        """Return this rank's validation batches of each set that has pictures."""
+        prepared = self._require()
+        number = self.validate_trained
+        if number is None:
+            number = len(prepared.held_out)
+        chosen = {
+            HELD_OUT: prepared.held_out,
+            TRAINED: fixed_part(prepared.train, number),
+            UNRELATED: prepared.unrelated,
+        }
         world, rank = self._world()
-        loader = HeldOutLoader(
-            self._dataset(examples),
-            bucket_numbers(examples),
-            self.batch_size,
-            world,
-            rank,
-            self.workers,
-        )
-        self._loaders.append(loader)
-        return loader
+        loaders = [
+            HeldOutLoader(
+                self._dataset(examples),
+                bucket_numbers(examples),
+                self.batch_size,
+                world,
+                rank,
+                self.workers,
+                kind,
+            )
+            for kind, examples in chosen.items()
+            if examples
+        ]
+        self._loaders += loaders
+        return loaders
 
     def teardown(self, stage: str) -> None:
         """End the processes that read."""
@@ -319,3 +337,10 @@ def bucket_numbers(examples: list[Example]) -> list[int]:
     """Return each sample's bucket as a number; buckets are numbered in the order of their sizes."""
     number = {size: place for place, size in enumerate(sorted({e.size for e in examples}))}
     return [number[example.size] for example in examples]
+
+
+def fixed_part(examples: list[Example], number: int) -> list[Example]:
+    """Return a number of the samples that are to be learnt, chosen by their ids alone."""
+    learnt = [example for example in examples if not example.regularisation]
+    draws = uniform(id_words([each.id for each in learnt]).astype(np.int64), "validate trained")
+    return [learnt[place] for place in sorted(np.argsort(draws)[:number].tolist())]

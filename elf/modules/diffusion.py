@@ -31,7 +31,8 @@ from elf.losscheck import LossCheck
 from elf.objective import ObjectiveConfig
 from elf.optimization import LearningRates, OptimizerFactory, adamw
 from elf.schedules import ScheduleConfig
-from elf.validation import HELD_OUT, ValidationRun
+from elf.validation import ValidationRun
+from elf.validationsets import HELD_OUT
 
 BASE_DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}
 
@@ -249,8 +250,11 @@ class DiffusionModule(LightningModule):
             self._losses.check()  # of the batch before: nothing waits for the GPU
         errors, weighted = self.denoiser.training_errors(batch)
         loss = weighted.mean()
-        self._losses.add(loss.detach(), self.global_step, batch["id"])
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(errors))
+        shared = loss.detach()
+        if self.trainer.world_size > 1:
+            shared = self.trainer.strategy.reduce(shared.clone(), reduce_op="mean")
+        self._losses.add(loss.detach(), shared, self.global_step, batch["id"])
+        self.log("train/loss", shared, prog_bar=True, batch_size=len(errors))
         return {
             "loss": loss,
             "errors": errors.detach(),

@@ -1,6 +1,7 @@
 """What is random about a training sample, drawn from its own seed."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from elf.objective.noising import offset_noise, perturb
 from elf.objective.timesteps import timesteps_at
 
 
-def draw(batch: Mapping[str, Tensor], config: ObjectiveConfig, count: int) -> dict[str, Tensor]:
+def draw(batch: Mapping[str, Any], config: ObjectiveConfig, count: int) -> dict[str, Tensor]:
     """Return timesteps (B,), and latents, noise and input_noise, each (B, C, h, w).
 
     Noise is the target's, input_noise what the latents are mixed with. A sample draws, from the

@@ -1,0 +1,68 @@
+"""Training in two real processes: the same global batches, the same losses, one validation loss."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from elf import trainer
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo and spawn differ there")
+
+
+def arguments(training: list[str], folder: Path, *more: str) -> list[str]:
+    return [
+        *training,
+        f"--trainer.default_root_dir={folder}",
+        "--trainer.max_steps=3",
+        "--trainer.val_check_interval=3",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.callbacks=[{class_path: AdapterCheckpoint, init_args: {every_n_steps: 2}}]",
+        "--model.ema.decay=0.9",
+        *more,
+    ]
+
+
+def two(training: list[str], folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run `elf fit` in two processes, which Lightning starts."""
+    options = ("--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=2", *more)
+    return subprocess.run(
+        [sys.executable, "-m", "elf", "fit", *arguments(training, folder, *options)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+
+
+def metrics(folder: Path) -> dict[str, list[float]]:
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows if row[key]] for key in rows[0]}
+
+
+def test_two_processes_train_what_one_does(training: list[str], tmp_path: Path) -> None:
+    trainer.fit(arguments(training, tmp_path / "one"))
+    result = two(training, tmp_path / "two")
+    assert result.returncode == 0, result.stderr[-3000:]
+    one, other = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert one.keys() == other.keys()
+    assert len(one["train/loss"]) == 3
+    assert "val/loss" in one and "val_trained/ratio" in one
+    for key, values in one.items():
+        if key != "step":
+            assert other[key] == pytest.approx(values, abs=1e-6, rel=1e-4), key
+    for key in ("val/loss", "val/loss_base", "val_trained/loss"):
+        assert other[key] == pytest.approx(one[key], abs=1e-6), key
+    # one process goes on with what two left, and the other way round is refused by no one
+    trainer.fit(arguments(training, tmp_path / "two", "--trainer.max_steps=4", "--ckpt_path=last"))
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_both(
+    training: list[str], tmp_path: Path
+) -> None:
+    result = two(training, tmp_path, "--model.optimizer.init_args.lr=1e30", "--trainer.max_steps=9")
+    assert result.returncode != 0
+    assert "the loss is" in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
