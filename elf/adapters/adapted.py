@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from elf import dora
 from elf.adapters.factored import NAME, base_weight, delta_weight, factors
-from elf.adapters.norms import LayerNorm, closed_form, dora_layers
+from elf.adapters.norms import WeightNorm, closed_form, dora_layers
 
 
 class Magnitude(nn.Module):
@@ -101,7 +101,7 @@ class LessInitialLinear(_OwnForward, Linear):  # type: ignore[misc]
         return (result + update).to(result.dtype)
 
 
-class _Dora(_OwnForward, LayerNorm):
+class _Dora(_OwnForward, WeightNorm):
     axis: ClassVar[dora.Axis]
 
     @property

@@ -19,7 +19,7 @@ from elf import dora
 from elf.adapters.factored import NAME, axis_of, base_weight, factors, layers
 
 
-class LayerNorm:
+class WeightNorm:
     """The norm n of one DoRA layer, for the layer's class to inherit."""
 
     _reuse: "_Reuse | None" = None
@@ -76,7 +76,7 @@ def _outside_autograd(device: torch.device) -> Iterator[None]:
         yield
 
 
-def closed_form(adapted: Sequence[LayerNorm]) -> list[Tensor]:
+def closed_form(adapted: Sequence[WeightNorm]) -> list[Tensor]:
     """Return the norms n of layers; those of one shape are computed together.
 
     Nothing waits for the device or depends on a tensor's value, so a CUDA graph can hold it.
@@ -106,7 +106,7 @@ def closed_form(adapted: Sequence[LayerNorm]) -> list[Tensor]:
 class _Reuse:
     """The DoRA layers of a network whose norms are kept, and how they are brought up to date."""
 
-    def __init__(self, adapted: list[LayerNorm]) -> None:
+    def __init__(self, adapted: list[WeightNorm]) -> None:
         self.adapted = adapted
 
     def refresh(self) -> None:
@@ -128,9 +128,9 @@ class _Reuse:
         return type(None), ()
 
 
-def dora_layers(network: nn.Module) -> list[LayerNorm]:
+def dora_layers(network: nn.Module) -> list[WeightNorm]:
     """Return a network's layers with closed-form DoRA."""
-    return [layer for layer in layers(network) if isinstance(layer, LayerNorm)]
+    return [layer for layer in layers(network) if isinstance(layer, WeightNorm)]
 
 
 def reuse_norms(network: nn.Module, optimizer: Optimizer) -> None:

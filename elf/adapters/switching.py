@@ -31,7 +31,7 @@ def set_strength(network: nn.Module, strength: float) -> None:
     """Scale the update ΔW = s B A by a factor; 1 is the adapter as it was trained.
 
     At 0 a LoRA is the base model. A DoRA is not, as its magnitudes stay: W' is m ⊙ W / ‖W‖. To
-    compare with the base, use `disabled`.
+    compare with the base, use `disabled`. A captured graph keeps the strength of its capture.
     """
     for layer in layers(network):
         layer.set_scale(NAME, strength)

@@ -51,3 +51,29 @@ def test_it_is_plain_values_that_give_it_back() -> None:
     described = json.loads(json.dumps(adapters.describe(config)))
     assert AdapterConfig(**described) == config
     assert described == adapters.describe(config)
+
+
+def test_a_yaml_gives_it() -> None:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser()
+    parser.add_argument("--adapter", type=AdapterConfig, default=AdapterConfig())
+    text = """
+    adapter:
+      kind: dora
+      axis: input
+      targets: ["up_blocks.1.*"]
+      text_targets: attention+feedforward
+      groups:
+        - {pattern: to_q, rank: 4}
+        - {pattern: "text_encoder.*", lr_scale: 0.5}
+    """
+    found = parser.instantiate(parser.parse_string(text)).adapter
+    groups = [AdapterGroup("to_q", 4), AdapterGroup("text_encoder.*", lr_scale=0.5)]
+    assert found == AdapterConfig(
+        "dora",
+        axis="input",
+        targets=["up_blocks.1.*"],
+        text_targets="attention+feedforward",
+        groups=groups,
+    )
