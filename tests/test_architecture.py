@@ -10,8 +10,12 @@ import elf
 PACKAGE = Path(elf.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD_ONLY = {"cli", "errors", "files", "buckets", "resources", "config_errors", "__main__"}
-WITHOUT_TORCH = STANDARD_ONLY | {"epoch", "images", "shards", "manifest", "captions"}
-WITHOUT_LIGHTNING = WITHOUT_TORCH | {"adapters", "diffusion", "metrics", "pretrained", "bases"}
+WITHOUT_TORCH = STANDARD_ONLY | {"epoch", "images", "shards", "manifest", "captions", "sets"}
+WITHOUT_LIGHTNING = WITHOUT_TORCH | {
+    "averaging", "building", "denoiser", "diffusion", "dora", "identity", "losscheck", "metrics",
+    "optimization", "pretrained", "schedules", "validation",
+}  # fmt: skip
+PURE = ("adapters", "bases", "objective", "taggers")
 ALONE = {"gradio": {"serve"}, "fiftyone": {"fiftyone_app"}}
 
 
@@ -54,7 +58,7 @@ def test_each_module_imports_only_what_it_may(path: Path) -> None:
         assert not used & {"modules", "datamodules"}
     if name in WITHOUT_TORCH:
         assert not libraries(path) & {"torch", "lightning", "diffusers", "transformers", "peft"}
-    if name in WITHOUT_LIGHTNING or package in ("taggers", "bases"):
+    if name in WITHOUT_LIGHTNING or package in PURE:
         assert "lightning" not in libraries(path)
     for library, users in ALONE.items():
         assert library not in libraries(path) or name in users
