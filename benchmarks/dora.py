@@ -4,21 +4,22 @@ python benchmarks/dora.py --device cuda --dtype float16 --latent 64 --json dora.
 python benchmarks/dora.py --unet tiny --latent 8 --repeats 3      # does the script work?
 
 A step is forward, backward and AdamW on the adapter of a UNet with random weights, eager; all
-variants in turn in one process, medians. Peak memory is of a step in a process of its own on a CPU
-(its resident set, weights and libraries included), of the allocator on a GPU. The gradients of the
-two output-axis DoRAs are compared in float32 before anything is timed.
+variants in turn in one process, medians; on a CPU in processor time, which other work on the
+machine changes less. Peak memory is the allocator's on a GPU; on a CPU it is what two steps in a
+forked process add to the resident set, the frozen weights left out. The gradients of the two
+output-axis DoRAs are compared in float32 before anything is timed.
 """
 
 import argparse
 import copy
 import datetime
 import json
+import multiprocessing
 import platform
 import resource
 import statistics
-import subprocess
-import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ RANK, TEXT = 16, 77
 
 
 def build(unet: str) -> nn.Module:
-    """Return a UNet of SD1.5's size, or the tiny base's, with random weights."""
+    """Return a UNet of SD1.5's size or smaller, with random weights."""
     from diffusers import UNet2DConditionModel
 
     from elf.tiny import base
@@ -44,6 +45,15 @@ def build(unet: str) -> nn.Module:
     torch.manual_seed(0)
     if unet == "tiny":
         return base.unet()
+    if unet == "small":  # SD1.5's first two levels
+        return UNet2DConditionModel(
+            block_out_channels=(320, 640),
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=768,
+            attention_head_dim=8,
+        )
     return UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)  # its defaults
 
 
@@ -102,13 +112,15 @@ class Side:
         return {name: p.grad for name, p in self.trained.items() if p.grad is not None}
 
     def step(self) -> float:
-        """Take a step and return what it took, s."""
+        """Take a step and return what it took, s; on a CPU the processor's time."""
+        cuda = self.options.device.startswith("cuda")
+        clock = time.perf_counter if cuda else time.process_time
         synchronize(self.options.device)
-        start = time.perf_counter()
+        start = clock()
         self.gradients()
         self.optimizer.step()
         synchronize(self.options.device)
-        return time.perf_counter() - start
+        return clock() - start
 
 
 def synchronize(device: str) -> None:
@@ -143,8 +155,24 @@ def peak(variant: str, base: nn.Module, options: argparse.Namespace) -> float:
         side.step()
         side.step()
         return torch.cuda.max_memory_allocated() / 2**20
-    command = [sys.executable, __file__, "--peak", variant, *sys.argv[1:]]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    context = multiprocessing.get_context("fork")  # before the parent's first backward pass
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(added_by_steps, variant, base, options).result()
+
+
+def added_by_steps(variant: str, base: nn.Module, options: argparse.Namespace) -> float:
+    """Return what two steps add to this process's resident set at most, MiB."""
+    before = resident()
+    side = Side(variant, base, options)
+    side.step()
+    side.step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+
+
+def resident() -> float:
+    """Return this process's resident set, MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -179,20 +207,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
-    parser.add_argument("--unet", choices=["sd15", "tiny"], default="sd15")
+    parser.add_argument("--unet", choices=["sd15", "small", "tiny"], default="sd15")
     parser.add_argument("--targets", default="attention", help="a preset")
     parser.add_argument("--latent", type=int, default=64, help="side of the latents, px")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="file for the rows")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.peak:
-        side = Side(options.peak, frozen(options), options)
-        side.step()
-        side.step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        return
     rows = measure(options)
     for row in rows:
         print(
