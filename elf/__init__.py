@@ -8,3 +8,5 @@ __version__ = "0.1.0"
 # its import on. What is done with pictures is their owner's affair. What is set already stays.
 for _name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "FIFTYONE_DO_NOT_TRACK"):
     os.environ.setdefault(_name, "1")
+# W&B reports its own errors to its makers, offline runs' too; it takes a word for this.
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")

@@ -1,47 +1,39 @@
 """Loggers of a run: a CSV file always, TensorBoard or W&B beside it by one line of YAML."""
 
-import csv
-import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from elf.files import write_atomic
+from elf.watching.steptable import StepTable
+from elf.watching.tensorboard import TensorBoardRun
+from elf.watching.wandb_run import WandbRun
 
 LoggerName = Literal["csv", "tensorboard", "wandb"]
 
+OF_THE_CLOCK = ("speed/", "memory/")
+"""Figures that no second run repeats: in ``speed.csv``, so that ``metrics.csv`` is the same."""
 
-def make_loggers(name: LoggerName, folder: str) -> list[Logger]:
+
+def make_loggers(name: LoggerName, folder: str, goes_on: bool = False) -> list[Logger]:
     """Return the loggers of a run whose folder is given; ``metrics.csv`` is always among them.
 
     W&B runs offline unless an account is set up (``WANDB_API_KEY`` or ``wandb login``);
     ``wandb sync`` uploads an offline run later.
+
+    Args:
+        name: What is wanted beside the CSV files.
+        folder: The run's.
+        goes_on: Whether the run goes on from a checkpoint.
     """
     loggers: list[Logger] = [MetricsFile(folder)]
     if name == "tensorboard":
-        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
+        loggers.append(TensorBoardRun(folder))
     elif name == "wandb":
-        os.makedirs(folder, exist_ok=True)  # wandb needs its save_dir to exist
-        loggers.append(
-            WandbLogger(
-                name=Path(folder).name,
-                project="elf",
-                save_dir=folder,
-                offline=not _has_wandb_account(),
-            )
-        )
+        loggers.append(WandbRun(folder, goes_on))
     return loggers
-
-
-def _has_wandb_account() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    return netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
 
 
 class MetricsFile(Logger):
@@ -50,18 +42,16 @@ class MetricsFile(Logger):
     Lightning's CSVLogger deletes an existing file and writes each 100 steps; a resumed run would
     lose its rows. Here a row is on disk when ``log_metrics`` returns, and a run that goes on from
     a checkpoint drops just the rows that came after that checkpoint (``rewind``).
+
+    A run in parts has the ``metrics.csv`` of the run in one piece. What a clock or a memory meter
+    says differs each time, and goes into ``speed.csv``.
     """
 
     def __init__(self, folder: str) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
-        self._columns: list[str] = ["step"]
-        self._rows: list[dict[str, str]] = []
-        if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self._rows = list(reader)
-                self._columns = list(reader.fieldnames or self._columns)
+        self._metrics = StepTable(self.path)
+        self._speed = StepTable(Path(folder) / "speed.csv")
 
     @property
     def name(self) -> str:
@@ -86,32 +76,14 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write one row; metrics of the step that was written last are merged into its row."""
         row = {key: f"{float(value):.9g}" for key, value in metrics.items()}
-        row["step"] = str(step or 0)
-        new = [key for key in row if key not in self._columns]
-        self._columns += new
-        same = bool(self._rows) and self._rows[-1]["step"] == row["step"]
-        if same:
-            self._rows[-1].update(row)
-        else:
-            self._rows.append(row)
-        if new or same or not self.path.exists():
-            write_atomic(self.path, self._table(self._rows, header=True))
-        else:
-            with open(self.path, "a", encoding="utf-8", newline="") as file:
-                file.write(self._table([row], header=False))
+        speed = {key: value for key, value in row.items() if key.startswith(OF_THE_CLOCK)}
+        rest = {key: value for key, value in row.items() if key not in speed}
+        for table, part in ((self._metrics, rest), (self._speed, speed)):
+            if part:
+                table.add({**part, "step": str(step or 0)})
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
         """Drop the rows of all steps from ``step`` on: the run goes on from there."""
-        kept = [row for row in self._rows if int(row["step"]) < step]
-        if len(kept) != len(self._rows):
-            self._rows = kept
-            write_atomic(self.path, self._table(kept, header=True))
-
-    def _table(self, rows: list[dict[str, str]], header: bool) -> str:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
-        if header:
-            writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        self._metrics.rewind(step)
+        self._speed.rewind(step)

@@ -3,10 +3,11 @@
 import csv
 from pathlib import Path
 
-import pytest
 import torch
 
 from elf.loggers import MetricsFile, make_loggers
+
+NAMES = ("metrics.csv", "speed.csv")
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -53,23 +54,23 @@ def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint(tmp_path: Path)
 def test_csv_is_always_among_the_loggers(tmp_path: Path) -> None:
     names = {
         name: [type(logger).__name__ for logger in make_loggers(name, str(tmp_path))]
-        for name in ("csv", "tensorboard")
+        for name in ("csv", "tensorboard", "wandb")
     }
     assert names == {
         "csv": ["MetricsFile"],
-        "tensorboard": ["MetricsFile", "TensorBoardLogger"],
+        "tensorboard": ["MetricsFile", "TensorBoardRun"],
+        "wandb": ["MetricsFile", "WandbRun"],
     }
 
 
-@pytest.mark.parametrize("account", [True, False])
-def test_wandb_is_offline_without_an_account(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, account: bool
-) -> None:
-    from elf import loggers
-
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    netrc = tmp_path / "netrc"
-    monkeypatch.setenv("NETRC", str(netrc))
-    if account:
-        netrc.write_text("machine api.wandb.ai login user password x\n")
-    assert loggers._has_wandb_account() is account
+def test_what_a_clock_says_is_in_a_file_of_its_own(tmp_path: Path) -> None:
+    log = MetricsFile(str(tmp_path))
+    log.log_metrics({"speed/steps_per_s": 3.0, "memory/peak_gib": 1.5}, step=9)
+    log.log_metrics({"train/loss": 0.5}, step=9)
+    assert (tmp_path / "metrics.csv").read_text() == "step,train/loss\n9,0.5\n"
+    assert (tmp_path / "speed.csv").read_text().splitlines() == [
+        "step,speed/steps_per_s,memory/peak_gib",
+        "9,3,1.5",
+    ]
+    log.rewind(9)
+    assert [len((tmp_path / name).read_text().splitlines()) for name in NAMES] == [1, 1]

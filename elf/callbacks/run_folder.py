@@ -5,6 +5,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from elf.errors import ElfError
 from elf.files import FolderLock
 from elf.loggers import MetricsFile
+from elf.watching.tensorboard import TensorBoardRun
 
 
 class RunLock(Callback):
@@ -49,11 +50,12 @@ class RunLock(Callback):
 class RewindMetrics(Callback):
     """Drops the rows that an interrupted run logged after the checkpoint it goes on from.
 
-    So ``metrics.csv`` of a run in parts is that of the same run in one piece.
+    So ``metrics.csv`` of a run in parts is that of the same run in one piece, and TensorBoard shows
+    no step twice. W&B cannot take anything back: a killed run's last rows stay there.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Cut the file at the step at which training goes on."""
+        """Cut the files at the step at which training goes on, before anything else is logged."""
         for logger in trainer.loggers:
-            if isinstance(logger, MetricsFile):
+            if isinstance(logger, MetricsFile | TensorBoardRun):
                 logger.rewind(trainer.global_step)
