@@ -1,10 +1,20 @@
 """Pictures from prompts: one fixed seed each, whatever the batch size and the device."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from PIL import Image
+from torch import nn
+
+DENOISERS = ("unet", "transformer")
+"""Parts of a pipeline that stay where they are: what is trained, on the device already."""
+
+
+class SamplingStopped(Exception):
+    """Sampling was asked to stop, and did after a denoising step."""
 
 
 @dataclass
@@ -30,7 +40,9 @@ class GenerationConfig:
     batch_size: int = 1
 
 
-@torch.inference_mode()
+# Not inference_mode: what a network keeps from one forward pass to the next (norms of weights, say)
+# could then no longer be trained with.
+@torch.no_grad()
 def generate(
     pipeline: Any,
     prompts: list[str],
@@ -38,19 +50,25 @@ def generate(
     config: GenerationConfig,
     device: torch.device,
     output_type: Literal["pil", "np"] = "pil",
+    stop: Callable[[], bool] | None = None,
 ) -> list[Any]:
     """Sample one picture for each prompt and its seed, as PIL or as float arrays (H, W, 3) in 0..1.
 
-    The VAE and the text encoders are moved to the device for it, and back to where they were
-    afterwards: training needs the memory. Starting noise comes from CPU generators, so that a
-    seed gives the same picture on every device, up to rounding.
+    The pipeline's parts are moved to the device for it, and those that were elsewhere back there
+    afterwards: training needs the memory. Starting noise comes from CPU generators, so that a seed
+    gives the same picture on every device, up to rounding.
+
+    Raises:
+        SamplingStopped: After the denoising step during which ``stop`` began to return True.
     """
+
+    def check(_: Any, step: int, timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        if stop is not None and stop():
+            raise SamplingStopped
+        return kept
+
     pictures: list[Any] = []
-    found = (getattr(pipeline, name, None) for name in ("vae", "text_encoder", "text_encoder_2"))
-    homes = [(part, part.device) for part in found if part is not None]
-    for part, _ in homes:
-        part.to(device)
-    try:
+    with _parts_on(pipeline, device):
         for start in range(0, len(prompts), config.batch_size):
             chosen = prompts[start : start + config.batch_size]
             result = pipeline(
@@ -61,16 +79,31 @@ def generate(
                 width=config.width,
                 height=config.height,
                 output_type=output_type,
+                callback_on_step_end=check,
                 generator=[
                     torch.Generator("cpu").manual_seed(seed)
                     for seed in seeds[start : start + len(chosen)]
                 ],
             )
             pictures += list(result.images)
-    finally:
-        for part, home in homes:
-            part.to(home)
     return pictures
+
+
+@contextlib.contextmanager
+def _parts_on(pipeline: Any, device: torch.device) -> Iterator[None]:
+    parts = [
+        part
+        for name, part in pipeline.components.items()
+        if isinstance(part, nn.Module) and name not in DENOISERS
+    ]
+    before = [next(part.parameters()).device for part in parts]
+    try:
+        for part in parts:
+            part.to(device)
+        yield
+    finally:
+        for part, place in zip(parts, before, strict=True):
+            part.to(place)
 
 
 def grid(pictures: list[Image.Image], columns: int) -> Image.Image:

@@ -5,7 +5,7 @@ from elf.callbacks.labels import LabelWriter
 from elf.callbacks.progress import StepBar
 from elf.callbacks.randomness import Randomness
 from elf.callbacks.run_folder import RewindMetrics, RunLock
-from elf.callbacks.samples import SamplePictures
+from elf.callbacks.samples import SamplePictures, SamplePrompt
 
 __all__ = [
     "AdapterCheckpoint",
@@ -14,5 +14,6 @@ __all__ = [
     "RewindMetrics",
     "RunLock",
     "SamplePictures",
+    "SamplePrompt",
     "StepBar",
 ]

@@ -45,6 +45,11 @@ class AdapterCheckpoint(ModelCheckpoint):
         """The same whatever the arguments: a run may go on with others."""
         return type(self).__qualname__
 
+    @property
+    def stopping(self) -> bool:
+        """Whether this process was told to end, and will after its step."""
+        return self._termination.received
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the checkpoints into the run's folder."""
         self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")

@@ -1,45 +1,108 @@
 """Pictures during training: the same prompts and seeds, from step 0 on."""
 
+import contextlib
+import gc
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
 
+from elf import adapters
+from elf.callbacks.checkpoint import AdapterCheckpoint
+from elf.callbacks.randomness import unchanged_generators
 from elf.errors import ElfError
-from elf.files import atomic_path
-from elf.generation import GenerationConfig, grid
+from elf.generation import GenerationConfig, SamplingStopped
+from elf.taggers.microbatch import is_out_of_memory
+from elf.watching import Picture, log_picture, log_table
+from elf.watching.sheet import Line, contact_sheet
+
+NAME = "samples"
+COLUMNS = ("prompt", "negative_prompt", "seed", "strength", "picture")
+
+
+@dataclass
+class SamplePrompt:
+    """A prompt with options of its own; what is left out is ``generation``'s.
+
+    Attributes:
+        prompt: What is asked for.
+        negative_prompt: What to steer away from.
+        seed: Seed of the starting noise.
+        guidance: Classifier-free guidance scale.
+        width: Width in px.
+        height: Height in px.
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    seed: int | None = None
+    guidance: float | None = None
+    width: int | None = None
+    height: int | None = None
+
+    def options(self, generation: GenerationConfig, place: int) -> GenerationConfig:
+        """Return how this prompt, so many after the first, is sampled."""
+        own = ("negative_prompt", "guidance", "width", "height")
+        given = {key: value for key in own if (value := getattr(self, key)) is not None}
+        seed = generation.seed + place if self.seed is None else self.seed
+        return replace(generation, **given, seed=seed)
 
 
 class SamplePictures(Callback):
-    """Writes ``samples/step-NNNNNN.png`` into the run's folder and shows it in the logger.
+    """Writes ``samples/step-NNNNNN.png``, each picture beside it, and shows both in the loggers.
+
+    Training does not notice: generators, training mode, places and strength are as they were. A
+    sheet for which memory does not suffice is left out, with a warning.
 
     Args:
-        prompts: One picture each; the trigger should be in some of them.
+        prompts: One picture each; the trigger should be in some of them. A prompt may have a
+            negative prompt, seed, guidance and size of its own.
         every_n_steps: Optimizer steps between two sheets; the first is at step 0.
-        generation: Seed, steps, guidance, size.
+        generation: Seed, steps, guidance, negative prompt, size.
+        strengths: Factors of the adapter's update, a column each; 0 is the base itself.
     """
 
     def __init__(
         self,
-        prompts: list[str],
+        prompts: list[str | SamplePrompt],
         every_n_steps: int = 250,
         generation: GenerationConfig = GenerationConfig(),  # noqa: B008 (a constant to jsonargparse)
+        strengths: list[float] = [1.0],  # noqa: B006 (read only)
     ) -> None:
         if not prompts:
             raise ElfError("SamplePictures.prompts is empty; give a prompt, or drop the callback")
         if every_n_steps < 1:
             raise ElfError(f"SamplePictures.every_n_steps is {every_n_steps}; take 1 or more")
-        self.prompts = prompts
+        if not strengths:
+            raise ElfError("SamplePictures.strengths is empty; give [1.0], or leave it out")
+        if generation.steps < 1 or generation.batch_size < 1:
+            key = "steps" if generation.steps < 1 else "batch_size"
+            value = getattr(generation, key)
+            raise ElfError(f"SamplePictures.generation.{key} is {value}; take 1 or more")
+        self.prompts = [
+            each if isinstance(each, SamplePrompt) else SamplePrompt(each) for each in prompts
+        ]
         self.every_n_steps = every_n_steps
         self.generation = generation
+        self.strengths = strengths
         self._sampled = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show what the base makes of the prompts, unless the run goes on."""
-        self._sampled = trainer.global_step
-        if trainer.global_step == 0:
+        """Show what the base makes of the prompts; of a run that goes on, what it shows already."""
+        step = self._sampled = trainer.global_step
+        if step % self.every_n_steps:
+            return
+        path = Path(trainer.default_root_dir) / NAME / f"step-{step:06d}.png"
+        if step and path.is_file():
+            if trainer.is_global_zero:
+                with Image.open(path) as sheet:
+                    log_picture(trainer, NAME, sheet, step, again=True)
+        else:  # also what a signal kept from being finished
             self._sample(trainer, pl_module)
 
     def on_train_batch_end(
@@ -51,20 +114,105 @@ class SamplePictures(Callback):
             self._sampled = step
             self._sample(trainer, pl_module)
 
-    def _sample(self, trainer: Trainer, module: Any) -> None:
+    def _sample(self, trainer: Trainer, module: LightningModule) -> None:
+        # The others go on to their next step, and wait for the first process there.
         if not trainer.is_global_zero:
             return
-        pictures = module.generate(self.prompts, self.generation)
-        sheet = grid(pictures, columns=min(len(pictures), 4))
-        name = f"step-{trainer.global_step:06d}"
-        path = Path(trainer.default_root_dir) / "samples" / f"{name}.png"
-        with atomic_path(path) as temporary:
-            sheet.save(temporary, format="PNG")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                pixels = np.asarray(sheet)
-                logger.experiment.add_image(
-                    "samples", pixels, trainer.global_step, dataformats="HWC"
-                )
-            elif isinstance(logger, WandbLogger):
-                logger.log_image("samples", [sheet], step=trainer.global_step)
+        pictures = self._pictures(trainer, module)
+        if pictures is not None:
+            self._show(trainer, pictures)
+
+    def _pictures(
+        self, trainer: Trainer, module: LightningModule
+    ) -> list[list[Image.Image]] | None:
+        """Return pictures by prompt and strength; None if memory or time did not suffice."""
+        try:
+            with unchanged_generators():
+                columns = [self._column(trainer, module, each) for each in self.strengths]
+            return [list(row) for row in zip(*columns, strict=True)]
+        except SamplingStopped:
+            return None
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Here the error is gone, and with its traceback all tensors that the frames held.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"no memory for the sample pictures of step {trainer.global_step}: they are left out; "
+            "lower SamplePictures.generation.width, height or batch_size",
+            stacklevel=2,
+        )
+        return None
+
+    def _column(self, trainer: Trainer, module: Any, strength: float) -> list[Image.Image]:
+        def stop() -> bool:
+            # at step 0 the signals are Lightning's yet
+            return trainer.received_sigterm or any(
+                isinstance(callback, AdapterCheckpoint) and callback.stopping
+                for callback in trainer.checkpoint_callbacks
+            )
+
+        pictures: list[Image.Image] = []
+        with at_strength(module, strength):
+            for group in self._groups():
+                texts = [prompt.prompt for prompt, _ in group]
+                seeds = [options.seed for _, options in group]
+                pictures += module.generate(texts, group[0][1], seeds, stop=stop)
+        return pictures
+
+    def _groups(self) -> list[list[tuple[SamplePrompt, GenerationConfig]]]:
+        """Return the prompts with their options, those that can be sampled together together."""
+        groups: list[list[tuple[SamplePrompt, GenerationConfig]]] = []
+        for place, prompt in enumerate(self.prompts):
+            options = prompt.options(self.generation, place)
+            if groups and replace(options, seed=0) == replace(groups[-1][0][1], seed=0):
+                groups[-1].append((prompt, options))
+            else:
+                groups.append([(prompt, options)])
+        return groups
+
+    def _show(self, trainer: Trainer, pictures: Sequence[Sequence[Image.Image]]) -> None:
+        step = trainer.global_step
+        lines, rows = [], []
+        for place, (prompt, images) in enumerate(zip(self.prompts, pictures, strict=True)):
+            options = prompt.options(self.generation, place)
+            note = f"seed {options.seed}"
+            note += f" · not: {options.negative_prompt}" if options.negative_prompt else ""
+            lines.append(Line(prompt.prompt, note, images))
+            for strength, image in zip(self.strengths, images, strict=True):
+                texts = {
+                    "prompt": prompt.prompt,
+                    "negative_prompt": options.negative_prompt,
+                    "seed": str(options.seed),
+                    "strength": f"{strength:g}",
+                    "step": str(step),
+                }
+                file = f"{NAME}/step-{step:06d}/{place:02d}-strength-{strength:g}.png"
+                cells = (prompt.prompt, options.negative_prompt, options.seed, strength)
+                rows.append([*cells, Picture(image, file, texts)])
+        heads = ["base" if each == 0 else f"strength {each:g}" for each in self.strengths]
+        title = Path(trainer.default_root_dir).absolute().name
+        sheet = contact_sheet(lines, heads, title, f"step {step:,}")
+        log_picture(trainer, NAME, sheet, step)
+        log_table(trainer, NAME, COLUMNS, rows, step)
+
+
+@contextlib.contextmanager
+def at_strength(network: Any, strength: float) -> Iterator[None]:
+    """The network with its adapter scaled, for as long as it lasts; 0 is the base itself.
+
+    A DoRA whose update is scaled to 0 is not: its magnitudes remain. So it is switched off then.
+    """
+    if strength == 0:
+        with adapters.disabled(network):
+            yield
+    elif strength == 1:
+        yield
+    else:
+        adapters.set_strength(network, strength)
+        try:
+            yield
+        finally:
+            adapters.set_strength(network, 1.0)

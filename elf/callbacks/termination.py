@@ -43,9 +43,14 @@ class Termination:
             2, b"\nelf: stopping after this step, with a checkpoint; once more stops at once\n"
         )
 
+    @property
+    def received(self) -> bool:
+        """Whether this process was told to end; no other is asked."""
+        return self._received is not None
+
     def requested(self, trainer: Trainer) -> bool:
         """Whether any process of the run was told to end; each asks at the same steps."""
-        received = self._received is not None
+        received = self.received
         if trainer.world_size > 1:
             return bool(trainer.strategy.reduce_boolean_decision(received, all=False))
         return received

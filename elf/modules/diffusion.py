@@ -307,7 +307,11 @@ class DiffusionModule(LightningModule):
     # --- pictures ---------------------------------------------------------------------------
 
     def generate(
-        self, prompts: list[str], config: GenerationConfig, seeds: list[int] | None = None
+        self,
+        prompts: list[str],
+        config: GenerationConfig,
+        seeds: list[int] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> list[Image.Image]:
         """Sample one picture for each prompt with the adapter as it is now.
 
@@ -322,7 +326,9 @@ class DiffusionModule(LightningModule):
         self.denoiser.eval()
         try:
             with self.weights.in_place():
-                return generate(self._pipeline, prompts, seeds, config, self.device)
+                return generate(
+                    self._pipeline, prompts, seeds, config, self.device, stop=stop
+                )
         finally:
             self.denoiser.train(was_training)
 

@@ -1,4 +1,4 @@
-"""Samples, checkpoints and generator states, in real training runs."""
+"""Checkpoints and generator states, in real training runs."""
 
 import random
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from elf import trainer
-from elf.callbacks import AdapterCheckpoint, Randomness, SamplePictures
+from elf.callbacks import AdapterCheckpoint, Randomness
 from elf.checkpoints import read_checkpoint
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, grid
@@ -31,35 +31,6 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-SAMPLES = (
-    "[{class_path: SamplePictures, init_args: {prompts: [a, b], every_n_steps: 2, "
-    "generation: {steps: 2, width: 64, height: 64}}}]"
-)
-
-
-def test_samples_are_drawn_at_step_0_and_every_n_steps(training: list[str], tmp_path: Path) -> None:
-    more = ("--trainer.accumulate_grad_batches=2", "--logger=tensorboard")
-    fit(training, tmp_path, SAMPLES, "--trainer.max_steps=5", *more)
-    folder = tmp_path / "samples"
-    assert names(folder) == [f"step-00000{step}.png" for step in (0, 2, 4)]
-    with Image.open(folder / "step-000000.png") as sheet:
-        assert sheet.size == (2 * 64 + 2, 64)
-    assert (folder / "step-000000.png").read_bytes() != (folder / "step-000004.png").read_bytes()
-
-
-def test_sampling_changes_nothing_about_the_training(training: list[str], tmp_path: Path) -> None:
-    options = ("--trainer.max_steps=3", "--model.adapter.dropout=0.3")
-    checkpoint = "{class_path: AdapterCheckpoint}"
-    fit(training, tmp_path / "without", f"[{checkpoint}]", *options)
-    fit(training, tmp_path / "with", SAMPLES[:-1] + f", {checkpoint}]", *options)
-    states = [
-        read_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"]
-        for name in ("without", "with")
-    ]
-    for key, tensor in states[0].items():
-        assert torch.equal(tensor, states[1][key])
-
-
 def test_the_newest_checkpoints_are_kept_and_last_is_the_last(
     training: list[str], tmp_path: Path
 ) -> None:
@@ -79,8 +50,6 @@ def test_the_last_step_of_the_last_epoch_is_saved(training: list[str], tmp_path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SamplePictures([]), "SamplePictures.prompts is empty; give a prompt"),
-        (lambda: SamplePictures(["a"], 0), "SamplePictures.every_n_steps is 0; take 1 or more"),
         (lambda: AdapterCheckpoint(0), "AdapterCheckpoint.every_n_steps is 0; take 1 or more"),
         (lambda: AdapterCheckpoint(1, 0), "AdapterCheckpoint.keep is 0; take 1 or more, or -1"),
     ],
