@@ -16,6 +16,7 @@ it does with it decides the shape of ``EpochLoader``:
   epoch ends when its last batch is handed over, not when the iterator is exhausted.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -127,6 +128,10 @@ class EpochLoader:
         treatment: What is done with the samples.
         drop: Leave out what does not fill a batch, instead of filling it.
         options: What else the draws depend on, by its key in the configuration, for the state.
+
+    Attributes:
+        waited: Seconds for which batches were waited for so far.
+        handed: When the last batch was handed over, by ``time.perf_counter``.
     """
 
     def __init__(
@@ -148,6 +153,8 @@ class EpochLoader:
         words = id_words([example.id for example in dataset.examples])
         self.position = _Remaining(words, buckets, global_batch, seed, world, rank, treatment, drop)
         self._reading = BatchReading(dataset, self.position, workers)
+        self.waited = 0.0
+        self.handed = 0.0
 
     def __len__(self) -> int:
         return self.position.length
@@ -158,12 +165,23 @@ class EpochLoader:
         while left:
             if at.batch >= at.length:
                 at.epoch, at.batch = at.epoch + 1, 0
-            for batch in self._reading:
+            for batch in self._waited_for():
                 at.batch += 1  # handed over: what workers read ahead does not count
                 left -= 1
                 yield batch
                 if not left:
                     return
+
+    def _waited_for(self) -> Iterator[Batch]:
+        batches = iter(self._reading)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.handed = time.perf_counter()
+            self.waited += self.handed - start
+            if batch is None:
+                return
+            yield batch
 
     def close(self) -> None:
         """End the workers; they start again when needed."""

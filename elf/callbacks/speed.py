@@ -1,0 +1,80 @@
+"""How fast a training is and how much memory it takes: what differs from run to run."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from elf.watching import log_figures
+
+GIB = 1 << 30
+
+
+class SpeedRecorder(Callback):
+    """Logs ``speed/…`` and ``memory/…`` in the rows of ``train/loss``; they go to ``speed.csv``.
+
+    Only the training itself is timed: the wait for a batch, and from there to the step's end.
+    Validation, sample pictures and checkpoints are not part of it. ``memory/peak_gib`` is the most
+    that PyTorch had reserved on the GPU since the last row, of all that is done.
+
+    It is to stand before the other callbacks, whose work would else be taken for the step's.
+    """
+
+    def __init__(self) -> None:
+        self._step = 0
+        self._started = 0.0
+        self._begin(None)
+
+    def _begin(self, loader: Any) -> None:
+        self._busy = 0.0
+        self._pictures = self._steps = 0
+        self._waited = getattr(loader, "waited", 0.0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start at nothing."""
+        self._step = trainer.global_step
+        self._begin(trainer.train_dataloader)
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
+    ) -> None:
+        """Note when the batch came, or now if its loader does not say."""
+        self._started = getattr(trainer.train_dataloader, "handed", None) or time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Add up a batch; log at each ``log_every_n_steps``-th step."""
+        stepped = trainer.global_step != self._step
+        self._step = trainer.global_step
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        due = stepped and every > 0 and self._step % every == 0
+        on_gpu = pl_module.device.type == "cuda"
+        if due and on_gpu:
+            torch.cuda.synchronize(pl_module.device)  # once a row: what was asked for is done
+        self._busy += time.perf_counter() - self._started
+        self._steps += stepped
+        self._pictures += len(batch["id"]) if isinstance(batch, dict) and "id" in batch else 0
+        if not due:
+            return
+        waited = getattr(trainer.train_dataloader, "waited", 0.0) - self._waited
+        seconds = max(self._busy + waited, 1e-9)
+        figures: dict[str, Any] = {
+            "speed/steps_per_s": self._steps / seconds,
+            "speed/pictures_per_s": self._pictures * trainer.world_size / seconds,
+            "speed/data_wait": waited / seconds,
+        }
+        if on_gpu:
+            peak = torch.cuda.max_memory_reserved(pl_module.device)
+            figures["memory/peak_gib"] = peak / GIB
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+        log_figures(trainer, figures, self._step - 1)
+        self._begin(trainer.train_dataloader)
