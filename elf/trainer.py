@@ -22,7 +22,14 @@ from lightning.pytorch.cli import (
 # Importing the sub-packages registers their classes, so that YAML names them shortly.
 import elf.datamodules
 import elf.modules
-from elf.callbacks import AdapterCheckpoint, Randomness, RewindMetrics, RunLock, StepBar
+from elf.callbacks import (
+    AdapterCheckpoint,
+    Randomness,
+    RewindMetrics,
+    RunLock,
+    StepBar,
+    with_watching,
+)
 from elf.checkpoints import AtomicCheckpointIO, last_checkpoint
 from elf.command_parser import broken
 from elf.config_errors import ALLOWED, explain, known_names, refuse_circular
@@ -33,6 +40,7 @@ from elf.loggers import LoggerName, make_loggers
 from elf.nulls import refuse_nulls
 from elf.quiet import silence_harmless_warnings
 from elf.resources import resolve_configs
+from elf.watching import log_config
 
 ENCODED_AT_ONCE = 8  # pictures or captions; 8 pictures of 512 px take about 3 GiB on a GPU
 
@@ -77,6 +85,7 @@ class SaveRunConfig(SaveConfigCallback):
         if stage in ("fit", "test"):
             text = self.parser.dump(self.config, skip_unset=False)
             write_atomic(Path(trainer.default_root_dir) / "config.yaml", text)
+            log_config(trainer, yaml.safe_load(text))
 
 
 class ElfCLI(LightningCLI):
@@ -203,26 +212,30 @@ class ElfCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         if config.logger is None and self.subcommand in ("fit", "test"):
             name = self._get(self.config_init, "logger")
-            kwargs["logger"] = make_loggers(name, config.default_root_dir)
+            goes_on = self.subcommand == "fit" and bool(self._get(self.config_init, "ckpt_path"))
+            kwargs["logger"] = make_loggers(name, config.default_root_dir, goes_on)
         elif config.logger is None:
             kwargs["logger"] = False
         kwargs["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
         callbacks = config.callbacks or []
+        if self.subcommand == "fit":
+            callbacks = with_watching(callbacks)
         if self.subcommand in ("fit", "test"):
-            callbacks = kwargs["callbacks"] = [RunLock(), *callbacks]
+            callbacks = kwargs["callbacks"] = [RunLock(), RewindMetrics(), *callbacks]
         if self.subcommand == "fit":
             if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
                 callbacks = [*callbacks, AdapterCheckpoint()]
             own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
             if config.enable_progress_bar is not False and not own_bar:
                 callbacks = [*callbacks, StepBar()]
-            kwargs["callbacks"] = [*callbacks, Randomness(), RewindMetrics()]
+            kwargs["callbacks"] = [*callbacks, Randomness()]
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
         """Say what there is now, and how it is used."""
         folder = Path(self.trainer.default_root_dir)
         if self.trainer.is_global_zero:
+            print(f"How it went: {folder / 'index.html'}")
             print(
                 f"{self.trainer.global_step} steps are done. For the files that others load: "
                 f"elf export --input {folder} --output {folder / 'adapter'}"

@@ -1,0 +1,150 @@
+"""Figures of a training, in real runs: right, the same for a run in parts, and cheap."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from elf import trainer
+from elf.callbacks import SpeedRecorder, TrainingRecorder, with_watching
+from elf.callbacks.recorder import learning_rates
+from elf.errors import ElfError
+
+CHECKPOINT = "{class_path: AdapterCheckpoint, init_args: {every_n_steps: 2}}"
+RECORDER = "{class_path: TrainingRecorder, init_args: {strata: 4, norms_every_n_steps: 4}}"
+
+
+def fit(training: list[str], folder: Path, *more: str) -> Any:
+    return trainer.run(
+        "fit",
+        [
+            *training,
+            f"--trainer.default_root_dir={folder}",
+            f"--trainer.callbacks=[{CHECKPOINT},{RECORDER}]",
+            "--trainer.log_every_n_steps=3",
+            "--trainer.limit_val_batches=0",
+            *more,
+        ],
+    )
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_in_parts_records_what_one_piece_does(
+    training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between two rows; the strata are those of the errors that the steps returned."""
+    steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+    add = TrainingRecorder._add
+
+    def spy(self: TrainingRecorder, module: Any, outputs: Any) -> None:
+        steps.append((outputs["errors"].clone(), outputs["timesteps"].clone()))
+        add(self, module, outputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRecorder, "_add", spy)
+        fit(training, tmp_path / "whole", "--trainer.max_steps=9")
+    fit(training, tmp_path / "parts", "--trainer.max_steps=4")
+    fit(training, tmp_path / "parts", "--trainer.max_steps=9", "--ckpt_path=last")
+    whole = tmp_path / "whole" / "metrics.csv"
+    assert whole.read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
+
+    found = rows(whole)
+    assert [row["step"] for row in found] == ["2", "5", "8"]
+    for number, row in enumerate(found):
+        part = steps[3 * number : 3 * number + 3]
+        errors = torch.cat([errors for errors, _ in part])
+        strata = torch.cat([timesteps for _, timesteps in part]) // 250
+        for k in range(4):
+            logged = row[f"train/loss_stratum_{k}"]
+            mine = errors[strata == k]
+            assert bool(logged) == bool(len(mine))
+            if logged:
+                assert float(logged) == pytest.approx(float(mine.mean()), rel=1e-5)
+        assert float(row["lr/adapter"]) == pytest.approx(2e-3)
+        assert row["data/pictures_seen"] == str(4 * 3 * (number + 1))
+    assert [bool(row["adapter/all"]) for row in found] == [False, True, True]
+    assert 0 < float(found[1]["adapter/all"]) < float(found[2]["adapter/all"])
+    assert float(found[2]["data/epoch"]) > 1
+    assert not any(name.startswith(("speed/", "memory/")) for name in found[0])
+    speed = rows(tmp_path / "parts" / "speed.csv")
+    assert [row["step"] for row in speed] == ["2", "5", "8"]
+    assert all(float(row["speed/pictures_per_s"]) > 0 for row in speed)
+    assert all(0 <= float(row["speed/data_wait"]) < 1 for row in speed)
+
+
+def test_nothing_waits_for_the_device_between_two_rows() -> None:
+    """On the meta device a tensor has no values: to ask for one would raise."""
+    recorder = TrainingRecorder(strata=4)
+    recorder._sums = torch.zeros(2, 4, device="meta")
+    module: Any = torch.nn.Module()
+    outputs = {
+        "errors": torch.zeros(3, device="meta"),
+        "timesteps": torch.zeros(3, dtype=torch.int64, device="meta"),
+    }
+    recorder._add(module, outputs)
+    assert recorder._sums.shape == (2, 4)
+
+
+def test_an_error_that_is_not_finite_stays_in_its_stratum() -> None:
+    recorder = TrainingRecorder(strata=2)
+    recorder._sums = torch.zeros(2, 2)
+    outputs = {
+        "errors": torch.tensor([float("nan"), 2.0, 4.0]),
+        "timesteps": torch.tensor([0, 999, 500]),
+    }
+    module: Any = torch.nn.Module()
+    recorder._add(module, outputs)
+    figures = recorder._strata()
+    assert figures["train/loss_stratum_1"] == 3.0
+    assert figures["train/loss_stratum_0"] != figures["train/loss_stratum_0"]
+    assert recorder._strata() == {}, "sums begin anew after a row"
+
+
+def test_learning_rates_have_their_groups_names() -> None:
+    def optimizer(*names: str | None) -> torch.optim.Optimizer:
+        groups: list[dict[str, Any]] = [
+            {"params": [torch.zeros(1, requires_grad=True)], "lr": 0.1 * (n + 1)}
+            | ({"name": name} if name else {})
+            for n, name in enumerate(names)
+        ]
+        return torch.optim.SGD(groups)
+
+    def rates(*names: str | None) -> dict[str, float]:
+        found = learning_rates(optimizer(*names))
+        return {key: round(float(value), 6) for key, value in found.items()}
+
+    assert rates(None) == {"lr/adapter": 0.1}
+    assert rates("unet", "text_encoder") == {"lr/unet": 0.1, "lr/text_encoder": 0.2}
+    assert rates(None, None) == {"lr/group_0": 0.1, "lr/group_1": 0.2}
+    prodigy = optimizer("unet")
+    prodigy.param_groups[0] |= {"lr": 1.0, "d": 3e-4}
+    assert float(learning_rates(prodigy)["lr/unet"]) == pytest.approx(3e-4)
+
+
+def test_what_the_configuration_has_is_not_added_again() -> None:
+    own = TrainingRecorder(strata=3)
+    made = with_watching([own])
+    assert [type(each) for each in made].count(TrainingRecorder) == 1 and own in made
+    assert isinstance(made[0], SpeedRecorder)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainingRecorder(0), "TrainingRecorder.strata is 0; take 1 or more"),
+        (
+            lambda: TrainingRecorder(norms_every_n_steps=-1),
+            "TrainingRecorder.norms_every_n_steps is -1; take 1 or more, or 0 for never",
+        ),
+    ],
+)
+def test_arguments_that_make_no_sense(make: Any, message: str) -> None:
+    with pytest.raises(ElfError) as error:
+        make()
+    assert message in str(error.value)
