@@ -13,6 +13,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from elf import adapters
+from elf.adapters.factored import INITIAL_A, NAME
 
 _BLOCK = re.compile(
     r"(?:^|\.)(text_encoder(?:_\d+)?|(?:down|up)_blocks\.\d+|mid_block|\w*transformer_blocks\.\d+)"
@@ -71,16 +72,16 @@ def relative_changes(network: nn.Module, squares: Mapping[str, Tensor]) -> dict[
 def change_square(layer: Any) -> Tensor:
     """Return ‖ΔW‖² of a layer as a float32 scalar.
 
-    A DoRA's ΔW = m (W + sBA) / ‖W + sBA‖ − W is made for it, one layer at a time.
+    Other adapters' (DoRA, PiSSA …) ΔW is made for it, one layer at a time.
     """
     base = layer.get_base_layer()
     plain = isinstance(base, nn.Linear) or (isinstance(base, nn.Conv2d) and base.groups == 1)
-    dora = getattr(layer, "use_dora", {}).get(adapters.NAME, False)
-    if dora or not plain:
+    dora = getattr(layer, "use_dora", {}).get(NAME, False)
+    if dora or not plain or hasattr(layer, INITIAL_A):
         return adapters.delta_weight(layer).square().sum()
-    down = layer.lora_A[adapters.NAME].weight.float().flatten(1)  # (rank, in · k · k)
-    up = layer.lora_B[adapters.NAME].weight.float().flatten(1)  # (out, rank)
-    square: Tensor = ((up.T @ up) * (down @ down.T)).sum() * layer.scaling[adapters.NAME] ** 2
+    down = layer.lora_A[NAME].weight.float().flatten(1)  # (rank, in · k · k)
+    up = layer.lora_B[NAME].weight.float().flatten(1)  # (out, rank)
+    square: Tensor = ((up.T @ up) * (down @ down.T)).sum() * layer.scaling[NAME] ** 2
     return square.clamp(min=0)  # rounding of what is nearly nothing
 
 

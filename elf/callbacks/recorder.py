@@ -106,7 +106,7 @@ class TrainingRecorder(Callback):
         if not isinstance(outputs, dict) or "errors" not in outputs or self._sums is None:
             return
         errors, timesteps = outputs["errors"].detach().float(), outputs["timesteps"]
-        count = len(getattr(module, "alphas_cumprod", ())) or 1000  # T
+        count = getattr(getattr(module, "denoiser", None), "timesteps", 1000)  # T
         stratum = (timesteps * self.strata / count).long().clamp(0, self.strata - 1)
         member = stratum[:, None] == torch.arange(self.strata, device=stratum.device)  # (B, K)
         # where: an error that is not finite is of its own stratum alone

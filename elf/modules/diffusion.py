@@ -1,6 +1,6 @@
 """Trains a LoRA or DoRA adapter on a Stable Diffusion base."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Literal
@@ -326,9 +326,7 @@ class DiffusionModule(LightningModule):
         self.denoiser.eval()
         try:
             with self.weights.in_place():
-                return generate(
-                    self._pipeline, prompts, seeds, config, self.device, stop=stop
-                )
+                return generate(self._pipeline, prompts, seeds, config, self.device, stop=stop)
         finally:
             self.denoiser.train(was_training)
 
