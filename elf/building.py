@@ -1,7 +1,6 @@
 """Builds the network that is trained: base, adapter and objective put together."""
 
 import warnings
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -12,16 +11,6 @@ from elf.bases import Base
 from elf.denoiser import Denoiser
 from elf.errors import ElfError
 from elf.objective import ObjectiveConfig
-
-
-@dataclass(frozen=True)
-class BaseOptions:
-    """What may be said of a base that it does not say itself; the arguments of ``open_base``."""
-
-    prediction_type: str | None = None
-    zero_terminal_snr: bool | None = None
-    clip_skip: int | None = None
-    configs: str | None = None
 
 
 def recompute_activations(encoder: Any) -> None:

@@ -61,3 +61,16 @@ def last_checkpoint(run_folder: str | Path) -> Path:
     if not last.is_file():
         raise ElfError(f"no checkpoint in {last.parent}; `elf fit` writes one there")
     return last
+
+
+def evaluated_state(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the adapter that is evaluated and exported: an average, if the run has one."""
+    averaged: dict[str, torch.Tensor] | None = checkpoint["elf"].get("averaged")
+    trained: dict[str, torch.Tensor] = checkpoint["state_dict"]
+    return trained if averaged is None else averaged
+
+
+def last_good(run_folder: str | Path) -> str:
+    """Say which checkpoint is from before a run went wrong."""
+    path = Path(run_folder) / "checkpoints" / "last.ckpt"
+    return f"{path} is from before" if path.is_file() else "no checkpoint was written before"

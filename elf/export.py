@@ -12,7 +12,7 @@ from torch import Tensor
 
 from elf import adapters
 from elf.adapters import AdapterConfig
-from elf.checkpoints import last_checkpoint, read_checkpoint
+from elf.checkpoints import evaluated_state, last_checkpoint, read_checkpoint
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.files import atomic_path
@@ -55,13 +55,14 @@ def export_diffusers(
     """
     checkpoint = read_checkpoint(find_checkpoint(source))
     config = AdapterConfig(**checkpoint["elf"]["adapter"])
-    refuse_useless(checkpoint["state_dict"], source)
+    trained = evaluated_state(checkpoint)
+    refuse_useless(trained, source)
     path = Path(output)
     if path.suffix != ".safetensors":
         path = path / FILE_NAME
     tensors: dict[str, Tensor] = {}
     settings: dict[str, Any] = {}
-    for part, state in adapters.by_part(checkpoint["state_dict"]).items():
+    for part, state in adapters.by_part(trained).items():
         written = adapters.metadata(config, state, part)
         settings |= {f"{part}.{key}": value for key, value in written.items()}
         # with the level that the oldest loaders need in CLIP; newer ones take it off
@@ -116,7 +117,16 @@ def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     if path.suffix == ".safetensors":
         return _read_diffusers(path)
     checkpoint = read_checkpoint(find_checkpoint(path))
-    return AdapterConfig(**checkpoint["elf"]["adapter"]), checkpoint["state_dict"]
+    return AdapterConfig(**checkpoint["elf"]["adapter"]), evaluated_state(checkpoint)
+
+
+def read_base_options(path: str | Path) -> dict[str, Any]:
+    """Return what a run said of its base (``prediction_type`` …); a file says nothing of it."""
+    path = Path(path)
+    if path.suffix == ".safetensors" or (path / FILE_NAME).exists():
+        return {}
+    options: dict[str, Any] = read_checkpoint(find_checkpoint(path))["elf"]["base_options"]
+    return options
 
 
 def _read_diffusers(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:

@@ -1,5 +1,7 @@
 """A loss that is not finite stops the run; to look at it waits for the device, so it is kept."""
 
+from collections.abc import Callable
+
 from torch import Tensor, isfinite
 
 from elf.errors import ElfError
@@ -8,7 +10,13 @@ from elf.errors import ElfError
 class LossCheck:
     """Losses that nobody has looked at yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Callable[[], str]) -> None:
+        """Begin with none.
+
+        Args:
+            before: Says which checkpoint is from before the loss.
+        """
+        self._before = before
         self._unchecked: list[tuple[Tensor, Tensor, int, list[str]]] = []
 
     def add(self, loss: Tensor, shared: Tensor, step: int, ids: list[str]) -> None:
@@ -37,6 +45,6 @@ class LossCheck:
             if isfinite(loss):
                 whose = "the pictures that another process names"
             raise ElfError(
-                f"the loss is {float(shared)} at step {step} ({whose}); the last checkpoint is "
-                "from before. Lower the learning rate, or train in 32-true"
+                f"the loss is {float(shared)} at step {step} ({whose}); {self._before()}. Lower "
+                "the learning rate, or train in 32-true"
             )

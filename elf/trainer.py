@@ -24,6 +24,7 @@ import elf.datamodules
 import elf.modules
 from elf.callbacks import (
     AdapterCheckpoint,
+    BestCheckpoint,
     Randomness,
     RewindMetrics,
     RunLock,
@@ -225,6 +226,8 @@ class ElfCLI(LightningCLI):
         if self.subcommand == "fit":
             if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
                 callbacks = [*callbacks, AdapterCheckpoint()]
+            if not any(isinstance(callback, BestCheckpoint) for callback in callbacks):
+                callbacks = [*callbacks, BestCheckpoint()]
             own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
             if config.enable_progress_bar is not False and not own_bar:
                 callbacks = [*callbacks, StepBar()]

@@ -1,11 +1,12 @@
 """Does an exported file do what the adapter in memory does?"""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 
-from elf.export import read_adapter
+from elf.export import read_adapter, read_base_options
 from elf.generation import GenerationConfig, generate
 from elf.modules.diffusion import DiffusionModule
 
@@ -28,11 +29,12 @@ def picture_difference(
         The largest absolute difference of any pixel's channel, in 0..1.
     """
     settings, state = read_adapter(source)
-    module = DiffusionModule(base, settings)
+    module = DiffusionModule(base, settings, **read_base_options(source))
     module.configure_model()
     module.load_state_dict(state)
-    module.unet.eval()
-    own = module.base.pipeline(module.unet)
+    module.denoiser.eval()
+    encoders = cast(dict[str, torch.nn.Module], dict(module.denoiser.text_encoders))
+    own = module.base.pipeline(module.unet, encoders)
     fresh = module.base.pipeline(module.base.unet(torch.float32))
     fresh.load_lora_weights(str(exported.parent), weight_name=exported.name)
     seeds = [config.seed + number for number in range(len(prompts))]

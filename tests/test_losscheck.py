@@ -8,7 +8,7 @@ from elf.losscheck import LossCheck
 
 
 def added(*losses: tuple[str, str]) -> LossCheck:
-    checked = LossCheck()
+    checked = LossCheck(lambda: "a.ckpt is from before")
     for step, (own, shared) in enumerate(losses, 3):
         checked.add(torch.tensor(float(own)), torch.tensor(float(shared)), step, ["a", "b"])
     return checked
@@ -18,7 +18,10 @@ def added(*losses: tuple[str, str]) -> LossCheck:
 def test_a_loss_that_is_not_finite_is_told(value: str) -> None:
     losses = added(("1", "1"), (value, value))
     losses.check(all_but=1)
-    with pytest.raises(ElfError, match=rf"the loss is {value} at step 4 \(pictures a, b\); the"):
+    with pytest.raises(
+        ElfError,
+        match=rf"the loss is {value} at step 4 \(pictures a, b\); a.ckpt is from before. Lower the",
+    ):
         losses.check()
     losses.check()
 

@@ -1,6 +1,7 @@
 """What happens beside the loop: files, samples, checkpoints."""
 
 from elf.callbacks.adapter_file import AdapterFile
+from elf.callbacks.best import BestCheckpoint
 from elf.callbacks.checkpoint import AdapterCheckpoint
 from elf.callbacks.labels import LabelWriter
 from elf.callbacks.progress import StepBar
@@ -16,6 +17,7 @@ from elf.callbacks.watching import with_watching
 __all__ = [
     "AdapterCheckpoint",
     "AdapterFile",
+    "BestCheckpoint",
     "LabelWriter",
     "Randomness",
     "RewindMetrics",

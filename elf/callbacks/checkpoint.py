@@ -55,6 +55,11 @@ class AdapterCheckpoint(ModelCheckpoint):
         self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
         super().setup(trainer, pl_module, stage)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what was kept, if it is in this run's folder and not in another's."""
+        if state_dict.get("dirpath") == self.dirpath:
+            super().load_state_dict(state_dict)
+
     def on_train_batch_end(
         self,
         trainer: Trainer,

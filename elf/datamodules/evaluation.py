@@ -51,6 +51,13 @@ class EvaluationSet(LightningDataModule):
         self.references = references
         self.batch_size = batch_size
 
+    @property
+    def text_mode(self) -> str | None:
+        """``live`` if the shards hold no text states; None leaves it to the adapter."""
+        if self.shards is None:
+            return None
+        return "live" if read_prepared(Path(self.shards)).text_states == "live" else None
+
     def test_dataloader(self) -> list[Any]:
         """Return the loaders of the three tasks."""
         plan = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]

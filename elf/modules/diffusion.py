@@ -22,7 +22,8 @@ from elf.averaging import (
     is_schedule_free,
 )
 from elf.bases import Base, LatentEncoder, open_base, tokenize
-from elf.building import BaseOptions, build
+from elf.building import build
+from elf.checkpoints import evaluated_state, last_good
 from elf.denoiser import Denoiser
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, generate
@@ -89,7 +90,12 @@ class DiffusionModule(LightningModule):
         if validation_strata < 1:
             raise ElfError(f"model.validation_strata {validation_strata} must be at least 1")
         self.base_name = base
-        self.base_options = BaseOptions(prediction_type, zero_terminal_snr, clip_skip, base_configs)
+        self.base_options: dict[str, Any] = {
+            "prediction_type": prediction_type,
+            "zero_terminal_snr": zero_terminal_snr,
+            "clip_skip": clip_skip,
+            "base_configs": base_configs,
+        }
         self.adapter = adapter
         self.objective = objective
         self.optimizer = optimizer
@@ -108,15 +114,14 @@ class DiffusionModule(LightningModule):
         self._configured: list[dict[str, Any]] = []
         self._made: dict[str, Any] = {}
         self._saved_identity: dict[str, Any] = {}
-        self._losses = LossCheck()
-        self._validation = ValidationRun()
-        self._validating = ExitStack()
+        self._losses = LossCheck(lambda: last_good(self.trainer.default_root_dir))
+        self._validation, self._validating = ValidationRun(), ExitStack()
 
     @property
     def base(self) -> Base:
         """The base model, looked up at first use."""
         if self._base is None:
-            self._base = open_base(self.base_name, **asdict(self.base_options))
+            self._base = open_base(self.base_name, *self.base_options.values())
         return self._base
 
     @property
@@ -230,8 +235,6 @@ class DiffusionModule(LightningModule):
         # As row numbers, found here on the CPU: the step then waits for no mask of the GPU's.
         batch["preserved"] = batch["preserved"].nonzero()[:, 0]
         batch |= objective.draw(batch, self.objective, self.denoiser.timesteps)
-        for key in ("latent_mean", "latent_std"):
-            del batch[key]
         return batch
 
     def _with_tokens(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -255,12 +258,8 @@ class DiffusionModule(LightningModule):
             shared = self.trainer.strategy.reduce(shared.clone(), reduce_op="mean")
         self._losses.add(loss.detach(), shared, self.global_step, batch["id"])
         self.log("train/loss", shared, prog_bar=True, batch_size=len(errors))
-        return {
-            "loss": loss,
-            "errors": errors.detach(),
-            "timesteps": batch["timesteps"],
-            "id": batch["id"],
-        }
+        drawn = {key: batch[key] for key in ("timesteps", "id")}
+        return {"loss": loss, "errors": errors.detach(), **drawn}
 
     # --- validation -------------------------------------------------------------------------
 
@@ -362,14 +361,16 @@ class DiffusionModule(LightningModule):
         self._losses.check()
         for key, tensor in checkpoint["state_dict"].items():
             if not torch.isfinite(tensor).all():
+                where = last_good(self.trainer.default_root_dir)
                 raise ElfError(
-                    f"{key} is not finite after step {self.global_step}; the last checkpoint is "
-                    "from before. Lower the learning rate, or train in 32-true"
+                    f"{key} is not finite after step {self.global_step}; {where}. Lower the "
+                    "learning rate, or train in 32-true"
                 )
         checkpoint["elf"] = {
             "identity": {**self.identity(), **self._made},
             "adapter": adapters.describe(self.adapter),
             "base_sha256": self.base.fingerprint("unet"),
+            "base_options": self.base_options,
         }
         if (evaluated := self.weights.evaluated()) is not None:
             checkpoint["elf"]["averaged"] = evaluated
@@ -383,14 +384,15 @@ class DiffusionModule(LightningModule):
             )
         self._saved_identity = checkpoint["elf"]["identity"]
         refuse_other_run(self.identity(), self._saved_identity)
-        averaged = checkpoint["elf"].get("averaged")
         if self.trainer.state.fn != TrainerFn.FITTING:
-            checkpoint["state_dict"] = averaged or checkpoint["state_dict"]
+            checkpoint["state_dict"] = evaluated_state(checkpoint)
         elif self.average is not None:
-            self.average.load(averaged)
+            self.average.load(checkpoint["elf"]["averaged"])
 
     def on_train_start(self) -> None:
         """Refuse to go on silently with another learning rate than the configuration's."""
+        if self.trainer.is_global_zero:
+            print(*(record.summary_lines()[0] for record in self.trained.values()), sep="\n")
         for optimizer in self.trainer.optimizers:
             optimization.refuse_others(optimizer, self._configured)
             if is_schedule_free(optimizer):

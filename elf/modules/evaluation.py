@@ -1,5 +1,6 @@
 """Evaluates an adapter against its base: the same prompts, seeds and noise, with and without."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from elf import adapters, report
 from elf.attributes import AttributeChecker, AttributeRates
 from elf.embedders import CLIPEmbedder
 from elf.errors import ElfError
-from elf.export import read_adapter
+from elf.export import read_adapter, read_base_options
 from elf.files import atomic_path
 from elf.generation import GenerationConfig
 from elf.metrics import paired_difference, similarity_to_references, similarity_to_texts
@@ -65,7 +66,8 @@ class ImageEvaluation(LightningModule):
         if hasattr(self, "subject"):
             return
         config, state = read_adapter(self.adapter_path)
-        self.subject = DiffusionModule(self.base_name, config)
+        options = read_base_options(self.adapter_path)
+        self.subject = DiffusionModule(self.base_name, config, **options)
         self.subject.trainer = self.trainer
         self.subject.configure_model()
         self.subject.load_state_dict(state)
@@ -114,8 +116,9 @@ class ImageEvaluation(LightningModule):
     def _generate(self, prompts: list[str], seeds: list[int]) -> None:
         pictures: dict[str, list[Image.Image]] = {}
         for name in VARIANTS:
-            adapters.set_enabled(self.subject.unet, name == "adapter")
-            pictures[name] = self.subject.generate(prompts, self.generation, seeds)
+            off = self.subject.denoiser.adapter_off() if name == "base" else nullcontext()
+            with off:
+                pictures[name] = self.subject.generate(prompts, self.generation, seeds)
             for row, picture in enumerate(pictures[name], len(self._rows)):
                 with atomic_path(self.picture_path(name, row)) as temporary:
                     picture.save(temporary, format="PNG")
@@ -123,7 +126,6 @@ class ImageEvaluation(LightningModule):
                 self._embeddings[name].append(self._embedder.pictures(pictures[name]))
             if self._attributes is not None:
                 self._attributes.add(name, pictures[name])
-        adapters.set_enabled(self.subject.unet, True)
         self._rows += list(zip(prompts, seeds, strict=True))
 
     def picture_path(self, variant: str, row: int) -> Path:
@@ -150,7 +152,7 @@ class ImageEvaluation(LightningModule):
     def _adapter_rows(self) -> list[report.Row]:
         """‖ΔW‖ / ‖W‖ over all adapted layers: did anything change at all?"""
         change = weight = 0.0
-        for layer in adapters.layers(self.subject.unet):
+        for layer in adapters.layers(self.subject.denoiser):
             weight += float(layer.get_base_layer().weight.float().square().sum())
             change += float(adapters.delta_weight(layer).square().sum())
         return [report.Row("weight_change", None, (change / weight) ** 0.5, None, "‖ΔW‖ / ‖W‖")]
