@@ -31,6 +31,12 @@ _ALONE = re.compile(r"unrecognized arguments: (.+)")
 _REQUIRED = re.compile(r"required: (?:(?:fit|validate|test|predict)\.)?([\w.]+)")
 _DENIED = re.compile(r"Importing '([^']+)' is not allowed")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)|Import path (\S+) does not")
+_NO_CALLABLE = re.compile(
+    r"a callable class: (?:module '[^']+' has no attribute '[^']+'|No module named '([^']+)')\. "
+    r"Got value: \w+\(class_path='([^']+)'"
+)
+_EXTRAS = {"bitsandbytes": "elf[8bit]"}
+"""What installs a library that Elf does without."""
 _YAML = re.compile(r"Problems parsing config: (.*)", re.DOTALL)
 _NO_FILE = re.compile(r"File does not exist: '([^']+)'")
 _KEY = re.compile(r'Parser key "([^"]+)":')
@@ -60,13 +66,16 @@ def explain(
         arguments: Of the command line: what stands there is no file's fault.
         broken: Those of the files that are no YAML, if that is known.
     """
-    files, known = list(files), set(known)
+    files, known, arguments = list(files), set(known), list(arguments)
     keys = [key for key in _KEY.findall(message) if key != "config"]
     if match := _UNKNOWN.search(message):
         group, name = (match[1] or "", match[2]) if match[2] else ("", match[3])
         key = ".".join(part for part in (*keys, group, name) if part)
-        last = name.rsplit(".", 1)[-1]
-        return f"unknown key {key!r}{place_of(last, files)}{_nearest(last, known)}"
+        parts = name.split(".")
+        last = next((part for part in parts if part not in known), parts[-1])
+        given = any(part[2:].partition("=")[0].endswith(name) for part in arguments)
+        where = "" if given else place_of(last, files)
+        return f"unknown key {key!r}{where}{_nearest(last, known)}"
     if match := _ALONE.search(message):
         return f"{match[1][:80]!r} stands alone: name the key that it is for, as in --KEY VALUE"
     if match := _REQUIRED.search(message):
@@ -80,6 +89,13 @@ def explain(
             f"{'.'.join(keys)}: {match[1]!r} must not be imported{place_of(match[1], files)}; "
             f"a class_path can name what is in {', '.join(ALLOWED)}"
         )
+    if match := _NO_CALLABLE.search(message):
+        key, library = ".".join(keys), match[1]
+        where = place_of(match[2], files)
+        if library is None:
+            return f"{key}: no class {match[2]!r}{where}{_nearest(match[2], known)}"
+        package = _EXTRAS.get(library, library)
+        return f"{key}: {library} is not installed{where}: pip install '{package}'"
     if match := _NO_CLASS.search(message):
         name = match[1] or match[2]
         where = place_of(name, files)

@@ -96,7 +96,6 @@ def run(output: Path, pictures: Path | None, kind: str, max_steps: int) -> dict[
         f"--model.adapter.kind={kind}",
         f"--trainer.default_root_dir={run_folder}",
         f"--trainer.max_steps={max_steps}",
-        f"--model.lr_scheduler.init_args.total_steps={max_steps}",
         f"--data.pictures={raw}",
         f"--data.labels={labels}",
         f"--data.shards={shards}",

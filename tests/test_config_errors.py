@@ -41,6 +41,20 @@ def nested(inner: str, key: str = "model") -> str:
             "bitsandbytes.optim, prodigyopt, schedulefree",
         ),
         (
+            nested(
+                "Type Callable expects a function or a callable class: module 'torch.optim' has no "
+                "attribute 'AdamWW'. Got value: Namespace(class_path='torch.optim.AdamWW')"
+            ),
+            "model: no class 'torch.optim.AdamWW'",
+        ),
+        (
+            nested(
+                "Type Callable expects a function or a callable class: No module named "
+                "'bitsandbytes'. Got value: Namespace(class_path='bitsandbytes.optim.AdamW8bit')"
+            ),
+            "model: bitsandbytes is not installed: pip install 'elf[8bit]'",
+        ),
+        (
             nested("Expected a dot import path string: Modul"),
             "model: no class 'Modul' fits there; did you mean 'Module'?",
         ),

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from elf.identity import flatten
 from elf.resources import find, resolve_configs, shipped
 from elf.trainer import ElfCLI
 
 CONFIGS = sorted(shipped("configs").rglob("*.yaml"))
-COMMANDS = {"tag": "predict", "train": "fit", "eval": "test"}
+COMMANDS = {"tag": "predict", "train": "fit", "eval": "test", "hardware": "fit"}
+OVERLAYS = [path for path in CONFIGS if path.parent.name == "hardware"]
+TRAININGS = [path for path in CONFIGS if path.parent.name == "train"]
 
 
 class Parsed(ElfCLI):
@@ -18,21 +22,46 @@ class Parsed(ElfCLI):
         pass
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_a_shipped_config_can_be_instantiated(path: Path, tmp_path: Path) -> None:
-    command = COMMANDS[path.parent.name]
-    cli = Parsed(
+def instantiated(command: str, tmp_path: Path, *configs: Path) -> Parsed:
+    return Parsed(
         [
             command,
-            f"--config={path}",
+            *(f"--config={path}" for path in configs),
             "--trainer.precision=32-true",
             "--trainer.accelerator=cpu",
             f"--trainer.default_root_dir={tmp_path}",
         ]
     )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in CONFIGS if path not in OVERLAYS],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_a_shipped_config_can_be_instantiated(path: Path, tmp_path: Path) -> None:
+    cli = instantiated(COMMANDS[path.parent.name], tmp_path, path)
     assert cli.trainer.precision == "32-true"
     assert cli.model is not None
     assert cli.datamodule is not None
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("training", TRAININGS, ids=lambda path: path.stem)
+def test_an_overlay_changes_what_it_says_and_nothing_else(
+    training: Path, overlay: Path, tmp_path: Path
+) -> None:
+    def values(*configs: Path) -> dict[str, object]:
+        cli = instantiated("fit", tmp_path, *configs)
+        return flatten(cli.config["fit"].as_dict())
+
+    plain, changed = values(training), values(training, overlay)
+    said = flatten(yaml.safe_load(overlay.read_text()))
+    different = {key for key in changed if changed[key] != plain.get(key)} - {"config"}
+    assert different <= set(said)
+    for key, value in said.items():
+        if key not in ("trainer.precision", "model.class_path", "data.class_path"):
+            assert changed[key] == value
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -52,7 +81,9 @@ def test_configs_have_a_head_with_the_command() -> None:
     for path in CONFIGS:
         head = path.read_text().split("\n\n")[0]
         assert head.startswith("# ")
-        assert f"elf {COMMANDS[path.parent.name]} --config configs/{path.parent.name}/" in head
+        command = f"elf {COMMANDS[path.parent.name]} --config configs/"
+        assert command in head
+        assert f"--config configs/{path.parent.name}/{path.name}" in head
 
 
 def test_shipped_configs_are_found_from_any_folder(

@@ -62,7 +62,7 @@ def test_its_figures_and_files_are_those_of_a_run(training: list[str], tmp_path:
     table = PAGE.split("## Figures")[1].split("They are logged")[0]
     named = {name for name in re.findall(r"`([\w/.]+)`", "".join(table)) if "/" in name}
     stems = {re.sub(r"(_|\.)\d+$", "", name) for name in named}
-    for column in columns - {"step", "epoch", "lr/adapter"}:
+    for column in columns - {"step", "epoch", "lr/unet"}:
         stem = re.sub(r"(_|\.)\d+$", "", column)
         assert stem in stems or column == "adapter/mid_block" or "up_blocks" in column, column
     for file in re.findall(r"^\| (.*?) \|", PAGE.split("## Figures")[0], re.MULTILINE)[2:]:

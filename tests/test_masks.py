@@ -203,7 +203,7 @@ def test_held_out_pictures_have_their_masks(project):
     for number in range(8):
         project.add(str(number), flat(number), white(value=51))
     _, data = project.prepare({"held_out": 0.3})
-    masks = [mask for batch in data.val_dataloader() for mask in batch["mask"]]
+    masks = [mask for batch in data.val_dataloader()[0] for mask in batch["mask"]]
     assert masks and all(mask.mean().item() == pytest.approx(0.2) for mask in masks)
 
 

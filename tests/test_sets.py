@@ -183,9 +183,9 @@ def test_each_set_has_its_caption_dropout(world):
 
 def test_class_pictures_and_flips_are_not_validated(world):
     data = world.prepared(held_out=0.5)
-    held = {name for batch in data.val_dataloader() for name in batch["id"]}
+    held = {name for batch in data.val_dataloader()[0] for name in batch["id"]}
     assert held and not held & set(world.man)
-    for batch in data.val_dataloader():
+    for batch in data.val_dataloader()[0]:
         assert not batch["regularisation"].any()
         slopes = batch["latent_mean"][..., 0] - batch["latent_mean"][..., -1]
         assert (slopes.mean((1, 2)) > 0).all(), "brighter to the left, as they are"

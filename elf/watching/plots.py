@@ -61,7 +61,11 @@ def charts(columns: Columns) -> dict[str, Chart]:
         ),
         "ratio": Chart(
             "Validation loss / the base's",
-            [Series("", columns.get("val/ratio", ()), PALETTE[1], dots=True)],
+            [
+                Series("held out", columns.get("val/ratio", ()), PALETTE[1], dots=True),
+                Series("trained on", columns.get("val_trained/ratio", ()), PALETTE[2], dots=True),
+                Series("unrelated", columns.get("val_unrelated/ratio", ()), PALETTE[3], dots=True),
+            ],
             level=1.0,
         ),
         "strata": Chart(

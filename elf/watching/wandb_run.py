@@ -19,6 +19,8 @@ STEP = "trainer/global_step"
 SUMMARIES = {
     "train/loss": "min,last",
     "val/*": "min,last",
+    "val_trained/*": "min,last",
+    "val_unrelated/*": "min,last",
     "train/grad_norm": "max,last",
     "memory/peak_gib": "max",
     "speed/*": "mean,last",

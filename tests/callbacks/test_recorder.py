@@ -66,7 +66,7 @@ def test_a_run_in_parts_records_what_one_piece_does(
             assert bool(logged) == bool(len(mine))
             if logged:
                 assert float(logged) == pytest.approx(float(mine.mean()), rel=1e-5)
-        assert float(row["lr/adapter"]) == pytest.approx(2e-3)
+        assert float(row["lr/unet"]) == pytest.approx(2e-3)
         assert row["data/pictures_seen"] == str(4 * 3 * (number + 1))
     assert [bool(row["adapter/all"]) for row in found] == [False, True, True]
     assert 0 < float(found[1]["adapter/all"]) < float(found[2]["adapter/all"])

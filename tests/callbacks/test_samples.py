@@ -13,6 +13,7 @@ from torch import nn
 
 from elf import adapters, trainer
 from elf.adapters import AdapterConfig
+from elf.adapters.factored import NAME
 from elf.callbacks import SamplePictures, SamplePrompt
 from elf.callbacks.samples import at_strength
 from elf.checkpoints import read_checkpoint
@@ -114,7 +115,7 @@ def test_without_memory_the_preview_is_left_out_and_training_goes_on(
     with_samples = state(tmp_path / "with")
     assert all(torch.equal(t, with_samples[key]) for key, t in state(tmp_path / "without").items())
     assert cli.model.unet.training
-    assert {layer.scaling[adapters.NAME] for layer in adapters.layers(cli.model)} == {1.0}
+    assert {layer.scaling[NAME] for layer in adapters.layers(cli.model)} == {1.0}
 
 
 def test_another_error_of_sampling_is_raised(
@@ -187,11 +188,11 @@ def test_strength_0_is_the_base_and_others_are_undone(
 
     def prediction() -> torch.Tensor:
         with torch.no_grad():
-            return module(noisy, torch.tensor([500]), text)
+            return module.denoiser(noisy, torch.tensor([500]), {"text": text})
 
     base = prediction()
     for layer in adapters.layers(unet):
-        nn.init.normal_(layer.lora_B[adapters.NAME].weight, std=0.05, generator=random)
+        nn.init.normal_(layer.lora_B[NAME].weight, std=0.05, generator=random)
     full = prediction()
     assert not torch.allclose(full, base, atol=1e-3)
     with at_strength(unet, 0):

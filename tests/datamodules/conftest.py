@@ -20,7 +20,7 @@ from elf.shards import Sample, write_shard
 from elf.trigger import without_trigger
 
 CHANNELS, TOKENS, WIDTH = 2, 3, 4
-SETTINGS = {"resolution": 64, "bucket_step": 8, "batch_size": 2, "caption_dropout": 0.3,
+SETTINGS = {"resolution": 64, "validate_trained": 0, "bucket_step": 8, "batch_size": 2, "caption_dropout": 0.3,
             "trigger": "tok", "prior_preservation": 0.25}  # fmt: skip
 
 
@@ -83,7 +83,7 @@ class TinyModule(LightningModule):
         self.seen.append((tuple(batch["id"]), tuple(batch["seed"].tolist())))
         return self.loss(batch)
 
-    def validation_step(self, batch, _):
+    def validation_step(self, batch, _, dataloader_idx=0):
         self.validated += zip(batch["id"], batch["seed"].tolist(), strict=True)
 
     def configure_optimizers(self):

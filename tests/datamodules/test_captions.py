@@ -45,7 +45,7 @@ def captions(loader, epochs=1):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_each_sample_has_the_states_of_the_caption_it_names(project, workers):
     data = project.prepared(**ALL, workers=workers)
-    for loader in (data.train_dataloader(), data.val_dataloader()):
+    for loader in (data.train_dataloader(), data.val_dataloader()[0]):
         for _, _, caption, _, text, pooled in samples(loader):
             assert text.flatten().tolist() == project.digest(caption, 12)
             assert pooled.tolist() == project.digest(caption[::-1], 5)
@@ -146,7 +146,7 @@ def test_validation_takes_the_caption_as_it_stands(project):
             data = project.prepared(**{**options, "caption_dropout": 1.0, **more})
             end = f", {project.sentence}" if options.get("caption") == "both" else ""
             assert set(captions(data.train_dataloader()).values()) == {""}
-            found = captions(data.val_dataloader())
+            found = captions(data.val_dataloader()[0])
             assert found and {name: caption for (name, _), caption in found.items()} == {
                 name: ", ".join(project.tags[name]) + end for name, _ in found
             }

@@ -45,17 +45,18 @@ def kill_while_writing(folder: Path, delay: float, first: int) -> None:
 
 def check(folder: Path, kills: int, seed: int) -> None:
     draw = random.Random(seed)
-    step = 0
+    step = last = 0
     AtomicCheckpointIO().save_checkpoint(
         {"elf": {}, "step": 0, "state": torch.zeros(SIZE)}, folder / "last.ckpt"
     )
     for _ in range(kills):
         kill_while_writing(folder, draw.uniform(0.002, 0.08), step)
         found = [read_checkpoint(path) for path in folder.glob("*.ckpt")]
-        assert read_checkpoint(folder / "last.ckpt")["step"] >= step  # none that was there is lost
+        newest = read_checkpoint(folder / "last.ckpt")["step"]
+        assert newest >= last  # none that was there is lost
         for checkpoint in found:
             assert (checkpoint["state"] == checkpoint["step"]).all()
-        step = max(checkpoint["step"] for checkpoint in found)
+        step, last = max(checkpoint["step"] for checkpoint in found), newest
     assert step > kills / 10  # it did get something written between the kills
 
 

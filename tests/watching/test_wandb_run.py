@@ -92,7 +92,7 @@ def test_an_offline_run_has_figures_pictures_tables_adapters_and_goes_on(
     rows = history(found)
     losses = [row["trainer/global_step"] for row in rows if "train/loss" in row]
     assert losses == [0, 1, 2, 3]
-    assert any("lr/adapter" in row for row in rows)
+    assert any("lr/unet" in row for row in rows)
     pictures = [row["trainer/global_step"] for row in rows if "samples/filenames" in row]
     assert pictures == [0, 2, 4]
     tables = [row["samples_table/path"] for row in rows if "samples_table/path" in row]
