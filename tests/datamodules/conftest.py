@@ -20,8 +20,8 @@ from elf.shards import Sample, write_shard
 from elf.trigger import without_trigger
 
 CHANNELS, TOKENS, WIDTH = 2, 3, 4
-SETTINGS = {"resolution": 64, "validate_trained": 0, "bucket_step": 8, "batch_size": 2, "caption_dropout": 0.3,
-            "trigger": "tok", "prior_preservation": 0.25}  # fmt: skip
+SETTINGS = {"resolution": 64, "bucket_step": 8, "batch_size": 2, "caption_dropout": 0.3,
+            "trigger": "tok", "prior_preservation": 0.25, "validate_trained": 0}  # fmt: skip
 
 
 def write_prepared_folder(folder, counts=((64, 64, 12), (48, 80, 8)), held_out=3):
