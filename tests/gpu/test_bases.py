@@ -38,7 +38,7 @@ def test_half_precision_samples_with_the_vae_in_float32(base: Base, dtype: torch
 def test_text_encoders_can_be_captured(base: Base) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     encoders = {
-        name: base.text_encoder(name, torch.float16).to(device).requires_grad_(False)
+        name: base.text_encoder(name, torch.float32).to(device).requires_grad_(False)
         for name in base.text_encoder_names
     }
     tokenizers = {name: base.tokenizer(name) for name in base.text_encoder_names}
@@ -55,4 +55,4 @@ def test_text_encoders_can_be_captured(base: Base) -> None:
         replay()
         expected = encode_tokens(base.family, encoders, tokens(caption))
         for name, state in expected.items():
-            torch.testing.assert_close(states[name], state, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(states[name], state, rtol=1e-4, atol=1e-5)
