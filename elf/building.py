@@ -25,12 +25,12 @@ class Built(NamedTuple):
 
     Attributes:
         denoiser: The networks, the adapter in them.
-        trained: What is trained of each network.
+        injected: What is trained of each network.
         tokenizers: Of the text encoders that work in each step, by the encoder's name.
     """
 
     denoiser: Denoiser
-    trained: dict[str, Injected]
+    injected: dict[str, Injected]
     tokenizers: dict[str, Any]
 
 
@@ -70,7 +70,7 @@ def build(
     if trains_text or text_states == "live":
         encoders = {name: base.text_encoder(name, dtype) for name in base.text_encoder_names}
     networks: dict[Any, Any] = {"unet": base.unet(dtype), **encoders}
-    trained = {str(part): one for part, one in adapters.inject_all(networks, adapter).items()}
+    injected = {str(part): one for part, one in adapters.inject_all(networks, adapter).items()}
     for network in networks.values():
         network.train()  # from_pretrained leaves it in eval mode: no adapter dropout
     if gradient_checkpointing:
@@ -78,4 +78,4 @@ def build(
         for network in encoders.values() if trains_text else ():
             recompute_activations(network)
     denoiser = Denoiser(networks["unet"], base, config, encoders, trains_text, dtype)
-    return Built(denoiser, trained, {name: base.tokenizer(name) for name in encoders})
+    return Built(denoiser, injected, {name: base.tokenizer(name) for name in encoders})

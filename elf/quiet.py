@@ -23,6 +23,8 @@ HARMLESS = (
     r"(?s)\s*.{0,20}instantiate_classes",
     # torch 2.14 with schedulers in PyTorch's own tests of order: Lightning restores both states
     r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`",
+    # what is logged of several processes is brought together before
+    r"It is recommended to use `self.log\(.*sync_dist=True\)`",
     # the size in the table of the model, which is mostly the base's
     r"Precision \S+ is not supported by the model summary",
     # diffusers 0.42 makes arrays of tensors in Euler's sampler, in numpy 1's way; it gets a copy

@@ -151,7 +151,7 @@ class DiffusionModule(LightningModule):
             text_states=getattr(data, "text_mode", None),
             gradient_checkpointing=self.gradient_checkpointing,
         )
-        self.denoiser, self.trained, self.tokenizers = built
+        self.denoiser, self.injected, self.tokenizers = built
         if self.ema is not None:
             self.average = MovingAverage(self.ema, self.denoiser.trained)
         self.weights = EvaluatedWeights(self.denoiser.trained, self.average, self._optimizers)
@@ -161,7 +161,7 @@ class DiffusionModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Give the optimizer the adapter's parameters alone, in groups by their part."""
         groups = {
-            part: adapters.learning_rate_groups(network, self.trained[part])
+            part: adapters.learning_rate_groups(network, self.injected[part])
             for part, network in self.denoiser.parts.items()
         }
         optimizer = optimization.make_optimizer(self.optimizer, groups, self.learning_rates)
@@ -234,8 +234,9 @@ class DiffusionModule(LightningModule):
             return batch
         # As row numbers, found here on the CPU: the step then waits for no mask of the GPU's.
         batch["preserved"] = batch["preserved"].nonzero()[:, 0]
-        batch |= objective.draw(batch, self.objective, self.denoiser.timesteps)
-        return batch
+        drawn = objective.draw(batch, self.objective, self.denoiser.timesteps)
+        drawn_from = ("latent_mean", "latent_std")  # of no more use: they stay here
+        return {**{k: v for k, v in batch.items() if k not in drawn_from}, **drawn}
 
     def _with_tokens(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.tokenizers and "tokens" not in batch:
@@ -392,7 +393,7 @@ class DiffusionModule(LightningModule):
     def on_train_start(self) -> None:
         """Refuse to go on silently with another learning rate than the configuration's."""
         if self.trainer.is_global_zero:
-            print(*(record.summary_lines()[0] for record in self.trained.values()), sep="\n")
+            print(*(record.summary_lines()[0] for record in self.injected.values()), sep="\n")
         for optimizer in self.trainer.optimizers:
             optimization.refuse_others(optimizer, self._configured)
             if is_schedule_free(optimizer):
