@@ -20,7 +20,6 @@ from torch.nn import functional
 from elf import trainer
 from elf.datamodules import ShardDataModule
 
-STEPS = 50
 BATCH = 4
 
 
@@ -34,11 +33,11 @@ def bases(
     return {"sd15": (tiny_models["base"], labelled / "shards"), "sdxl": (tiny_sdxl, shards)}
 
 
-def by_elf(training: list[str], folder: Path, *options: str) -> list[float]:
+def by_elf(training: list[str], folder: Path, steps: int, *options: str) -> list[float]:
     trainer.fit(
         [
             *training,
-            f"--trainer.max_steps={STEPS}",
+            f"--trainer.max_steps={steps}",
             "--trainer.log_every_n_steps=1",
             "--trainer.limit_val_batches=0",
             "--trainer.callbacks=[{class_path: AdapterCheckpoint}]",
@@ -55,7 +54,7 @@ def by_elf(training: list[str], folder: Path, *options: str) -> list[float]:
 
 
 def by_hand(
-    base: Path, shards: Path, prediction_type: str, gamma: float | None, dora: bool
+    base: Path, shards: Path, steps: int, prediction_type: str, gamma: float | None, dora: bool
 ) -> list[float]:
     seed_everything(0)
     unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", torch_dtype=torch.float32)
@@ -74,7 +73,7 @@ def by_hand(
     )  # fmt: skip
     loader = data.train_dataloader()
     losses: list[float] = []
-    while len(losses) < STEPS:
+    while len(losses) < steps:
         for batch in loader:
             loss = step(unet, noising, batch, gamma)
             loss.backward()
@@ -83,7 +82,7 @@ def by_hand(
             optimizer.zero_grad()
             losses.append(loss.item())
     data.teardown("fit")
-    return losses[:STEPS]
+    return losses[:steps]
 
 
 def step(unet: Any, noising: Any, batch: dict[str, Any], gamma: float | None) -> torch.Tensor:
@@ -125,6 +124,7 @@ class _Pipeline:
         self.unet = unet
 
 
+@pytest.mark.parametrize("steps", [8, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("gamma", [None, 5.0])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize(("family", "kind"), [("sd15", "lora"), ("sd15", "dora"), ("sdxl", "lora")])
@@ -136,18 +136,20 @@ def test_losses_are_those_of_the_libraries_alone(
     kind: str,
     prediction_type: str,
     gamma: float | None,
+    steps: int,
 ) -> None:
     base, shards = bases[family]
     ours = by_elf(
         training,
         tmp_path / "run",
+        steps,
         f"--model.base={base}",
         f"--data.shards={shards}",
         f"--model.prediction_type={prediction_type}",
         f"--model.adapter.kind={kind}",
         f"--model.objective.weighting={'none' if gamma is None else 'min_snr'}",
     )
-    theirs = by_hand(base, shards, prediction_type, gamma, kind == "dora")
-    assert len(ours) == len(theirs) == STEPS
+    theirs = by_hand(base, shards, steps, prediction_type, gamma, kind == "dora")
+    assert len(ours) == len(theirs) == steps
     assert ours == pytest.approx(theirs, abs=1e-4, rel=0)
-    assert len(set(ours)) == STEPS
+    assert len(set(ours)) == steps
