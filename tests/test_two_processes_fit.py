@@ -23,6 +23,10 @@ def arguments(training: list[str], folder: Path, *more: str) -> list[str]:
         "--trainer.enable_progress_bar=false",
         "--trainer.callbacks=[{class_path: AdapterCheckpoint, init_args: {every_n_steps: 2}}]",
         "--model.ema.decay=0.9",
+        "--model.adapter.dropout=0",  # each process draws its own
+        # not AdamW, which makes whole steps of gradients that are mostly rounding
+        "--model.optimizer.class_path=torch.optim.SGD",
+        "--model.optimizer.init_args.lr=0.5",
         *more,
     ]
 

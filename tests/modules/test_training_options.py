@@ -103,6 +103,13 @@ OPTIONS = {
     "schedule-free": Option(optimizer("schedulefree.AdamWScheduleFree", warmup_steps=2)),
 }
 AVERAGED = {"ema, accumulation", "schedule-free"}
+LONG = {  # what other rows have most of
+    "text encoder, checkpointing",
+    "smooth l1, no weights",
+    "clip by value, polynomial",
+    "adafactor",
+}
+ROWS = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in OPTIONS]
 
 
 @dataclass
@@ -179,7 +186,7 @@ def different(first: object, second: object) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", ROWS)
 @pytest.mark.filterwarnings("ignore:min_snr gives timestep")
 def test_it_trains_goes_on_and_exports(name: str, prepared: Prepared, tmp_path: Path) -> None:
     option = OPTIONS[name]
