@@ -33,7 +33,7 @@ def config_with(key: str, value: Any = None) -> dict[str, Any]:
         ("data.init_args.batch_size", "data.batch_size: expected int, got null in FILE, line 4; "
          "give one, or leave it out for 1"),
         ("data.init_args.resolution", "data.resolution: expected int, got null in FILE"),
-        ("data.init_args.caption", "data.caption: expected 'tags' or 'sentence' or 'both', got"),
+        ("data.init_args.caption", "data.caption: expected 'tags' or 'sentence' or 'both' or "),
         ("data.init_args.sets.1.repeats", "data.sets[1].repeats: expected int, got null in FILE"),
         ("model.init_args.adapter", "model.adapter: expected AdapterConfig, got null in FILE, line "
          "23; give one, or leave it out"),

@@ -68,7 +68,7 @@ def test_the_loop_runs_as_it_is_written(
             "--data.workers=0",
         ],
         "prepare": [base, *sizes],
-        "fit": [*on_cpu, base, *sizes, callbacks],
+        "fit": [*on_cpu, base, *sizes, callbacks, "--model.schedule.total_steps=4"],
         "test": [
             *on_cpu,
             base,

@@ -112,8 +112,7 @@ class DiffusionModule(LightningModule):
         self._pipeline: Any = None
         self._base_errors: dict[str, Tensor] = {}  # id → (K,) errors with the adapter off
         self._configured: list[dict[str, Any]] = []
-        self._made: dict[str, Any] = {}
-        self._saved_identity: dict[str, Any] = {}
+        self._made, self._saved_identity = dict[str, Any](), dict[str, Any]()
         self._losses = LossCheck(lambda: last_good(self.trainer.default_root_dir))
         self._validation, self._validating = ValidationRun(), ExitStack()
 
@@ -354,8 +353,9 @@ class DiffusionModule(LightningModule):
             "zero_terminal_snr": self.base.zero_terminal_snr,
             "clip_skip": self.base.clip_skip,
         }
-        ema = None if self.ema is None else asdict(self.ema)
-        return {**flatten(described, "model."), "model.ema": ema}
+        values = flatten(described, "model.")
+        del values["model.schedule.total_steps"]  # the run's length decides: `_made` has it
+        return {**values, "model.ema": None if self.ema is None else asdict(self.ema)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what identifies the base and the adapter; refuse to save a broken state."""

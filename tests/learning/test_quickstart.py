@@ -19,7 +19,7 @@ from elf.quickstart import STEPS
     ("kind", "steps", "learnt"),
     [
         ("lora", STEPS, 0.9),
-        ("dora", STEPS // 2, 0.6),  # half-way, for the time it takes
+        pytest.param("dora", STEPS // 2, 0.6, marks=pytest.mark.slow),
         pytest.param("dora", STEPS, 0.9, marks=pytest.mark.slow),
     ],
 )

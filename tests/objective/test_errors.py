@@ -64,17 +64,20 @@ def test_a_mask_of_nothing_counts_nothing() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ObjectiveConfig(huber=HuberConfig(0)), "huber.c 0 must be above 0, and at most 1"),
         (
-            lambda: ObjectiveConfig(min_snr_gamma=0),
-            "min_snr_gamma 0 must be above 0; to switch it off take weighting: none",
+            lambda: ObjectiveConfig(huber=HuberConfig(0.0)),
+            "huber.c 0.0 must be above 0, and at most 1",
         ),
-        (lambda: ObjectiveConfig(noise_offset=-1), "noise_offset -1 is negative; 0 is off"),
         (
-            lambda: ObjectiveConfig(input_perturbation=-1),
-            "input_perturbation -1 is negative; 0 is off",
+            lambda: ObjectiveConfig(min_snr_gamma=0.0),
+            "min_snr_gamma 0.0 must be above 0; to switch it off take weighting: none",
         ),
-        (lambda: ObjectiveConfig(unmasked_weight=2), "unmasked_weight 2 must be from 0 to 1"),
+        (lambda: ObjectiveConfig(noise_offset=-1.0), "noise_offset -1.0 is negative; 0 is off"),
+        (
+            lambda: ObjectiveConfig(input_perturbation=-1.0),
+            "input_perturbation -1.0 is negative; 0 is off",
+        ),
+        (lambda: ObjectiveConfig(unmasked_weight=2.0), "unmasked_weight 2.0 must be from 0 to 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message: str) -> None:
