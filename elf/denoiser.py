@@ -75,12 +75,9 @@ class Denoiser(nn.Module):
         Raises:
             ElfError: If a tensor is missing, unknown, or of another shape.
         """
+        states: Mapping[Any, Mapping[str, Tensor]] = adapters.by_part(state)
         for part, network in self.parts.items():
-            prefix = f"{part}."
-            own = {key: value for key, value in state.items() if key.startswith(prefix)}
-            adapters.load_adapter_state(
-                network, {key.removeprefix(prefix): value for key, value in own.items()}
-            )
+            adapters.load_adapter_state(network, states.get(part, {}))
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:

@@ -31,13 +31,13 @@ class LossCheck:
         """
         self._unchecked.append((loss, shared, step, ids))
 
-    def check(self, all_but: int = 0) -> None:
-        """Look at the losses that were kept, but for the newest ``all_but``.
+    def check(self) -> None:
+        """Look at the losses that were kept.
 
         Raises:
             ElfError: If one is not finite, with its step and pictures.
         """
-        while len(self._unchecked) > all_but:
+        while self._unchecked:
             loss, shared, step, ids = self._unchecked.pop(0)
             if isfinite(shared):
                 continue

@@ -17,7 +17,6 @@ def added(*losses: tuple[str, str]) -> LossCheck:
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_loss_that_is_not_finite_is_told(value: str) -> None:
     losses = added(("1", "1"), (value, value))
-    losses.check(all_but=1)
     with pytest.raises(
         ElfError,
         match=rf"the loss is {value} at step 4 \(pictures a, b\); a.ckpt is from before. Lower the",
