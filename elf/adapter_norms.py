@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from elf import adapters
-from elf.adapters.factored import INITIAL_A, NAME
+from elf.adapters.factored import INITIAL_A, NAME, base_weight
 
 _BLOCK = re.compile(
     r"(?:^|\.)(text_encoder(?:_\d+)?|(?:down|up)_blocks\.\d+|mid_block|\w*transformer_blocks\.\d+)"
@@ -86,7 +85,4 @@ def change_square(layer: Any) -> Tensor:
 
 
 def _weight_square(layer: Any) -> Tensor:
-    weight: Tensor = layer.get_base_layer().weight
-    if not weight.is_floating_point():  # quantised
-        weight = dequantize_module_weight(layer.get_base_layer())
-    return weight.detach().float().square().sum()
+    return base_weight(layer).detach().float().square().sum()

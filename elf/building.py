@@ -11,6 +11,7 @@ from elf.bases import Base
 from elf.denoiser import Denoiser
 from elf.errors import ElfError
 from elf.objective import ObjectiveConfig
+from elf.quantized import Kind, quantize, refuse_missing
 
 
 def recompute_activations(encoder: Any) -> None:
@@ -41,6 +42,8 @@ def build(
     dtype: torch.dtype = torch.float32,
     text_states: str | None = None,
     gradient_checkpointing: bool = False,
+    quantization: Kind | None = None,
+    device: torch.device | None = None,
 ) -> Built:
     """Load a base's networks, freeze them, and put a new adapter into them.
 
@@ -52,10 +55,13 @@ def build(
         text_states: ``live`` if captions are encoded in each step, ``cached`` if their states are
             given; None if that is not known: then they are cached unless they are trained.
         gradient_checkpointing: Recompute activations in the backward pass.
+        quantization: How the UNet's linear layers are kept; None leaves them as they are.
+        device: Where they are quantised, one after the other; the networks stay on the CPU.
 
     Raises:
         ElfError: If the options do not suit the base or each other, with the key.
     """
+    refuse_missing(quantization)
     alphas_cumprod = base.noise_schedule.alphas_cumprod
     objective.bounds(config.timesteps, len(alphas_cumprod))
     if note := objective.refuse_singular(config, base.prediction_type, alphas_cumprod):
@@ -70,6 +76,8 @@ def build(
     if trains_text or text_states == "live":
         encoders = {name: base.text_encoder(name, dtype) for name in base.text_encoder_names}
     networks: dict[Any, Any] = {"unet": base.unet(dtype), **encoders}
+    if quantization is not None:
+        quantize(networks["unet"], quantization, device)
     injected = {str(part): one for part, one in adapters.inject_all(networks, adapter).items()}
     for network in networks.values():
         network.train()  # from_pretrained leaves it in eval mode: no adapter dropout

@@ -26,6 +26,7 @@ with warnings.catch_warnings():
         "elf.dora",
         "elf.metrics",
         "elf.objective",
+        "elf.quantized.codes",
         "elf.bases.text",
         "elf.bases.conditions",
     ):

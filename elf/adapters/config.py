@@ -14,7 +14,7 @@ REFUSED = {
     "eva": "it needs activations of your data before training starts",
     "corda": "it needs activations of your data before training starts",
     "lora_ga": "it needs gradients of your data before training starts",
-    "loftq": "it repairs a quantised base, and this one is not",
+    "loftq": "it repairs a quantised base, and its file is loaded onto one that is not",
     "mica": "it freezes B, of which no other part of a run knows",
 }
 """What peft has besides, and why Elf does not offer it."""

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from elf import dora
+from elf.quantized import QuantizedLinear
 
 NAME = "default"  # peft's own name for a single adapter
 INITIAL_A, INITIAL_B = "lora_initial_A", "lora_initial_B"
@@ -19,13 +19,16 @@ def layers(network: nn.Module) -> list[Any]:
 
 
 def base_weight(layer: Any) -> Tensor:
-    """Return the frozen weight of a layer, (out, in, *kernel), in whatever type it is kept."""
-    base = layer.get_base_layer()
-    weight: Tensor = base.weight
-    if type(weight) is nn.Parameter:  # what peft asks instead, torch.compile cannot follow
-        return weight
-    weight = dequantize_module_weight(base)
-    return weight
+    """Return the frozen weight of an adapted layer, (out, in, *kernel)."""
+    return frozen_weight(layer.get_base_layer())
+
+
+def frozen_weight(module: nn.Module) -> Tensor:
+    """Return the weight of a layer without an adapter; of a quantised one it is made anew."""
+    if isinstance(module, QuantizedLinear):
+        return module.dequantized()
+    weight: Any = module.weight
+    return weight  # type: ignore[no-any-return]
 
 
 def axis_of(layer: Any) -> dora.Axis:

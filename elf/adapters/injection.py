@@ -10,12 +10,13 @@ from torch import nn
 
 from elf.adapters.adapted import set_magnitudes
 from elf.adapters.config import AdapterConfig, validate
-from elf.adapters.factored import INITIAL_A, INITIAL_B, NAME, layers
+from elf.adapters.factored import INITIAL_A, INITIAL_B, NAME, frozen_weight, layers
 from elf.adapters.initial import Factors, initial_factors, refuse_layer
 from elf.adapters.peft_form import peft_config
 from elf.adapters.presets import Part
 from elf.adapters.targets import LayerValues, layer_values, target_names, unused_groups
 from elf.errors import ElfError
+from elf.quantized import QuantizedLinear
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,19 @@ def inject(network: nn.Module, config: AdapterConfig, part: Part = "unet") -> In
 def _initial(
     network: nn.Module, config: AdapterConfig, values: Mapping[str, LayerValues]
 ) -> dict[str, Factors]:
-    initial = {}
+    initial: dict[str, Factors] = {}
+    if config.init in ("kaiming", "gaussian"):
+        return initial
     for name, value in values.items():
-        module: Any = network.get_submodule(name)
-        weight, scale = module.weight.detach(), config.scaling(value.rank, value.alpha)
+        module = network.get_submodule(name)
+        if config.init == "orthogonal" and isinstance(module, QuantizedLinear):
+            # peft would give A and B the type of the codes
+            raise ElfError(
+                "model.adapter.init: orthogonal is not for a quantised base; take kaiming or "
+                "gaussian"
+            )
+        weight = frozen_weight(module).detach()
+        scale = config.scaling(value.rank, value.alpha)
         refuse_layer(name, weight.shape, value.rank, config.init)
         if config.subtracts:
             initial[name] = initial_factors(weight, value.rank, scale, config.init)

@@ -9,6 +9,8 @@ from torch import nn
 
 from elf.adapters.factored import NAME, base_weight, delta_weight, layers
 from elf.adapters.norms import refresh_norms
+from elf.errors import ElfError
+from elf.quantized import QuantizedLinear
 
 
 def set_enabled(network: nn.Module, enabled: bool) -> None:
@@ -43,8 +45,16 @@ def merge(network: nn.Module) -> None:
     """Put W' into the weights, rounded to their type, and take the adapter out, for good.
 
     What comes out is a network like any of its class, to be saved by ``save_pretrained``.
+
+    Raises:
+        ElfError: If the network is quantised, of whose weights too little is left to be saved.
     """
     adapted = [(n, m) for n, m in network.named_modules() if isinstance(m, BaseTunerLayer)]
+    if any(isinstance(layer.get_base_layer(), QuantizedLinear) for _, layer in adapted):
+        raise ElfError(
+            "adapters.merge: this base is quantised; load it without quantization, and the adapter "
+            "into that, to merge the two"
+        )
     for name, layer in adapted:
         base = layer.get_base_layer()
         base.weight.copy_(base_weight(layer).float() + delta_weight(layer))

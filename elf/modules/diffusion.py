@@ -31,6 +31,7 @@ from elf.identity import flatten, refuse_other_run
 from elf.losscheck import LossCheck
 from elf.objective import ObjectiveConfig
 from elf.optimization import LearningRates, OptimizerFactory, adamw
+from elf.quantized import Kind
 from elf.schedules import ScheduleConfig
 from elf.validation import ValidationRun
 from elf.validationsets import HELD_OUT
@@ -54,6 +55,7 @@ class DiffusionModule(LightningModule):
         ema: A moving average of the adapter, which is evaluated and exported; null for none.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third
             more time.
+        quantization: How the frozen UNet's linear layers are kept, nf4 or int8; null in 16 bit.
         validation_strata: K, the timesteps at which the validation loss is measured.
         prediction_type: What the base predicts, epsilon or v_prediction; null leaves it to the
             base.
@@ -77,6 +79,7 @@ class DiffusionModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         ema: EMAConfig | None = None,
         gradient_checkpointing: bool = False,
+        quantization: Kind | None = None,
         validation_strata: int = 8,
         prediction_type: Literal["epsilon", "v_prediction"] | None = None,
         zero_terminal_snr: bool | None = None,
@@ -98,12 +101,9 @@ class DiffusionModule(LightningModule):
         }
         self.adapter = adapter
         self.objective = objective
-        self.optimizer = optimizer
-        self.learning_rates = learning_rates
-        self.schedule = schedule
-        self.lr_scheduler = lr_scheduler
-        self.ema = ema
-        self.gradient_checkpointing = gradient_checkpointing
+        self.optimizer, self.learning_rates = optimizer, learning_rates
+        self.schedule, self.lr_scheduler, self.ema = schedule, lr_scheduler, ema
+        self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
         self.validation_strata = validation_strata
         self.average: MovingAverage | None = None
         self.weights: EvaluatedWeights
@@ -140,15 +140,17 @@ class DiffusionModule(LightningModule):
         """Load the networks, freeze them and put a new adapter into them."""
         if hasattr(self, "denoiser"):
             return
-        precision = str(self._trainer.precision if self._trainer else "32-true")
-        data = getattr(self._trainer, "datamodule", None)
+        trainer = self._trainer
+        precision = str(trainer.precision if trainer else "32-true")
         built = build(
             self.base,
             self.adapter,
             self.objective,
             dtype=BASE_DTYPES.get(precision.split("-")[0], torch.float32),
-            text_states=getattr(data, "text_mode", None),
+            text_states=getattr(getattr(trainer, "datamodule", None), "text_mode", None),
             gradient_checkpointing=self.gradient_checkpointing,
+            quantization=self.quantization,
+            device=trainer.strategy.root_device if trainer else None,
         )
         self.denoiser, self.injected, self.tokenizers = built
         if self.ema is not None:
@@ -182,10 +184,7 @@ class DiffusionModule(LightningModule):
         self._configured = optimization.options(optimizer)
         if scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     def configure_gradient_clipping(
         self,
@@ -349,6 +348,7 @@ class DiffusionModule(LightningModule):
             "objective": self.objective,
             "learning_rates": self.learning_rates,
             "schedule": self.schedule,
+            "quantization": self.quantization,
             "prediction_type": self.base.prediction_type,
             "zero_terminal_snr": self.base.zero_terminal_snr,
             "clip_skip": self.base.clip_skip,

@@ -39,6 +39,12 @@ OPTIONS = {
     "adamw 8 bit": optimizer("bitsandbytes.optim.AdamW8bit", "lr=2e-3", "min_8bit_size=256"),
     "prodigy": optimizer("prodigyopt.Prodigy", "lr=1.0"),
     "schedule-free": optimizer("schedulefree.AdamWScheduleFree", "lr=2e-3"),
+    "nf4, dora, checkpointing": [
+        "--model.quantization=nf4",
+        "--model.adapter.kind=dora",
+        "--model.gradient_checkpointing=true",
+    ],
+    "int8": ["--model.quantization=int8"],
     "text encoder": [*TEXT, "--data.prior_preservation=0.33"],
     "text encoder, checkpointing": [*TEXT, "--model.gradient_checkpointing=true"],
     "huber, noise": [

@@ -159,6 +159,7 @@ def test_a_checkpoint_holds_no_base(training: list[str], tmp_path: Path) -> None
     ("change", "message"),
     [
         ("--model.adapter.rank=4", "model.adapter.rank is 4 here and 8 in the checkpoint"),
+        ("--model.quantization=int8", "model.quantization is 'int8' here and None in the checkp"),
         ("--model.adapter.kind=dora", "model.adapter.kind is 'dora' here and 'lora' in"),
         (
             "--model.objective.weighting=none",

@@ -55,6 +55,16 @@ OPTIONS = {
         ("--data.shuffle_tags=true", "--data.tag_dropout=0.2", "--data.caption_dropout=0.3"),
         live=True,
     ),
+    "nf4, dora, checkpointing": Option(
+        (
+            "--model.quantization=nf4",
+            "--model.adapter.kind=dora",
+            "--model.gradient_checkpointing=true",
+            "--model.ema.decay=0.9",
+        )
+    ),
+    "int8, pissa": Option(("--model.quantization=int8", "--model.adapter.init=pissa")),
+    "nf4, sdxl": Option(("--model.quantization=nf4",), base="sdxl"),
     "sdxl": Option(("--model.adapter.kind=dora",), base="sdxl"),
     "sdxl, text encoders": Option(TE, base="sdxl", live=True),
     "v, zero-terminal snr, debiased": Option(
@@ -102,12 +112,13 @@ OPTIONS = {
     "prodigy": Option(optimizer("prodigyopt.Prodigy", lr=1.0)),
     "schedule-free": Option(optimizer("schedulefree.AdamWScheduleFree", warmup_steps=2)),
 }
-AVERAGED = {"ema, accumulation", "schedule-free"}
+AVERAGED = {"ema, accumulation", "schedule-free", "nf4, dora, checkpointing"}
 LONG = {  # what other rows have most of
     "text encoder, checkpointing",
     "smooth l1, no weights",
     "clip by value, polynomial",
     "adafactor",
+    "nf4, sdxl",
 }
 ROWS = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in OPTIONS]
 
