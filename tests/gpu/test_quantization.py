@@ -64,6 +64,7 @@ def network_of(kind: Kind, name: str) -> nn.Module:
     return network.cuda()
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_nothing_in_a_step_waits_for_the_device(kind: Kind, name: str) -> None:
@@ -72,8 +73,8 @@ def test_nothing_in_a_step_waits_for_the_device(kind: Kind, name: str) -> None:
     optimizer = torch.optim.AdamW(trained, fused=True)
     adapters.reuse_norms(network, optimizer)
     inputs = torch.randn(1, 64, device="cuda", requires_grad=True)  # a single token
-    for _ in range(2):
-        torch.cuda.set_sync_debug_mode("error" if _ else "default")
+    for mode in ("default", "error"):  # the first step makes what is kept
+        torch.cuda.set_sync_debug_mode(mode)
         try:
             with torch.autocast("cuda", torch.float16):
                 output = network(inputs)
@@ -113,7 +114,7 @@ def test_a_captured_step_gives_the_losses_of_an_eager_one(kind: Kind, name: str)
 
 
 def mid_size() -> nn.Module:
-    """A UNet of SDXL's kind with some 150 million weights, three quarters in linear layers."""
+    """A UNet of SDXL's kind with some 150 million weights, two thirds in linear layers."""
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(0)
@@ -158,7 +159,7 @@ def test_memory_falls_by_what_the_weights_lose(kind: Kind, name: str) -> None:
     quantize(quantised, kind, CUDA)
     # One layer at a time: in float32 twice over, and its codes.
     assert torch.cuda.max_memory_allocated() - before < 8 * largest
-    assert torch.cuda.memory_allocated() == before
+    assert torch.cuda.memory_allocated() - before < 2**16  # bitsandbytes' table of values
     sizes = [sum(p.nbytes for p in each.parameters()) for each in (plain, quantised)]
     linear = sum(m.weight.numel() for m in plain.modules() if isinstance(m, nn.Linear))
     each = 2 - (0.5 + 4 / 64) if kind == "nf4" else 1
@@ -174,11 +175,11 @@ def test_memory_falls_by_what_the_weights_lose(kind: Kind, name: str) -> None:
     assert peaks[0] - peaks[1] > sizes[0] - sizes[1] - 3 * largest - 2**23
 
 
-@pytest.mark.parametrize(("kind", "bound"), [("nf4", 0.05), ("int8", 0.01)])
+@pytest.mark.parametrize(("kind", "bound"), [("nf4", 0.02), ("int8", 0.005)])
 def test_what_is_learnt_is_near_what_a_plain_base_learns(
     kind: Kind, bound: float, training: list[str], tmp_path: Path
 ) -> None:
-    """The embedded base's own loss changes by 2.4 % and 0.1 %: tests/quantized/test_base.py."""
+    """On a CPU in float32 the two differ by 0.2 % and 0.01 %; fp16 adds its own rounding."""
     found = {}
     for value in ("null", kind):
         cli = trainer.run(

@@ -85,15 +85,17 @@ def test_it_survives_other_types_copies_and_pickles(kind: Kind) -> None:
     assert torch.equal(fresh.dequantized(), weight)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_compiles_whole(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_compiles_whole(kind: Kind, autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # no graph can hold its checks
     quantised = layer(kind)
     inputs = torch.randn(2, 48, requires_grad=True)
     compiled = torch.compile(quantised, backend="aot_eager", fullgraph=True)
-    output = compiled(inputs)
-    torch.testing.assert_close(output, quantised(inputs))
-    torch.testing.assert_close(gradient(output, inputs), gradient(quantised(inputs), inputs))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output, expected = compiled(inputs), quantised(inputs)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(gradient(output, inputs), gradient(expected, inputs))
 
 
 @pytest.mark.parametrize(("kind", "bytes_each"), [("nf4", 0.5 + 4 / 64), ("int8", 1 + 4 / 128)])
