@@ -4,8 +4,8 @@
 16 values that normal weights use equally often; bitsandbytes has its kernels. The scales are not
 quantised a second time: of SDXL's UNet that would save 0.1 GiB and cost two kernels more whenever
 a layer's weight is needed. ``int8`` has one scale for each output, so that W ≈ codes · scale, and
-needs no library. (LLM.int8, bitsandbytes' own, rounds the inputs as well and looks for outliers,
-for which it waits for the GPU in each layer.)
+needs no library. (LLM.int8, bitsandbytes' own, rounds the inputs as well, and to spare outliers it
+waits for the GPU in each layer.)
 """
 
 from typing import Literal
