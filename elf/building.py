@@ -1,9 +1,12 @@
 """Builds the network that is trained: base, adapter and objective put together."""
 
 import warnings
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from elf import adapters, objective
 from elf.adapters import AdapterConfig, Injected
@@ -14,11 +17,25 @@ from elf.objective import ObjectiveConfig
 from elf.quantized import Kind, quantize, refuse_missing
 
 
-def recompute_activations(encoder: Any) -> None:
-    """Switch gradient checkpointing on, by the name that transformers calls it by."""
-    name = "activation_checkpointing_enable"  # from 5.23 on, which warns of the older name
-    enable = getattr(encoder, name, encoder.gradient_checkpointing_enable)
-    enable({"use_reentrant": False})
+def checkpoint_activations(network: Any) -> None:
+    """Switch gradient checkpointing on: activations are recomputed in the backward pass.
+
+    The random generator's state is kept only where something is dropped.
+    """
+    drops = any(isinstance(each, nn.Dropout) and each.p > 0 for each in network.modules())
+    options = {"use_reentrant": False, "preserve_rng_state": drops}
+    if hasattr(network, "enable_gradient_checkpointing"):  # diffusers
+        network.enable_gradient_checkpointing(partial(_checkpoint, **options))
+        return
+    name = "activation_checkpointing_enable"  # from transformers 5.23 on, which warns of the older
+    getattr(network, name, network.gradient_checkpointing_enable)(options)
+
+
+def _checkpoint(function: Any, *inputs: Any, **options: Any) -> Any:
+    # torch (2.11) captures it, but what is recomputed then drops other elements
+    if options["preserve_rng_state"] and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("adapter dropout under gradient checkpointing")
+    return checkpoint(function, *inputs, **options)
 
 
 class Built(NamedTuple):
@@ -82,8 +99,7 @@ def build(
     for network in networks.values():
         network.train()  # from_pretrained leaves it in eval mode: no adapter dropout
     if gradient_checkpointing:
-        networks["unet"].enable_gradient_checkpointing()
-        for network in encoders.values() if trains_text else ():
-            recompute_activations(network)
+        for network in networks.values() if trains_text else (networks["unet"],):
+            checkpoint_activations(network)
     denoiser = Denoiser(networks["unet"], base, config, encoders, trains_text, dtype)
     return Built(denoiser, injected, {name: base.tokenizer(name) for name in encoders})

@@ -1,8 +1,9 @@
 """CUDA graphs: the kernels of a function, recorded once and then launched together."""
 
+import gc
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -22,10 +23,13 @@ class Recorder:
 
     Args:
         device: A CUDA device.
+        warm_up_in_pool: Whether the runs before a capture use its memory, too: else as much again
+            stays reserved. What they leave behind stays in that memory.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, warm_up_in_pool: bool = False) -> None:
         self.device = device
+        self._in_pool = warm_up_in_pool
         self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -41,13 +45,33 @@ class Recorder:
         Raises:
             RuntimeError: If the function does what no capture may; ``OutOfMemoryError`` too.
         """
+        pool = self._pool
+        try:
+            self._warm_up(function, before)
+            return self._capture(function)
+        finally:
+            if self._in_pool:  # held until now: nobody may capture into memory that was given up
+                backend: Any = torch._C
+                backend._cuda_releasePool(self.device.index, pool)
+
+    def _warm_up(self, function: Callable[[], object], before: Callable[[], object]) -> None:
         here = torch.cuda.current_stream(self.device)
+        backend: Any = torch._C
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
-            for _ in range(WARM_UPS):
-                before()
-                function()
+            if self._in_pool:
+                backend._cuda_beginAllocateCurrentStreamToPool(self.device.index, self._pool)
+            try:
+                for _ in range(WARM_UPS):
+                    before()
+                    function()
+            finally:
+                if self._in_pool:
+                    backend._cuda_endAllocateToPool(self.device.index, self._pool)
         here.wait_stream(self._stream)
+
+    def _capture(self, function: Callable[[], object]) -> Callable[[], None]:
+        here = torch.cuda.current_stream(self.device)
         _give_up_workspaces()
         graph = torch.cuda.CUDAGraph()
         try:
@@ -55,6 +79,7 @@ class Recorder:
                 warnings.filterwarnings("ignore", message="The CUDA Graph is empty")  # it broke off
                 # Other threads, which decode pictures, may go on using CUDA.
                 with (
+                    _no_collection(),
                     torch.cuda.device(self.device),
                     torch.cuda.graph(graph, self._pool, self._stream, "thread_local"),
                 ):
@@ -83,6 +108,18 @@ class Recorder:
         # The random generator still counts for the graph; a capture that ends well ends that too.
         with torch.cuda.device(self.device), torch.cuda.graph(torch.cuda.CUDAGraph()):
             torch.zeros(1, device=self.device)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from freeing old graphs and events within: that would break a capture off."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _give_up_workspaces() -> None:

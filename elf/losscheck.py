@@ -1,10 +1,26 @@
 """A loss that is not finite stops the run; to look at it waits for the device, so it is kept."""
 
+import math
+from collections import deque
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from torch import Tensor, isfinite
+import torch
+from torch import Tensor
 
 from elf.errors import ElfError
+
+UNCHECKED = 8
+"""Losses that may wait; the oldest of more is waited for."""
+
+
+class _Losses(NamedTuple):
+    """A loss, and the mean of all processes; on the CPU once an event is ``ready``."""
+
+    values: Tensor
+    ready: Any
+    step: int
+    ids: list[str]
 
 
 class LossCheck:
@@ -17,7 +33,7 @@ class LossCheck:
             before: Says which checkpoint is from before the loss.
         """
         self._before = before
-        self._unchecked: list[tuple[Tensor, Tensor, int, list[str]]] = []
+        self._unchecked: deque[_Losses] = deque()
 
     def add(self, loss: Tensor, shared: Tensor, step: int, ids: list[str]) -> None:
         """Keep a loss.
@@ -29,22 +45,39 @@ class LossCheck:
             step: Optimizer steps before it.
             ids: Of this process's pictures.
         """
-        self._unchecked.append((loss, shared, step, ids))
+        values = torch.stack([loss, shared])
+        if values.device.type != "cuda":
+            self._unchecked.append(_Losses(values, None, step, ids))
+            return
+        host = torch.empty(2, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready.record()
+        self._unchecked.append(_Losses(host, ready, step, ids))
 
-    def check(self) -> None:
+    def check(self, wait: bool = True) -> None:
         """Look at the losses that were kept.
+
+        Args:
+            wait: For all of them; otherwise those that a GPU is at work on are left for later.
 
         Raises:
             ElfError: If one is not finite, with its step and pictures.
         """
         while self._unchecked:
-            loss, shared, step, ids = self._unchecked.pop(0)
-            if isfinite(shared):
+            ready = self._unchecked[0].ready
+            if ready is not None:
+                if not wait and len(self._unchecked) <= UNCHECKED and not ready.query():
+                    return
+                ready.synchronize()
+            values, _, step, ids = self._unchecked.popleft()
+            loss, shared = values.tolist()
+            if math.isfinite(shared):
                 continue
             whose = f"pictures {', '.join(ids)}"
-            if isfinite(loss):
+            if math.isfinite(loss):
                 whose = "the pictures that another process names"
             raise ElfError(
-                f"the loss is {float(shared)} at step {step} ({whose}); {self._before()}. Lower "
+                f"the loss is {shared} at step {step} ({whose}); {self._before()}. Lower "
                 "the learning rate, or train in 32-true"
             )

@@ -15,7 +15,7 @@ WITHOUT_LIGHTNING = WITHOUT_TORCH | {
     "averaging", "building", "denoiser", "diffusion", "dora", "identity", "losscheck", "metrics",
     "optimization", "pretrained", "schedules", "validation",
 }  # fmt: skip
-PURE = ("adapters", "bases", "objective", "quantized", "taggers")
+PURE = ("adapters", "bases", "objective", "quantized", "stepping", "taggers")
 ALONE = {"gradio": {"serve"}, "fiftyone": {"fiftyone_app"}}
 
 

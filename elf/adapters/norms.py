@@ -123,6 +123,10 @@ class _Reuse:
             if known:
                 torch._foreach_copy_([old for old, _ in known], [new for _, new in known])
 
+    def stale(self) -> bool:
+        """Whether a version counter tells that a norm is not the weights' any more."""
+        return any(each._norm is None or each._norm_state != each._state() for each in self.adapted)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a copy of the network keep nothing: no optimizer tells it when to compute."""
         return type(None), ()
@@ -151,8 +155,14 @@ def reuse_norms(network: nn.Module, optimizer: Optimizer) -> None:
     optimizer.register_step_post_hook(lambda *_: reuse.refresh())
 
 
-def refresh_norms(network: nn.Module) -> None:
-    """Compute again the norms that a network keeps, if it keeps any."""
+def refresh_norms(network: nn.Module, stale_alone: bool = False) -> None:
+    """Compute again the norms that a network keeps, if it keeps any.
+
+    Args:
+        network: With an adapter.
+        stale_alone: Only where a version counter tells that something has changed since. A layer
+            sees that by itself, but in a captured graph.
+    """
     for reuse in {id(layer._reuse): layer._reuse for layer in dora_layers(network)}.values():
-        if reuse is not None:
+        if reuse is not None and (not stale_alone or reuse.stale()):
             reuse.refresh()

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
@@ -24,11 +23,11 @@ from elf.averaging import (
 from elf.bases import Base, LatentEncoder, open_base, tokenize
 from elf.building import build
 from elf.checkpoints import evaluated_state, last_good
-from elf.denoiser import Denoiser
+from elf.denoiser import Batch, Denoiser
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, generate
 from elf.identity import flatten, refuse_other_run
-from elf.losscheck import LossCheck
+from elf.modules.stepped import SteppedModule
 from elf.objective import ObjectiveConfig
 from elf.optimization import LearningRates, OptimizerFactory, adamw
 from elf.quantized import Kind
@@ -39,7 +38,7 @@ from elf.validationsets import HELD_OUT
 BASE_DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}
 
 
-class DiffusionModule(LightningModule):
+class DiffusionModule(SteppedModule):
     """An adapter in training: cached latents and text states in, a denoising loss out.
 
     The base is frozen, in the trainer's 16-bit type if it has one; the adapter is float32.
@@ -80,6 +79,7 @@ class DiffusionModule(LightningModule):
         ema: EMAConfig | None = None,
         gradient_checkpointing: bool = False,
         quantization: Kind | None = None,
+        cuda_graphs: bool = True,
         validation_strata: int = 8,
         prediction_type: Literal["epsilon", "v_prediction"] | None = None,
         zero_terminal_snr: bool | None = None,
@@ -101,9 +101,14 @@ class DiffusionModule(LightningModule):
         }
         self.adapter = adapter
         self.objective = objective
-        self.optimizer, self.learning_rates = optimizer, learning_rates
-        self.schedule, self.lr_scheduler, self.ema = schedule, lr_scheduler, ema
-        self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
+        self.optimizer = optimizer
+        self.learning_rates = learning_rates
+        self.schedule = schedule
+        self.lr_scheduler = lr_scheduler
+        self.ema = ema
+        self.gradient_checkpointing = gradient_checkpointing
+        self.quantization = quantization
+        self.cuda_graphs = cuda_graphs
         self.validation_strata = validation_strata
         self.average: MovingAverage | None = None
         self.weights: EvaluatedWeights
@@ -113,7 +118,6 @@ class DiffusionModule(LightningModule):
         self._base_errors: dict[str, Tensor] = {}  # id → (K,) errors with the adapter off
         self._configured: list[dict[str, Any]] = []
         self._made, self._saved_identity = dict[str, Any](), dict[str, Any]()
-        self._losses = LossCheck(lambda: last_good(self.trainer.default_root_dir))
         self._validation, self._validating = ValidationRun(), ExitStack()
 
     @property
@@ -184,35 +188,13 @@ class DiffusionModule(LightningModule):
         self._configured = optimization.options(optimizer)
         if scheduler is None:
             return optimizer
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip, and log the norm from before.
-
-        Lightning refuses this to fused optimizers, which unscale fp16 gradients within their step;
-        unscaled here, they take them as they are.
-        """
-        scaler = self._scaler
-        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            scaler.unscale_(optimizer)
-        trained = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = optimization.clip_gradients(trained, gradient_clip_val, gradient_clip_algorithm)
-        self.log("train/grad_norm", norm)
-        if scaler is None:  # with one, a step whose gradients are not finite is left out
-            self._losses.check()
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def _optimizers(self) -> list[Optimizer]:
         return self._trainer.optimizers if self._trainer else []
-
-    @property
-    def _scaler(self) -> Any:
-        """The loss scaler of fp16 training, which leaves out steps with gradients not finite."""
-        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and move the average, before any callback may save both."""
@@ -234,7 +216,8 @@ class DiffusionModule(LightningModule):
         batch["preserved"] = batch["preserved"].nonzero()[:, 0]
         drawn = objective.draw(batch, self.objective, self.denoiser.timesteps)
         drawn_from = ("latent_mean", "latent_std")  # of no more use: they stay here
-        return {**{k: v for k, v in batch.items() if k not in drawn_from}, **drawn}
+        kept = {key: value for key, value in batch.items() if key not in drawn_from}
+        return super().on_before_batch_transfer({**kept, **drawn}, dataloader_idx)
 
     def _with_tokens(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.tokenizers and "tokens" not in batch:
@@ -242,23 +225,18 @@ class DiffusionModule(LightningModule):
             batch["tokens"] = {name: ids.to(self.device) for name, ids in tokens.items()}
         return batch
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Return the mean of the batch's weighted errors, and each sample's own.
+    def training_errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return each sample's error (B,), as it is and as it counts."""
+        return self.denoiser.training_errors(batch)
 
-        Returns:
-            ``loss``; ``errors`` (B,), unweighted, with ``timesteps`` (B,) and ``id``.
-        """
-        if self._scaler is not None:
-            self._losses.check()  # of the batch before: nothing waits for the GPU
-        errors, weighted = self.denoiser.training_errors(batch)
-        loss = weighted.mean()
-        shared = loss.detach()
-        if self.trainer.world_size > 1:
-            shared = self.trainer.strategy.reduce(shared.clone(), reduce_op="mean")
-        self._losses.add(loss.detach(), shared, self.global_step, batch["id"])
-        self.log("train/loss", shared, prog_bar=True, batch_size=len(errors))
-        drawn = {key: batch[key] for key in ("timesteps", "id")}
-        return {"loss": loss, "errors": errors.detach(), **drawn}
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return the adapter's parameters."""
+        return [parameter for parameter in self.denoiser.parameters() if parameter.requires_grad]
+
+    def parameters_changed(self) -> None:
+        """Compute DoRA's norms again, if they are others now."""
+        for network in self.denoiser.parts.values():
+            adapters.refresh_norms(network, stale_alone=True)
 
     # --- validation -------------------------------------------------------------------------
 
@@ -392,6 +370,7 @@ class DiffusionModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Refuse to go on silently with another learning rate than the configuration's."""
+        super().on_train_start()
         if self.trainer.is_global_zero:
             print(*(record.summary_lines()[0] for record in self.injected.values()), sep="\n")
         for optimizer in self.trainer.optimizers:

@@ -49,10 +49,10 @@ class Picture:
 
 def log_figures(trainer: Trainer, figures: Mapping[str, float | Tensor], step: int) -> None:
     """Show figures at a step; those on a device are fetched at once."""
-    names = [name for name, value in figures.items() if isinstance(value, Tensor)]
-    values: dict[str, float] = {k: float(v) for k, v in figures.items() if k not in names}
-    if names:
-        fetched = torch.stack([torch.as_tensor(figures[name]).double() for name in names])
+    on_device = {k: v for k, v in figures.items() if isinstance(v, Tensor) and not v.is_cpu}
+    values: dict[str, float] = {k: float(v) for k, v in figures.items() if k not in on_device}
+    if names := list(on_device):
+        fetched = torch.stack([on_device[name].double() for name in names])
         values |= dict(zip(names, fetched.tolist(), strict=True))
     if trainer.is_global_zero and values:
         for logger in trainer.loggers:

@@ -59,3 +59,22 @@ def test_a_preview_that_does_not_fit_is_left_out(
     assert len(peaks) == 3 and all(0 < peak <= 1 for peak in peaks)
     assert all(float(row["speed/pictures_per_s"]) > 0 for row in rows)
     assert torch.cuda.memory_reserved() < GIB / 2, "what the preview took is given back"
+
+
+def test_figures_of_the_device_and_of_the_cpu_stand_in_one_row(
+    training: list[str], tmp_path: Path
+) -> None:
+    """Rates are on the CPU, the adapter's norms on the device; a row may have both."""
+    trainer.run(
+        "fit",
+        [
+            *training,
+            f"--trainer.default_root_dir={tmp_path}",
+            "--trainer.accelerator=cuda",
+            "--trainer.devices=1",
+            "--trainer.max_steps=50",
+            "--trainer.log_every_n_steps=5",
+        ],
+    )
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert any(row["lr/unet"] and any(row[key] for key in row if "adapter/" in key) for row in rows)

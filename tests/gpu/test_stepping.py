@@ -1,0 +1,219 @@
+"""A captured step is the eager step: the same losses, option by option, and it was captured.
+
+Run with `pytest -m gpu`. Each row trains twice from the same seed, with graphs and without.
+"""
+
+import csv
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from elf import trainer
+from elf.checkpoints import read_checkpoint
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+STEPS = 200
+
+
+def optimizer(path: str, *arguments: str) -> list[str]:
+    given = [f"--model.optimizer.init_args.{argument}" for argument in arguments]
+    return [f"--model.optimizer.class_path={path}", *given]
+
+
+OPTIONS: dict[str, list[str]] = {
+    "plain": [],
+    "accumulation": ["--trainer.accumulate_grad_batches=3"],
+    "clipping": ["--trainer.gradient_clip_val=0.01"],
+    "clipping by value": [
+        "--trainer.gradient_clip_val=0.001",
+        "--trainer.gradient_clip_algorithm=value",
+    ],
+    "ema": ["--model.ema.decay=0.9", "--trainer.val_check_interval=7"],
+    "prior preservation": ["--data.prior_preservation=0.33"],
+    "checkpointing": ["--model.gradient_checkpointing=true"],
+    "dora": ["--model.adapter.kind=dora", "--model.ema.decay=0.9"],
+    "dora, input axis": ["--model.adapter.kind=dora", "--model.adapter.axis=input"],
+    "huber, min-snr, noise offset": [
+        "--model.objective.error=huber",
+        "--model.objective.weighting=min_snr",
+        "--model.objective.noise_offset=0.1",
+    ],
+    "schedule": ["--model.schedule.shape=cosine", "--model.schedule.warmup=0.1"],
+    "text encoder": ["--model.adapter.text_targets=attention", "--data.text_states=live"],
+    "not captured: prodigy": optimizer("prodigyopt.Prodigy", "lr=1.0"),
+    "not captured: schedule-free": optimizer("schedulefree.AdamWScheduleFree", "lr=2e-3"),
+    "not captured: 8 bit": optimizer("bitsandbytes.optim.AdamW8bit", "lr=2e-3"),
+    "ddp": ["--trainer.strategy=ddp"],
+}
+
+
+class Fit:
+    """A run, and what its steps were."""
+
+    def __init__(self, folder: Path, arguments: list[str], steps: int = STEPS) -> None:
+        cli = trainer.run(
+            "fit",
+            [
+                *arguments,
+                f"--trainer.default_root_dir={folder}",
+                "--trainer.accelerator=cuda",
+                "--trainer.devices=1",
+                f"--trainer.max_steps={steps}",
+                "--trainer.num_sanity_val_steps=0",
+                "--trainer.log_every_n_steps=1",
+                "--model.validation_strata=2",
+            ],
+        )
+        stepper = cli.model.stepper
+        self.passes, self.update = stepper.passes, stepper.update
+        self.state = read_checkpoint(folder / "checkpoints" / "last.ckpt")
+        with (folder / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        self.losses = torch.tensor(self._column(rows, "train/loss"))
+        self.norms = torch.tensor(self._column(rows, "train/grad_norm"))
+
+    @staticmethod
+    def _column(rows: list[dict[str, str]], name: str) -> list[float]:
+        return [float(row[name]) for row in rows if row[name]]
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the mean difference as a share of the mean."""
+    return float((one - other).abs().mean() / other.abs().mean())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_losses_are_those_of_the_eager_step(
+    name: str, precision: str, training: list[str], labelled: Path, tmp_path: Path
+) -> None:
+    arguments = [*training, *OPTIONS[name], f"--trainer.precision={precision}"]
+    if name == "text encoder":
+        arguments.append(f"--data.shards={labelled / 'shards-live'}")
+        trainer.prepare(arguments)
+    steps = 60 if precision == "32-true" else STEPS
+    accumulation = 3 if name == "accumulation" else 1
+    graphs = Fit(tmp_path / "graphs", arguments, steps)
+    eager = Fit(tmp_path / "eager", [*arguments, "--model.cuda_graphs=false"], steps)
+    assert graphs.passes.eager == 0, "a step was not captured"
+    assert graphs.passes.replays == steps * accumulation
+    assert graphs.passes.captures >= 3, "buckets change from step to step"
+    assert graphs.update.replays == (0 if "not captured" in name else steps)
+    assert eager.passes.replays == eager.update.replays == 0
+    assert len(graphs.losses) == len(eager.losses) == steps
+    close = {"32-true": 1e-5, "16-mixed": 1e-2, "bf16-mixed": 3e-2}[precision]
+    print(name, precision, difference(graphs.losses, eager.losses))
+    assert difference(graphs.losses, eager.losses) < close
+    assert difference(graphs.losses[:1], eager.losses[:1]) < close / 10
+
+
+def test_masked_losses_are_those_of_the_eager_step(
+    training: list[str], labelled: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(labelled / "pictures", pictures)
+    for picture in list(pictures.iterdir()):
+        with Image.open(picture) as image:
+            mask = Image.new("L", image.size)
+            mask.paste(255, (0, 0, image.width // 2, image.height))
+            mask.save(picture.with_suffix(".mask.png"))
+    arguments = [
+        *training,
+        f"--data.pictures={pictures}",
+        f"--data.shards={tmp_path / 'shards'}",
+        "--model.objective.masked=true",
+    ]
+    trainer.prepare(arguments)
+    graphs = Fit(tmp_path / "graphs", arguments, 40)
+    eager = Fit(tmp_path / "eager", [*arguments, "--model.cuda_graphs=false"], 40)
+    assert graphs.passes.eager == 0
+    assert difference(graphs.losses, eager.losses) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
+def test_a_run_in_two_parts_is_one_in_one(
+    precision: str, training: list[str], tmp_path: Path
+) -> None:
+    """Dropout, scaler, schedule and average go on, within an epoch and within its graphs."""
+    arguments = [
+        *training,
+        f"--trainer.precision={precision}",
+        "--model.adapter.dropout=0.2",
+        "--model.schedule.shape=cosine",
+        "--model.ema.decay=0.9",
+        "--trainer.accumulate_grad_batches=2",
+    ]
+    # the schedule spans the run: its whole length is named
+    length = ["--model.schedule.total_steps=20"]
+    whole = Fit(tmp_path / "whole", arguments, 20)
+    Fit(tmp_path / "parts", [*arguments, *length], 9)
+    parts = Fit(tmp_path / "parts", [*arguments, "--ckpt_path=last"], 20)
+    for key, tensor in whole.state["state_dict"].items():
+        # sums may come in another order, of which Adam makes steps where gradients are near 0
+        torch.testing.assert_close(parts.state["state_dict"][key], tensor, rtol=1e-2, atol=5e-4)
+    assert difference(parts.losses, whole.losses) < 1e-4
+
+
+def test_adapter_dropout_is_another_in_each_replay(training: list[str], tmp_path: Path) -> None:
+    arguments = [
+        *training,
+        "--model.adapter.dropout=0.5",
+        "--model.adapter.init=gaussian",
+        "--data.batch_size=2",
+    ]
+    graphs = Fit(tmp_path / "graphs", arguments, 30)
+    plain = Fit(tmp_path / "plain", [*arguments, "--model.adapter.dropout=0"], 30)
+    assert graphs.passes.eager == 0
+    assert difference(graphs.norms, plain.norms) > 0.01
+
+
+def test_what_cannot_be_captured_runs_eagerly_with_a_reason(
+    training: list[str], tmp_path: Path
+) -> None:
+    """Checkpointing keeps the generator's state for dropout, which no graph can."""
+    arguments = [
+        *training,
+        "--model.adapter.dropout=0.2",
+        "--model.gradient_checkpointing=true",
+    ]
+    with pytest.warns(UserWarning, match="cannot be captured: adapter dropout"):
+        fit = Fit(tmp_path, arguments, 12)
+    assert fit.passes.replays == 0
+    assert fit.passes.eager == 12
+    assert fit.update.replays == 12
+
+
+def test_losses_that_are_not_finite_are_seen_though_nothing_waits(
+    training: list[str], tmp_path: Path
+) -> None:
+    from elf.errors import ElfError
+
+    arguments = [*training, "--model.optimizer.init_args.lr=1e30", "--trainer.precision=bf16-mixed"]
+    with pytest.raises(ElfError, match=r"the loss is (nan|inf) at step \d+ \(pictures"):
+        Fit(tmp_path, arguments, 12)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port: int = server.getsockname()[1]
+        return port
+
+
+@pytest.fixture(autouse=True)
+def _alone_on_its_port(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name in [key for key in os.environ if key.startswith(("MASTER_", "RANK", "WORLD"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
