@@ -1,13 +1,13 @@
 """Pictures from prompts: one fixed seed each, whatever the batch size and the device."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 DENOISERS = ("unet", "transformer")
 """Parts of a pipeline that stay where they are: what is trained, on the device already."""
@@ -51,12 +51,15 @@ def generate(
     device: torch.device,
     output_type: Literal["pil", "np"] = "pil",
     stop: Callable[[], bool] | None = None,
+    encode: Callable[[list[str]], Mapping[str, Tensor]] | None = None,
 ) -> list[Any]:
     """Sample one picture for each prompt and its seed, as PIL or as float arrays (H, W, 3) in 0..1.
 
     The pipeline's parts are moved to the device for it, and those that were elsewhere back there
     afterwards: training needs the memory. Starting noise comes from CPU generators, so that a seed
-    gives the same picture on every device, up to rounding.
+    gives the same picture on every device, up to rounding. ``encode`` makes the text states of
+    prompts, ``text`` (B, N, D) and perhaps ``pooled`` (B, P), where the pipeline's own are not
+    those of training: it cuts prompts at 77 tokens.
 
     Raises:
         SamplingStopped: After the denoising step during which ``stop`` began to return True.
@@ -71,9 +74,9 @@ def generate(
     with _parts_on(pipeline, device):
         for start in range(0, len(prompts), config.batch_size):
             chosen = prompts[start : start + config.batch_size]
+            negative = [config.negative_prompt] * len(chosen)
             result = pipeline(
-                prompt=chosen,
-                negative_prompt=[config.negative_prompt] * len(chosen),
+                **_conditions(chosen, negative, encode),
                 num_inference_steps=config.steps,
                 guidance_scale=config.guidance,
                 width=config.width,
@@ -87,6 +90,20 @@ def generate(
             )
             pictures += list(result.images)
     return pictures
+
+
+def _conditions(
+    prompts: list[str],
+    negative: list[str],
+    encode: Callable[[list[str]], Mapping[str, Tensor]] | None,
+) -> dict[str, Any]:
+    """Return a pipeline's arguments that say what to draw, both halves of one length."""
+    if encode is None:
+        return {"prompt": prompts, "negative_prompt": negative}
+    wanted, unwanted = encode(prompts), encode(negative)
+    names = {"text": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
+    given = {names[kind]: state for kind, state in wanted.items()}
+    return given | {f"negative_{names[kind]}": state for kind, state in unwanted.items()}
 
 
 @contextlib.contextmanager

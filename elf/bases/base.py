@@ -1,7 +1,7 @@
 """A base model and its parts, wherever they come from, each loaded when it is needed."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from elf.bases.checkpoint import CheckpointParts
+from elf.bases.chunks import CAPTION_TOKENS, CHUNK
 from elf.bases.detect import refuse_pickled
 from elf.bases.encoder import LatentEncoder
 from elf.bases.families import Family, FamilyName, tokenizer_part
 from elf.bases.folder import FolderParts
 from elf.bases.schedule import noise_schedule, overridden, sampler
-from elf.bases.text import skip_layers
+from elf.bases.text import States, encode_text, skip_layers
 from elf.errors import ElfError
 from elf.pretrained import expanded, model_folder
 from elf.resources import find
@@ -56,6 +57,7 @@ def open_base(
     zero_terminal_snr: bool | None = None,
     clip_skip: int | None = None,
     configs: str | None = None,
+    caption_tokens: int = CHUNK,
 ) -> "Base":
     """Find a base and say what it is; nothing large is read yet.
 
@@ -70,6 +72,7 @@ def open_base(
             taken: 1 is the last, 2 the last but one. SDXL always takes 2.
         configs: A folder of component configurations and tokenizers in diffusers' layout, for a
             file whose networks are not those of SD1.5 or SDXL.
+        caption_tokens: Tokens of a caption at most: 75, or 150 or 225, read in chunks of 75.
 
     Raises:
         ElfError: If it is missing, damaged, not whole or of another family, or an option does not
@@ -87,7 +90,7 @@ def open_base(
         raise ElfError(f"configs: {name} is no single file; a folder has its own configurations")
     else:
         parts = FolderParts(name)
-    return Base(name, parts, prediction_type, zero_terminal_snr, clip_skip)
+    return Base(name, parts, prediction_type, zero_terminal_snr, clip_skip, caption_tokens)
 
 
 class Base:
@@ -98,6 +101,7 @@ class Base:
         family: ``sd15`` or ``sdxl``.
         text_encoder_names: Its text encoders, in the pipeline's order.
         clip_skip: As asked for, where the family would do otherwise; else None.
+        caption_tokens: Tokens of a caption at most.
     """
 
     def __init__(
@@ -107,7 +111,13 @@ class Base:
         prediction_type: str | None = None,
         zero_terminal_snr: bool | None = None,
         clip_skip: int | None = None,
+        caption_tokens: int = CHUNK,
     ) -> None:
+        if caption_tokens not in CAPTION_TOKENS:
+            raise ElfError(
+                f"caption_tokens: captions are read in 1 to 3 chunks of {CHUNK} tokens, not in "
+                f"{caption_tokens} tokens; give 75, 150 or 225"
+            )
         self.name = name
         self._parts = parts
         self._family = parts.family
@@ -115,6 +125,7 @@ class Base:
         self.text_encoder_names = tuple(parts.family.text_encoders)
         self._schedule = overridden(parts.scheduler, prediction_type, zero_terminal_snr, name)
         self.clip_skip = self._effective(clip_skip)
+        self.caption_tokens = caption_tokens
         self._fingerprints: dict[str, str] = {}
 
     def _effective(self, clip_skip: int | None) -> int | None:
@@ -217,6 +228,23 @@ class Base:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    def prompt_encoder(self, pipeline: Any) -> Callable[[list[str]], States] | None:
+        """Return what makes a pipeline's text states as training does.
+
+        None where that is what the pipeline does by itself: it reads 75 tokens of a prompt.
+        """
+        if self.caption_tokens == CHUNK:
+            return None
+        encoders = {name: getattr(pipeline, name) for name in self.text_encoder_names}
+        tokenizers = {name: getattr(pipeline, tokenizer_part(name)) for name in encoders}
+
+        def encode(prompts: list[str]) -> States:
+            device = next(encoders["text_encoder"].parameters()).device  # they are moved about
+            models = (self.family, tokenizers, encoders)
+            return encode_text(*models, prompts, device, self.caption_tokens)
+
+        return encode
+
     def fingerprint(self, part: str) -> str:
         """Return the sha256 of the weights of ``unet``, ``vae`` or a text encoder (read once)."""
         if part not in self._fingerprints:
@@ -226,13 +254,16 @@ class Base:
     def encoder_fingerprints(self) -> dict[str, str]:
         """Return hashes of all that decides the cached outputs: ``vae`` and ``text``.
 
-        Weights, the VAE's configuration (scaling and shift), the tokenizers and ``clip_skip``.
+        Weights, the VAE's configuration (scaling and shift), the tokenizers, ``clip_skip`` and
+        ``caption_tokens``.
         """
         text: list[str] = []
         for name in self.text_encoder_names:
             text += [self.fingerprint(name), *self._parts.settings(tokenizer_part(name))]
         if self.clip_skip is not None:
             text.append(f"clip_skip={self.clip_skip}")
+        if self.caption_tokens != CHUNK:  # caches from before there was a choice stay valid
+            text.append(f"caption_tokens={self.caption_tokens}")
         hashes = {"vae": [self.fingerprint("vae"), *self._parts.settings("vae")], "text": text}
         return {
             name: hashlib.sha256("".join(each).encode()).hexdigest()

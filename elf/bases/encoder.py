@@ -21,9 +21,10 @@ class LatentEncoder:
     """
 
     def __init__(self, base: "Base", device: torch.device) -> None:
-        # B, C, h, w: latents; N: tokens (77 for CLIP); D: width of the text states
+        # B, C, h, w: latents; N: tokens (77 for each chunk); D: width of the text states
         self.base = base
         self.device = device
+        self.caption_tokens = base.caption_tokens
         self.vae = base.vae().to(device)
         self.latent_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         names = base.text_encoder_names
@@ -50,13 +51,12 @@ class LatentEncoder:
     def encode_captions(self, captions: list[str]) -> dict[str, Float[Tensor, "B ..."]]:
         """Return ``text`` (B, N, D) and, for SDXL, ``pooled`` (B, P), in float32.
 
-        Captions are cut at the text encoders' length.
+        Captions are cut at ``caption_tokens``.
         """
-        states = encode_text(
-            self.base.family, self.tokenizers, self.text_encoders, captions, self.device
-        )
+        models = (self.base.family, self.tokenizers, self.text_encoders)
+        states = encode_text(*models, captions, self.device, self.caption_tokens)
         return {name: state.float() for name, state in states.items()}
 
     def count_cut(self, captions: list[str]) -> int:
-        """Return how many captions are longer than the text encoders read."""
-        return count_cut(self.tokenizers, captions)
+        """Return how many captions are longer than ``caption_tokens``."""
+        return count_cut(self.tokenizers, captions, self.caption_tokens)

@@ -35,7 +35,8 @@ def test_half_precision_samples_with_the_vae_in_float32(base: Base, dtype: torch
     assert set(homes.values()) | {pipeline.vae.device.type} == {"cpu"}
 
 
-def test_text_encoders_can_be_captured(base: Base) -> None:
+@pytest.mark.parametrize("length", [75, 225])
+def test_text_encoders_can_be_captured(base: Base, length: int) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     encoders = {
         name: base.text_encoder(name, torch.float32).to(device).requires_grad_(False)
@@ -44,12 +45,13 @@ def test_text_encoders_can_be_captured(base: Base) -> None:
     tokenizers = {name: base.tokenizer(name) for name in base.text_encoder_names}
 
     def tokens(caption: str) -> dict[str, torch.Tensor]:
-        return {name: ids.to(device) for name, ids in tokenize(tokenizers, [caption]).items()}
+        found = tokenize(tokenizers, [caption, ""], length)
+        return {name: ids.to(device) for name, ids in found.items()}
 
     static = tokens("wood_elf")
     states: dict[str, torch.Tensor] = {}
     replay = Recorder(device)(lambda: states.update(encode_tokens(base.family, encoders, static)))
-    for caption in ("forest", "a green cloak"):
+    for caption in ("forest", "a green cloak, " * 25):
         for name, ids in tokens(caption).items():
             static[name].copy_(ids)
         replay()
