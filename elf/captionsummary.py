@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from elf.bases.chunks import CAPTION_TOKENS
 from elf.encoding import Encoder
 from elf.making import Selection
 
@@ -19,6 +20,7 @@ class CaptionSummary:
         drawn: What is drawn, in words; of one set alone, for several say it themselves.
         whole: How many captions pictures have, sentences that stand for them included.
         cut: How many of these are longer than the text encoder reads; None: it does not say.
+        limit: How many tokens it reads; None: it does not say.
     """
 
     cached: int
@@ -27,6 +29,7 @@ class CaptionSummary:
     drawn: str = ""
     whole: int = 0
     cut: int | None = None
+    limit: int | None = None
 
     def lines(self) -> list[str]:
         """Return what is said of it."""
@@ -44,7 +47,15 @@ class CaptionSummary:
                 f"           {self.cut} of {self.whole} are longer than the text encoder reads: "
                 "what stands at their ends is not learnt"
             )
+            lines += self._way_out()
         return lines
+
+    def _way_out(self) -> list[str]:
+        if self.limit is None:
+            return []
+        more = " or ".join(str(each) for each in CAPTION_TOKENS if each > self.limit)
+        remedy = f"set model.caption_tokens to {more}" if more else "shorten them"
+        return [f"           (it reads {self.limit} tokens: {remedy}, or leave it at that)"]
 
 
 def summarise_captions(
@@ -71,4 +82,5 @@ def summarise_captions(
         drawn=sets[0].drawn() if len(sets) == 1 else "",
         whole=len(captions),
         cut=None if count is None else count(captions),
+        limit=getattr(encoder, "caption_tokens", None),
     )

@@ -43,7 +43,7 @@ class Encoder(Protocol):
 
         ``text``: (B, T, D) states; and, of models that are conditioned on it (SDXL), ``pooled``:
         (B, P), one vector for all of a caption. An encoder may also have ``count_cut(captions)``:
-        how many of them are longer than it reads.
+        how many of them are longer than it reads, and ``caption_tokens``: how many tokens it reads.
         """
 
     def fingerprints(self) -> dict[str, str]:

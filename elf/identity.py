@@ -6,6 +6,9 @@ from typing import Any
 
 from elf.errors import ElfError
 
+ADDED = {"model.caption_tokens": 75}
+"""What came after the first checkpoints, with the value that runs had before there was a choice."""
+
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings and dataclasses as one mapping of dotted keys to plain values."""
@@ -31,8 +34,9 @@ def refuse_other_run(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
         ElfError: With the first key that differs, and both values.
     """
     for key in mine if saved else ():
-        if saved.get(key) != mine[key]:
+        theirs = saved.get(key, ADDED.get(key))
+        if theirs != mine[key]:
             raise ElfError(
-                f"{key} is {mine[key]!r} here and {saved.get(key)!r} in the checkpoint; a run goes "
+                f"{key} is {mine[key]!r} here and {theirs!r} in the checkpoint; a run goes "
                 "on as it began: change it back, or start a new run without --ckpt_path"
             )

@@ -23,3 +23,11 @@ def test_the_first_difference_is_told_with_both_values() -> None:
     refuse_other_run({"a": 1}, {"a": 1, "b": 2})
     with pytest.raises(ElfError, match="b is 3 here and 2 in the checkpoint; a run goes on as it"):
         refuse_other_run({"a": 1, "b": 3}, {"a": 1, "b": 2})
+
+
+def test_a_checkpoint_from_before_an_option_goes_on_with_its_old_value() -> None:
+    refuse_other_run({"model.caption_tokens": 75}, {"model.clip_skip": None})
+    with pytest.raises(
+        ElfError, match=r"model\.caption_tokens is 150 here and 75 in the checkpoint"
+    ):
+        refuse_other_run({"model.caption_tokens": 150}, {"model.clip_skip": None})

@@ -199,9 +199,10 @@ class ShardDataModule(LightningDataModule):
                     continue  # nothing here was made by it
                 cached = self.prepared.fingerprints.get(model)
                 if cached != mine:
+                    also = ", clip_skip or caption_tokens" if model == "text" else ""
                     raise ElfError(
                         f"{self.shards}: the caches were made by another {model} model "
-                        f"({str(cached)[:12]}…, this one is {mine[:12]}…): {REMEDY}"
+                        f"({str(cached)[:12]}…, this one is {mine[:12]}…){also}: {REMEDY}"
                     )
 
     def train_dataloader(self) -> EpochLoader:

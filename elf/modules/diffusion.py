@@ -63,6 +63,7 @@ class DiffusionModule(SteppedModule):
             but one. Null leaves it to the base.
         base_configs: Folder of component configurations, for a single file whose networks are not
             the usual ones.
+        caption_tokens: Tokens of a caption at most; above 75 it is encoded in chunks of 75.
     """
 
     denoiser: Denoiser
@@ -85,6 +86,7 @@ class DiffusionModule(SteppedModule):
         zero_terminal_snr: bool | None = None,
         clip_skip: int | None = None,
         base_configs: str | None = None,
+        caption_tokens: Literal[75, 150, 225] = 75,
     ) -> None:
         super().__init__()
         adapters.validate(adapter)  # refuses what makes no sense before anything is loaded
@@ -98,6 +100,7 @@ class DiffusionModule(SteppedModule):
             "zero_terminal_snr": zero_terminal_snr,
             "clip_skip": clip_skip,
             "base_configs": base_configs,
+            "caption_tokens": caption_tokens,
         }
         self.adapter = adapter
         self.objective = objective
@@ -221,7 +224,7 @@ class DiffusionModule(SteppedModule):
 
     def _with_tokens(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.tokenizers and "tokens" not in batch:
-            tokens = tokenize(self.tokenizers, batch["caption"])
+            tokens = tokenize(self.tokenizers, batch["caption"], self.base.caption_tokens)
             batch["tokens"] = {name: ids.to(self.device) for name, ids in tokens.items()}
         return batch
 
@@ -298,11 +301,14 @@ class DiffusionModule(SteppedModule):
         if self._pipeline is None:
             encoders: Any = dict(self.denoiser.text_encoders)
             self._pipeline = self.base.pipeline(self.unet, encoders, self.denoiser.dtype)
+        encode = self.base.prompt_encoder(self._pipeline)
         was_training = self.denoiser.training
         self.denoiser.eval()
         try:
             with self.weights.in_place():
-                return generate(self._pipeline, prompts, seeds, config, self.device, stop=stop)
+                return generate(
+                    self._pipeline, prompts, seeds, config, self.device, stop=stop, encode=encode
+                )
         finally:
             self.denoiser.train(was_training)
 
@@ -330,6 +336,7 @@ class DiffusionModule(SteppedModule):
             "prediction_type": self.base.prediction_type,
             "zero_terminal_snr": self.base.zero_terminal_snr,
             "clip_skip": self.base.clip_skip,
+            "caption_tokens": self.base.caption_tokens,
         }
         values = flatten(described, "model.")
         del values["model.schedule.total_steps"]  # the run's length decides: `_made` has it

@@ -425,3 +425,20 @@ def test_what_is_said_of_captions(project, capsys):
 def test_an_encoder_that_cannot_count_is_no_matter(project):
     project.encoder.count_cut = None
     assert project.prepared().summary.texts.cut is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "remedy"),
+    [
+        (75, "(it reads 75 tokens: set model.caption_tokens to 150 or 225, or leave it at that)"),
+        (150, "(it reads 150 tokens: set model.caption_tokens to 225, or leave it at that)"),
+        (225, "(it reads 225 tokens: shorten them, or leave it at that)"),
+    ],
+)
+def test_the_way_out_of_captions_that_are_cut_is_said(project, capsys, limit, remedy):
+    project.encoder.caption_tokens = limit
+    project.prepared(caption="both")
+    assert remedy in capsys.readouterr().out
+    project.encoder.count_cut = lambda captions: 0
+    project.prepared(caption="both")
+    assert "it reads" not in capsys.readouterr().out

@@ -47,6 +47,7 @@ OPTIONS = {
     "int8": ["--model.quantization=int8"],
     "text encoder": [*TEXT, "--data.prior_preservation=0.33"],
     "text encoder, checkpointing": [*TEXT, "--model.gradient_checkpointing=true"],
+    "text encoder, long captions": [*TEXT, "--model.caption_tokens=150"],
     "huber, noise": [
         "--model.objective.error=huber",
         "--model.objective.noise_offset=0.1",

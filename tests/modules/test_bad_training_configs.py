@@ -46,6 +46,11 @@ def refusal(command: Any, *arguments: str) -> str:
         ("--model.prediction_type=velocity", "expected epsilon or v_prediction, got velocity"),
         ("--model.clip_skip=9", "clip_skip: 9 does not fit a text encoder of 3 layers"),
         ("--model.quantization=fp4", "model.quantization: expected nf4 or int8, got fp4"),
+        ("--model.caption_tokens=100", "expected 75 or 150 or 225, got 100"),
+        (
+            "--model.caption_tokens=150",
+            "…), clip_skip or caption_tokens: run `elf prepare --config …` with this config",
+        ),
         ("--model.schedule.warmup=9", "model.schedule.warmup 9 is no less than the run's 2 steps"),
         ("--model.learning_rates.unet=0", "model.learning_rates.unet 0.0 must be above 0"),
         ("--model.optimizer.class_path=os.system", "'os.system' must not be imported"),

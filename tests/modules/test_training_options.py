@@ -22,6 +22,7 @@ class Option:
     fit: tuple[str, ...] = ()
     base: str = "base"  # base, or sdxl
     live: bool = False
+    tokens: int = 75  # of a caption
 
 
 def optimizer(path: str, **arguments: Any) -> tuple[str, ...]:
@@ -67,6 +68,8 @@ OPTIONS = {
     "nf4, sdxl": Option(("--model.quantization=nf4",), base="sdxl"),
     "sdxl": Option(("--model.adapter.kind=dora",), base="sdxl"),
     "sdxl, text encoders": Option(TE, base="sdxl", live=True),
+    "long captions": Option(("--data.caption_dropout=0.3",), tokens=150),
+    "sdxl, text encoders, long captions": Option(TE, base="sdxl", live=True, tokens=225),
     "v, zero-terminal snr, debiased": Option(
         (
             "--model.prediction_type=v_prediction",
@@ -115,6 +118,7 @@ OPTIONS = {
 AVERAGED = {"ema, accumulation", "schedule-free", "nf4, dora, checkpointing"}
 LONG = {  # what other rows have most of
     "text encoder, checkpointing",
+    "sdxl, text encoders, long captions",
     "smooth l1, no weights",
     "clip by value, polynomial",
     "adafactor",
@@ -125,24 +129,25 @@ ROWS = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for
 
 @dataclass
 class Prepared:
-    """Shards by base and by whether captions are encoded live, each made once."""
+    """Shards by base, by whether captions are encoded live and by their length, each made once."""
 
     training: list[str]
     folder: Path
     bases: dict[str, Path]
-    made: set[tuple[str, bool]] = field(default_factory=set)
+    made: set[str] = field(default_factory=set)
 
     def arguments(self, option: Option) -> list[str]:
-        name = f"shards-{option.base}" + ("-live" if option.live else "")
+        name = f"shards-{option.base}-{option.tokens}" + ("-live" if option.live else "")
         arguments = [
             *self.training,
             f"--model.base={self.bases[option.base]}",
+            f"--model.caption_tokens={option.tokens}",
             f"--data.shards={self.folder / name}",
             *(["--data.text_states=live"] if option.live else []),
         ]
-        if (option.base, option.live) not in self.made:
+        if name not in self.made:
             trainer.prepare(arguments)
-            self.made.add((option.base, option.live))
+            self.made.add(name)
         return arguments
 
 
