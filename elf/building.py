@@ -33,7 +33,8 @@ def checkpoint_activations(network: Any) -> None:
 
 def _checkpoint(function: Any, *inputs: Any, **options: Any) -> Any:
     # torch (2.11) captures it, but what is recomputed then drops other elements
-    if options["preserve_rng_state"] and torch.cuda.is_current_stream_capturing():
+    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    if options["preserve_rng_state"] and capturing:
         raise RuntimeError("adapter dropout under gradient checkpointing")
     return checkpoint(function, *inputs, **options)
 

