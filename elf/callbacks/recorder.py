@@ -64,7 +64,7 @@ class TrainingRecorder(Callback):
         """Begin with what was summed up before."""
         self._trainer = trainer
         self._step = trainer.global_step
-        # in double precision, so that a run in parts, which adds in another order, has the same rows
+        # in double precision: a run in parts adds in another order, and is to have the same rows
         dtype = torch.float32 if pl_module.device.type == "mps" else torch.float64
         self._sums = torch.zeros(2, self.strata, dtype=dtype, device=pl_module.device)
         if self._restored is not None and trainer.is_global_zero:  # they are of all processes
