@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from elf.errors import ElfError
+from elf.kohya import KEYS
 
 ALLOWED = (
     "elf",
@@ -75,7 +76,7 @@ def explain(
         last = next((part for part in parts if part not in known), parts[-1])
         given = any(part[2:].partition("=")[0].endswith(name) for part in arguments)
         where = "" if given else place_of(last, files)
-        return f"unknown key {key!r}{where}{_nearest(last, known)}"
+        return f"unknown key {key!r}{where}{_kohya(last, key, known) or _nearest(last, known)}"
     if match := _ALONE.search(message):
         return f"{match[1][:80]!r} stands alone: name the key that it is for, as in --KEY VALUE"
     if match := _REQUIRED.search(message):
@@ -181,6 +182,14 @@ def _value_error(key: str, reason: str, files: list[str]) -> str:
 def _nearest(name: str, known: set[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near and near != [name] else ""
+
+
+def _kohya(name: str, key: str, known: set[str]) -> str:
+    """Return what a flag of kohya's scripts is called here, if the command is one of a training."""
+    here = KEYS.get(name)
+    if here is None or here == key or "trainer" not in known:
+        return ""
+    return f"; kohya's {name} is {here!r} here"
 
 
 def place_of(name: str, files: Iterable[str]) -> str:

@@ -145,3 +145,34 @@ def test_a_value_that_holds_itself_is_refused(tmp_path: Path) -> None:
         f"{path}: a value holds itself (an alias within its own anchor), or is nested too deeply; "
         "write it out"
     )
+
+
+TRAINING = {"trainer", "model", "data", "rank", "batch_size", "min_steps"}
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            "unrecognized arguments: --network_dim=8",
+            "unknown key 'network_dim'; kohya's network_dim is 'model.adapter.rank' here",
+        ),
+        (
+            "unrecognized arguments: --max_train_steps",
+            "unknown key 'max_train_steps'; kohya's max_train_steps is 'trainer.max_steps' here",
+        ),
+        (
+            nested("Group 'adapter' does not accept option 'network_alpha'"),
+            "unknown key 'model.adapter.network_alpha'; kohya's network_alpha is "
+            "'model.adapter.alpha' here",
+        ),
+    ],
+)
+def test_a_flag_of_kohyas_scripts_is_answered_by_what_it_is_called_here(
+    message: str, line: str
+) -> None:
+    assert explain(message, [], TRAINING) == line
+
+
+def test_a_command_that_trains_nothing_names_no_key_of_a_training() -> None:
+    assert explain("unrecognized arguments: --seed", [], {"root"}) == "unknown key 'seed'"
