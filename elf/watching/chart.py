@@ -21,6 +21,8 @@ FINER = 3  # drawn so many times larger, then reduced: smooth lines
 MARGIN = (84, 72, 24, 48)  # left, top, right, bottom; px
 TICKS = 6
 MOST_POINTS = 2000
+DECADES = 6
+"""Powers of ten that a logarithmic axis shows at most, counted from the largest value."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Chart:
         title: What it shows.
         series: The lines.
         level: A value that is marked by a line of its own.
-        logarithmic: Whether the values' axis is; only positive values are shown then.
+        logarithmic: Whether the values' axis is; only values within `DECADES` of the largest are
+            shown then.
         zero: Whether the axis begins at 0.
     """
 
@@ -63,10 +66,11 @@ class Chart:
 
 def draw(chart: Chart) -> Image.Image:
     """Return the chart's picture, 960 × 420 px."""
+    least = _least(chart.series) if chart.logarithmic else -math.inf
     shown = [
         (each, points, each.color or PALETTE[place % len(PALETTE)])
         for place, each in enumerate(chart.series)
-        if (points := _usable(each.points, chart.logarithmic))
+        if (points := _usable(each.points, least))
     ]
     large = Image.new("RGB", (SIZE[0] * FINER, SIZE[1] * FINER), PAPER)
     pen = ImageDraw.Draw(large)
@@ -167,9 +171,21 @@ def _decades(low: float, high: float) -> list[tuple[float, str]]:
     return [(value, f"{value:g}") for value in values if low <= math.log10(value) <= high]
 
 
-def _usable(points: Points, positive: bool) -> Points:
+def _least(series: Sequence[Series]) -> float:
+    """Return the least value that a logarithmic axis shows.
+
+    Samples of `data.prior_preservation` begin with an error of rounding alone, 1e-13, which would
+    press all other lines into the top of the chart.
+    """
+    values = [y for each in series for _, y in each.points if math.isfinite(y)]
+    # a largest value of 0 or less has no logarithm: nothing is shown
+    largest = max(values, default=0.0)
+    return largest / 10.0**DECADES or math.ulp(0.0) if largest > 0 else math.inf
+
+
+def _usable(points: Points, least: float) -> Points:
     """Return the points that can be drawn, thinned to what a picture shows."""
-    good = [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not positive)]
+    good = [(x, y) for x, y in points if math.isfinite(y) and y >= least]
     stride = -(-len(good) // MOST_POINTS) or 1
     return good[::stride]
 

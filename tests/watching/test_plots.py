@@ -54,6 +54,15 @@ def test_any_figures_make_a_chart(values: list[float], logarithmic: bool) -> Non
     assert picture.size == SIZE
 
 
+def test_an_error_of_rounding_alone_leaves_the_other_values_their_room() -> None:
+    values = [(0, 1e-13), (1, 1e-5), (2, 0.1), (3, 1.0)]
+    with_it, without_it = (
+        draw(Chart("t", [Series("", shown, PALETTE[0])], logarithmic=True))
+        for shown in (values, values[1:])
+    )
+    assert with_it.tobytes() == without_it.tobytes()
+
+
 def test_many_names_find_room() -> None:
     series = [Series(f"up_blocks.{n}.attentions", [(0, n), (1, n)]) for n in range(12)]
     assert draw(Chart("Size of the update", series)).size == SIZE
