@@ -36,7 +36,14 @@ def refuse_other_run(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     for key in mine if saved else ():
         theirs = saved.get(key, ADDED.get(key))
         if theirs != mine[key]:
+            way = "change it back"
+            # nobody gives this one: it comes of the run's length
+            if key == "model.schedule.total_steps" and theirs and mine[key]:
+                way = (
+                    "set trainer.max_steps back, or keep a schedule that ends above 0 by "
+                    f"--{key} {theirs}"
+                )
             raise ElfError(
                 f"{key} is {mine[key]!r} here and {theirs!r} in the checkpoint; a run goes "
-                "on as it began: change it back, or start a new run without --ckpt_path"
+                f"on as it began: {way}, or start a new run without --ckpt_path"
             )

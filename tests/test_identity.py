@@ -31,3 +31,16 @@ def test_a_checkpoint_from_before_an_option_goes_on_with_its_old_value() -> None
         ElfError, match=r"model\.caption_tokens is 150 here and 75 in the checkpoint"
     ):
         refuse_other_run({"model.caption_tokens": 150}, {"model.clip_skip": None})
+
+
+def test_a_run_of_another_length_is_told_how_it_can_go_on() -> None:
+    key = "model.schedule.total_steps"
+    with pytest.raises(
+        ElfError,
+        match=r"is 8 here and 6 in the checkpoint; a run goes on as it began: set "
+        r"trainer\.max_steps back, or keep a schedule that ends above 0 by "
+        r"--model\.schedule\.total_steps 6, or start a new run without --ckpt_path",
+    ):
+        refuse_other_run({key: 8}, {key: 6})
+    with pytest.raises(ElfError, match=r"None in the checkpoint; .* began: change it back, or"):
+        refuse_other_run({key: 8}, {key: None})
