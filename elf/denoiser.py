@@ -112,9 +112,12 @@ class Denoiser(nn.Module):
                 "text_embeds": batch["pooled"].to(self.dtype),
                 "time_ids": added_time_ids(*sizes),
             }
-        prediction: Tensor = self.unet(
-            noisy.to(self.dtype), timesteps, text, added_cond_kwargs=added, return_dict=False
-        )[0]
+        # Of autocast only its casts would be left, hundreds of them: weights and inputs have the
+        # type already, an adapter casts its own, and norms sum up in float32 whatever their type.
+        with torch.autocast(noisy.device.type, enabled=False):
+            prediction: Tensor = self.unet(
+                noisy.to(self.dtype), timesteps, text, added_cond_kwargs=added, return_dict=False
+            )[0]
         return prediction
 
     def encoded(self, batch: Batch) -> Batch:

@@ -125,3 +125,23 @@ def test_dropped_inputs_reach_the_update_alone(shape: tuple[int, ...]) -> None:
             low = operation(dora.input_axis(kept, gain, convolution), a)
             found = operation(mixed, w, bias) + dora.raised(low, scale * b, None, convolution)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_scaling_loras_output_is_the_output_axis_with_its_gradients(bias: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    y, gain, b = (torch.randn(n, generator=draw, dtype=torch.float64) for n in ((3, 5, 4), 4, 4))
+    y.requires_grad_(True)
+    gain.requires_grad_(True)
+    offset = b if bias else torch.zeros_like(b)
+    wanted = gain * (y - offset) + offset
+    found = dora.scaled(y, gain, b if bias else None)
+    torch.testing.assert_close(found, wanted)
+    pairs = zip(
+        torch.autograd.grad(found.square().sum(), [y, gain]),
+        torch.autograd.grad(wanted.square().sum(), [y, gain]),
+        strict=True,
+    )
+    for one, other in pairs:
+        torch.testing.assert_close(one, other)
+    assert torch.equal(dora.scaled(y, torch.ones(4), b), y)

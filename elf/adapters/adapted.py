@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from elf import dora
 from elf.adapters.factored import NAME, base_weight, delta_weight, factors
 from elf.adapters.norms import WeightNorm, closed_form, dora_layers
+from elf.adapters.product import computing_type, updated_output, with_update
 
 
 class Magnitude(nn.Module):
@@ -70,9 +71,9 @@ class _OwnForward:
         raise NotImplementedError
 
     def lowered(self, x: Tensor, a: Tensor) -> Tensor:
-        """Return A x. Without autocast x is cast to A's type, as peft does."""
+        """Return A x, in the type that the frozen layer computes with."""
         layer: Any = self
-        x = layer._cast_input_dtype(x, a.dtype)
+        a = a.to(computing_type(x))
         if not self.convolution:
             return nn.functional.linear(x, a)
         base = layer.get_base_layer()
@@ -88,17 +89,32 @@ class _OwnForward:
         return result
 
 
-class LessInitialLinear(_OwnForward, Linear):  # type: ignore[misc]
-    """A LoRA layer whose update is s (BA − B₀A₀), for PiSSA and OLoRA."""
+class LoraLinear(_OwnForward, Linear):  # type: ignore[misc]
+    """A LoRA layer; with PiSSA and OLoRA its update is s (BA − B₀A₀)."""
 
     def adapted(self, x: Tensor) -> Tensor:
-        """Return W₀x + b + s (BA − B₀A₀) x."""
-        result: Tensor = self.base_layer(x)
+        """Return W₀x + b + s BA x."""
+        base, scale = self.get_base_layer(), self.scaling[NAME]
+        dropped = self.dropped(x)
+        a, b = factors(self)
+        if dropped is not None:
+            return with_update(base(x), dropped, a, b, scale)
+        return updated_output(base, x, a, b, scale)
+
+
+class LoraConv2d(_OwnForward, Conv2d):  # type: ignore[misc]
+    """A convolution with LoRA."""
+
+    convolution = True
+
+    def adapted(self, x: Tensor) -> Tensor:
+        """Return W₀x + b + s B(A x)."""
+        base, scale = self.get_base_layer(), self.scaling[NAME]
         dropped = self.dropped(x)
         a, b = factors(self)
         low = self.lowered(x if dropped is None else dropped, a)
-        update = dora.raised(low, self.scaling[NAME] * b, None, self.convolution)
-        return (result + update).to(result.dtype)
+        result: Tensor = base(x)
+        return result + dora.raised(low, scale * b, None, convolution=True)
 
 
 class _Dora(_OwnForward, WeightNorm):
@@ -120,6 +136,10 @@ class _Dora(_OwnForward, WeightNorm):
         base, scale = layer.get_base_layer(), layer.scaling[NAME]
         dropped, gain = self.dropped(x), self.gain()
         a, b = factors(layer)
+        if dropped is None and not self.convolution:
+            if self.axis == "input":
+                return updated_output(base, dora.input_axis(x, gain, False), a, b, scale)
+            return dora.scaled(updated_output(base, x, a, b, scale), gain, base.bias)
         if self.axis == "output":
             result: Tensor = base(x)
             low = self.lowered(x if dropped is None else dropped, a)
@@ -163,13 +183,13 @@ class InputConv2d(_Dora, Conv2d):  # type: ignore[misc]
     convolution = True
 
 
-def layer_classes(kind: str, axis: dora.Axis, subtracts: bool) -> dict[type, type]:
-    """Return the class of an adapted layer by that of the frozen one; peft's own if it has none."""
+def layer_classes(kind: str, axis: dora.Axis) -> dict[type, type]:
+    """Return the class of an adapted layer by that of the frozen one."""
     if kind == "dora":
         if axis == "output":
             return {nn.Linear: OutputLinear, nn.Conv2d: OutputConv2d}
         return {nn.Linear: InputLinear, nn.Conv2d: InputConv2d}
-    return {nn.Linear: LessInitialLinear} if subtracts else {}
+    return {nn.Linear: LoraLinear, nn.Conv2d: LoraConv2d}
 
 
 def set_magnitudes(network: nn.Module) -> None:

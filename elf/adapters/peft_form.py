@@ -41,9 +41,7 @@ def peft_config(
         use_rslora=config.rslora,
         init_lora_weights=True if init == "kaiming" else init,
     )
-    classes = layer_classes(config.kind, config.axis, config.subtracts)
-    if classes:
-        result._register_custom_module(classes)
+    result._register_custom_module(layer_classes(config.kind, config.axis))
     return result
 
 

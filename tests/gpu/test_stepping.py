@@ -103,6 +103,8 @@ def test_losses_are_those_of_the_eager_step(
 ) -> None:
     arguments = [*training, *OPTIONS[name], f"--trainer.precision={precision}"]
     arguments += [] if "not captured" in name else [FUSED]
+    if precision == "32-true":  # attention's backward pass in float32 else sums up as it comes
+        arguments.append("--trainer.deterministic=true")
     if name == "text encoder":
         arguments.append(f"--data.shards={labelled / 'shards-live'}")
         trainer.prepare(arguments)
@@ -116,9 +118,9 @@ def test_losses_are_those_of_the_eager_step(
     assert graphs.update.replays == (0 if "not captured" in name else steps)
     assert eager.passes.replays == eager.update.replays == 0
     assert len(graphs.losses) == len(eager.losses) == steps
-    close = {"32-true": 1e-5, "16-mixed": 1e-2, "bf16-mixed": 3e-2}[precision]
+    close = {"32-true": 1e-6, "16-mixed": 1e-2, "bf16-mixed": 3e-2}[precision]
     print(name, precision, difference(graphs.losses, eager.losses))
-    assert difference(graphs.losses[:5], eager.losses[:5]) < close / 10
+    assert difference(graphs.losses[:5], eager.losses[:5]) < close
     if "prodigy" in name:  # it divides sums of products that are mostly rounding at first
         close = max(close, 2e-2)
     assert difference(graphs.losses, eager.losses) < close
@@ -225,5 +227,6 @@ def _alone_on_its_port(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
     yield
+    torch.use_deterministic_algorithms(False)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
