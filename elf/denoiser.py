@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elf import adapters, diffusion, objective
+from elf.autocasting import without_autocast
 from elf.bases import Base, added_time_ids, encode_tokens
 from elf.objective import ObjectiveConfig
 
@@ -114,7 +115,7 @@ class Denoiser(nn.Module):
             }
         # Of autocast only its casts would be left, hundreds of them: weights and inputs have the
         # type already, an adapter casts its own, and norms sum up in float32 whatever their type.
-        with torch.autocast(noisy.device.type, enabled=False):
+        with without_autocast(noisy.device):
             prediction: Tensor = self.unet(
                 noisy.to(self.dtype), timesteps, text, added_cond_kwargs=added, return_dict=False
             )[0]

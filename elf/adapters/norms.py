@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from elf import dora
 from elf.adapters.factored import NAME, axis_of, base_weight, factors, layers
+from elf.autocasting import without_autocast
 
 
 class WeightNorm:
@@ -71,7 +72,7 @@ def _outside_autograd(device: torch.device) -> Iterator[None]:
     with (
         torch.inference_mode(False),
         torch.no_grad(),
-        torch.autocast(device.type, enabled=False),
+        without_autocast(device),
     ):
         yield
 

@@ -11,11 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from elf.autocasting import autocast_type
+
 
 def computing_type(x: Tensor) -> torch.dtype:
     """Return the type that a linear layer computes with: autocast's, or that of its input."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return autocast_type(x.device) or x.dtype
 
 
 def adapted_linear(

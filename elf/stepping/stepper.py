@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from elf.autocasting import without_autocast
 from elf.capture import Recorder
 from elf.stepping.gradients import Gradients
 from elf.stepping.passes import Passes, Step
@@ -82,6 +82,6 @@ class Stepper:
         scaled = loss / self._accumulation
         if self._scaler is not None:
             scaled = self._scaler.scale(scaled)
-        with torch.autocast(self._device.type, enabled=False):  # types are those of the forward
+        with without_autocast(self._device):  # types are those of the forward
             self._gradients.add(scaled)
         return Step(loss.detach(), errors.detach())
