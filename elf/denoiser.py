@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from elf import adapters, diffusion, objective
 from elf.autocasting import without_autocast
 from elf.bases import Base, added_time_ids, encode_tokens
+from elf.compiling import uncompiled
 from elf.objective import ObjectiveConfig
 
 Batch = Mapping[str, Any]
@@ -179,7 +180,7 @@ class Denoiser(nn.Module):
         DreamBooth (Ruiz et al. 2023, equation 2) trains on pictures that the base made; here the
         base's prediction itself is kept, as in Learning without Forgetting (Li & Hoiem 2016).
         """
-        with self.adapter_off():
+        with self.adapter_off(), uncompiled():  # to compile it without an adapter pays for little
             prediction: Tensor = self(noisy, timesteps, batch).float()
         return prediction
 

@@ -27,6 +27,8 @@ HARMLESS = (
     r"It is recommended to use `self.log\(.*sync_dist=True\)`",
     # the size in the table of the model, which is mostly the base's
     r"Precision \S+ is not supported by the model summary",
+    # torch.compile looks at every tensor's gradient while it traces
+    r"The \.grad attribute of a Tensor that is not a leaf Tensor is being accessed",
     # diffusers 0.42 makes arrays of tensors in Euler's sampler, in numpy 1's way; it gets a copy
     r"__array__ implementation doesn't accept a copy keyword",
 )

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD_ONLY = {"cli", "errors", "files", "buckets", "resources", "config_errors", "__main__"}
 WITHOUT_TORCH = STANDARD_ONLY | {"epoch", "images", "shards", "manifest", "captions", "sets"}
 WITHOUT_LIGHTNING = WITHOUT_TORCH | {
-    "autocasting", "averaging", "building", "denoiser", "diffusion", "dora", "identity",
+    "autocasting", "averaging", "building", "compiling", "denoiser", "diffusion", "dora", "identity",
     "losscheck", "metrics", "optimization", "pretrained", "schedules", "validation",
 }  # fmt: skip
 PURE = ("adapters", "bases", "objective", "quantized", "stepping", "taggers")

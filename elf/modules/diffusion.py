@@ -23,6 +23,7 @@ from elf.averaging import (
 from elf.bases import Base, LatentEncoder, open_base, tokenize
 from elf.building import build
 from elf.checkpoints import evaluated_state, last_good
+from elf.compiling import Scope, compile_network, notice, uncompiled
 from elf.denoiser import Batch, Denoiser
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, generate
@@ -55,6 +56,9 @@ class DiffusionModule(SteppedModule):
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third
             more time.
         quantization: How the frozen UNet's linear layers are kept, nf4 or int8; null in 16 bit.
+        cuda_graphs: On a GPU, launch each step as one recorded graph instead of thousands of
+            kernels.
+        torch_compile: Compile the UNet's blocks, or the full UNet, for training; null for neither.
         validation_strata: K, the timesteps at which the validation loss is measured.
         prediction_type: What the base predicts, epsilon or v_prediction; null leaves it to the
             base.
@@ -81,6 +85,7 @@ class DiffusionModule(SteppedModule):
         gradient_checkpointing: bool = False,
         quantization: Kind | None = None,
         cuda_graphs: bool = True,
+        torch_compile: Scope | None = None,
         validation_strata: int = 8,
         prediction_type: Literal["epsilon", "v_prediction"] | None = None,
         zero_terminal_snr: bool | None = None,
@@ -111,7 +116,7 @@ class DiffusionModule(SteppedModule):
         self.ema = ema
         self.gradient_checkpointing = gradient_checkpointing
         self.quantization = quantization
-        self.cuda_graphs = cuda_graphs
+        self.cuda_graphs, self.torch_compile = cuda_graphs, torch_compile
         self.validation_strata = validation_strata
         self.average: MovingAverage | None = None
         self.weights: EvaluatedWeights
@@ -160,6 +165,9 @@ class DiffusionModule(SteppedModule):
             device=trainer.strategy.root_device if trainer else None,
         )
         self.denoiser, self.injected, self.tokenizers = built
+        if self.torch_compile is not None:
+            device = self._trainer.strategy.root_device if self._trainer else self.device
+            compile_network(self.unet, self.torch_compile, device)
         if self.ema is not None:
             self.average = MovingAverage(self.ema, self.denoiser.trained)
         self.weights = EvaluatedWeights(self.denoiser.trained, self.average, self._optimizers)
@@ -246,6 +254,7 @@ class DiffusionModule(SteppedModule):
     def on_validation_start(self) -> None:
         """Put the averaged weights in place, and begin with no picture."""
         self._validation = ValidationRun()
+        self._validating.enter_context(uncompiled())
         self._validating.enter_context(self.weights.in_place())
 
     def validation_step(
@@ -305,7 +314,7 @@ class DiffusionModule(SteppedModule):
         was_training = self.denoiser.training
         self.denoiser.eval()
         try:
-            with self.weights.in_place():
+            with self.weights.in_place(), uncompiled():
                 return generate(
                     self._pipeline, prompts, seeds, config, self.device, stop=stop, encode=encode
                 )
@@ -379,6 +388,8 @@ class DiffusionModule(SteppedModule):
         """Refuse to go on silently with another learning rate than the configuration's."""
         super().on_train_start()
         if self.trainer.is_global_zero:
+            if self.torch_compile is not None:
+                print(notice(self.torch_compile))
             print(*(record.summary_lines()[0] for record in self.injected.values()), sep="\n")
         for optimizer in self.trainer.optimizers:
             optimization.refuse_others(optimizer, self._configured)
