@@ -12,8 +12,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD_ONLY = {"cli", "errors", "files", "buckets", "resources", "config_errors", "__main__"}
 WITHOUT_TORCH = STANDARD_ONLY | {"epoch", "images", "shards", "manifest", "captions", "sets"}
 WITHOUT_LIGHTNING = WITHOUT_TORCH | {
-    "autocasting", "averaging", "building", "compiling", "denoiser", "diffusion", "dora", "identity",
-    "losscheck", "metrics", "optimization", "pretrained", "schedules", "validation",
+    "autocasting", "averaging", "building", "compiling", "denoiser", "diffusion", "dora",
+    "identity", "losscheck", "metrics", "optimization", "pretrained", "schedules", "validation",
 }  # fmt: skip
 PURE = ("adapters", "bases", "objective", "quantized", "stepping", "taggers")
 ALONE = {"gradio": {"serve"}, "fiftyone": {"fiftyone_app"}}
