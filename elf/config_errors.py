@@ -185,7 +185,10 @@ def _nearest(name: str, known: set[str]) -> str:
 
 
 def _kohya(name: str, key: str, known: set[str]) -> str:
-    """Return what a flag of kohya's scripts is called here, if the command is one of a training."""
+    """Return what a training's key is called in full, or a flag of kohya's scripts here."""
+    whole = [path for path in KEYS.values() if path.endswith(f".{name}")]
+    if whole and key == name and "trainer" in known:
+        return f"; its whole name is {whole[0]!r}"
     here = KEYS.get(name)
     if here is None or here == key or "trainer" not in known:
         return ""

@@ -1,12 +1,13 @@
 """What must not change when a run goes on."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from elf.errors import ElfError
 
-ADDED = {"model.caption_tokens": 75}
+ADDED = {"model.caption_tokens": 75, "model.quantization": None}
 """What came after the first checkpoints, with the value that runs had before there was a choice."""
 
 
@@ -23,6 +24,16 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def warn_of_precision(mine: str, saved: str | None) -> None:
+    """Say that a run goes on in another precision, as it may have to on another card."""
+    if saved is not None and saved != mine:
+        warnings.warn(
+            f"trainer.precision is {mine} here and {saved} in the checkpoint: the run goes on, but "
+            "not bit by bit as it would have",
+            stacklevel=2,
+        )
+
+
 def refuse_other_run(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another configuration.
 
@@ -34,7 +45,7 @@ def refuse_other_run(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
         ElfError: With the first key that differs, and both values.
     """
     for key in mine if saved else ():
-        theirs = saved.get(key, ADDED.get(key))
+        theirs = saved.get(key, ADDED.get(key, mine[key]))
         if theirs != mine[key]:
             way = "change it back"
             # nobody gives this one: it comes of the run's length

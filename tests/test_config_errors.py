@@ -166,6 +166,10 @@ TRAINING = {"trainer", "model", "data", "rank", "batch_size", "min_steps"}
             "unknown key 'model.adapter.network_alpha'; kohya's network_alpha is "
             "'model.adapter.alpha' here",
         ),
+        (
+            "unrecognized arguments: --batch_size=8",
+            "unknown key 'batch_size'; its whole name is 'data.batch_size'",
+        ),
     ],
 )
 def test_a_flag_of_kohyas_scripts_is_answered_by_what_it_is_called_here(

@@ -4,7 +4,7 @@ import pytest
 
 from elf.averaging import EMAConfig
 from elf.errors import ElfError
-from elf.identity import flatten, refuse_other_run
+from elf.identity import flatten, refuse_other_run, warn_of_precision
 
 
 def test_nested_options_have_dotted_keys_and_plain_values() -> None:
@@ -23,6 +23,13 @@ def test_the_first_difference_is_told_with_both_values() -> None:
     refuse_other_run({"a": 1}, {"a": 1, "b": 2})
     with pytest.raises(ElfError, match="b is 3 here and 2 in the checkpoint; a run goes on as it"):
         refuse_other_run({"a": 1, "b": 3}, {"a": 1, "b": 2})
+
+
+def test_another_precision_is_told_but_not_refused() -> None:
+    warn_of_precision("32-true", "32-true")
+    warn_of_precision("32-true", None)  # a checkpoint from before it was noted
+    with pytest.warns(UserWarning, match="trainer.precision is bf16-mixed here and 32-true in the"):
+        warn_of_precision("bf16-mixed", "32-true")
 
 
 def test_a_checkpoint_from_before_an_option_goes_on_with_its_old_value() -> None:

@@ -27,7 +27,7 @@ from elf.compiling import Scope, compile_network, notice, uncompiled
 from elf.denoiser import Batch, Denoiser
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, generate
-from elf.identity import flatten, refuse_other_run
+from elf.identity import flatten, refuse_other_run, warn_of_precision
 from elf.modules.stepped import SteppedModule
 from elf.objective import ObjectiveConfig
 from elf.optimization import LearningRates, OptimizerFactory, adamw
@@ -109,13 +109,9 @@ class DiffusionModule(SteppedModule):
         }
         self.adapter = adapter
         self.objective = objective
-        self.optimizer = optimizer
-        self.learning_rates = learning_rates
-        self.schedule = schedule
-        self.lr_scheduler = lr_scheduler
-        self.ema = ema
-        self.gradient_checkpointing = gradient_checkpointing
-        self.quantization = quantization
+        self.optimizer, self.learning_rates = optimizer, learning_rates
+        self.schedule, self.lr_scheduler, self.ema = schedule, lr_scheduler, ema
+        self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
         self.cuda_graphs, self.torch_compile = cuda_graphs, torch_compile
         self.validation_strata = validation_strata
         self.average: MovingAverage | None = None
@@ -349,7 +345,7 @@ class DiffusionModule(SteppedModule):
         }
         values = flatten(described, "model.")
         del values["model.schedule.total_steps"]  # the run's length decides: `_made` has it
-        return {**values, "model.ema": None if self.ema is None else asdict(self.ema)}
+        return {**values, **self.trainer_identity(), "model.ema": self.ema and asdict(self.ema)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what identifies the base and the adapter; refuse to save a broken state."""
@@ -366,6 +362,7 @@ class DiffusionModule(SteppedModule):
             "adapter": adapters.describe(self.adapter),
             "base_sha256": self.base.fingerprint("unet"),
             "base_options": self.base_options,
+            "precision": str(self.trainer.precision),
         }
         if (evaluated := self.weights.evaluated()) is not None:
             checkpoint["elf"]["averaged"] = evaluated
@@ -379,6 +376,7 @@ class DiffusionModule(SteppedModule):
             )
         self._saved_identity = checkpoint["elf"]["identity"]
         refuse_other_run(self.identity(), self._saved_identity)
+        warn_of_precision(str(self.trainer.precision), checkpoint["elf"].get("precision"))
         if self.trainer.state.fn != TrainerFn.FITTING:
             checkpoint["state_dict"] = evaluated_state(checkpoint)
         elif self.average is not None:

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer import call
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -51,6 +52,13 @@ class SteppedModule(LightningModule):
 
     def parameters_changed(self) -> None:
         """Bring up to date what depends on the parameters, which others than the optimizer set."""
+
+    def trainer_identity(self) -> dict[str, Any]:
+        """Return what of the trainer must not change when a run goes on, by its key."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return {}
+        keys = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+        return {f"trainer.{key}": getattr(self.trainer, key) for key in keys}
 
     # --- making the stepper -----------------------------------------------------------------
 

@@ -169,6 +169,10 @@ def test_a_checkpoint_holds_no_base(training: list[str], tmp_path: Path) -> None
             "--model.optimizer.init_args.lr=0.5",
             "model.optimizer.lr is 0.5 here and 0.002 in the checkpoint",
         ),
+        (
+            "--trainer.accumulate_grad_batches=3",
+            "trainer.accumulate_grad_batches is 3 here and 1 in the checkpoint",
+        ),
         ("--data.seed=5", "this checkpoint was trained with data.seed 0, now it is 5"),
         ("--data.batch_size=3", "this checkpoint was trained with global batch 4, now it is 3"),
     ],
