@@ -91,6 +91,11 @@ def _from_hub(name: str, what: str, files: Sequence[str], optional: Sequence[str
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         words = " ".join(str(error).split()) or "no answer"
         reason = textwrap.shorten(words.split(". ")[0], 120, placeholder=" …")
+        if "/" in name and Path(name).parent.is_dir():
+            raise ElfError(
+                f"{what}: no folder {name}; nor could a hub model of that name be downloaded "
+                f"({reason})"
+            ) from None
         raise ElfError(
             f"{what}: {name} is not on this machine and could not be downloaded ({reason}); "
             f"where there is a network run `hf download {name} --local-dir models/{name}`, "

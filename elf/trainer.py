@@ -239,10 +239,9 @@ class ElfCLI(LightningCLI):
         folder = Path(self.trainer.default_root_dir)
         if self.trainer.is_global_zero:
             print(f"How it went: {folder / 'index.html'}")
-            print(
-                f"{self.trainer.global_step} steps are done. For the files that others load: "
-                f"elf export --input {folder} --output {folder / 'adapter'}"
-            )
+            written = sorted((folder / "adapter").glob("*.safetensors"))
+            where = written[0] if written else f"elf export --input {folder} --output FOLDER"
+            print(f"{self.trainer.global_step} steps are done. The file that others load: {where}")
 
 
 def refuse_half_precision_on_cpu(precision: str, accelerator: str) -> None:

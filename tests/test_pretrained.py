@@ -48,6 +48,22 @@ def test_a_model_of_the_hub_that_cannot_be_fetched_is_one_line(monkeypatch):
     assert "`hf download owner/name --local-dir models/owner/name`" in text
 
 
+def test_a_folder_that_is_not_there_is_no_model_to_download(monkeypatch, tmp_path):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*_, **__):
+        raise LocalEntryNotFoundError("Network is unreachable")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ElfError, match="base: no folder models/nope; nor could a hub"
+    ):
+        model_folder("models/nope", "base")
+
+
 def test_the_hubs_cache_is_taken_without_asking_the_network(monkeypatch, tmp_path):
     import huggingface_hub
 

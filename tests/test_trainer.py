@@ -212,8 +212,8 @@ def test_a_run_leaves_its_folder_complete(
     arguments = [*training, f"--trainer.default_root_dir={folder}", "--trainer.max_steps=4"]
     trainer.fit([*arguments, "--trainer.log_every_n_steps=1", "--logger=tensorboard"])
     assert capsys.readouterr().out.endswith(
-        "4 steps are done. For the files that others load: "
-        f"elf export --input {folder} --output {folder / 'adapter'}\n"
+        "4 steps are done. The file that others load: "
+        f"{folder / 'adapter' / 'pytorch_lora_weights.safetensors'}\n"
     )
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["trainer"]["max_steps"] == 4

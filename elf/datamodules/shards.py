@@ -232,6 +232,7 @@ class ShardDataModule(LightningDataModule):
                 "pictures of a batch; use fill or a smaller data.batch_size"
             )
         self._loaders.append(loader)
+        self._tell_of_fills(len(loader) * self.batch_size * world)
         return loader
 
     def batches_an_epoch(self) -> int:
@@ -239,6 +240,16 @@ class ShardDataModule(LightningDataModule):
         examples = self._require().train
         counts = bucket_counts(bucket_numbers(examples), self._treatment(examples).repeats)
         return batches(counts, self.batch_size * self._world()[0], self.remainder == "drop")
+
+    def _tell_of_fills(self, places: int) -> None:
+        examples = self._require().train
+        counts = bucket_counts(bucket_numbers(examples), self._treatment(examples).repeats)
+        fills = places - sum(counts)
+        if fills > sum(counts) and self._world()[1] == 0:
+            print(
+                f"data.batch_size {self.batch_size} is more than most buckets hold: {fills} of an "
+                f"epoch's {places} places show a picture again; take a smaller one"
+            )
 
     def val_dataloader(self) -> list[HeldOutLoader]:
         """Return this rank's validation batches of each set that has pictures."""

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -404,6 +405,16 @@ def test_a_dead_worker_is_an_error_not_a_hang(make_data):
 def test_a_batch_that_no_bucket_fills_is_refused(make_data):
     with pytest.raises(ElfError, match=r"remainder=drop leaves no batch: no bucket has the 64 pic"):
         make_data(batch_size=64, remainder="drop", workers=0).train_dataloader()
+
+
+def test_batches_that_are_mostly_repetition_are_told(make_data, capsys):
+    make_data(batch_size=2, workers=0).train_dataloader()
+    assert "data.batch_size" not in capsys.readouterr().out
+    make_data(batch_size=64, workers=0).train_dataloader()
+    assert re.search(
+        r"data.batch_size 64 is more than most buckets hold: \d+ of an epoch's \d+ places show a",
+        capsys.readouterr().out,
+    )
 
 
 @pytest.mark.parametrize(
