@@ -51,7 +51,8 @@ def facts(columns: Columns) -> list[tuple[str, str]]:
     if loss:
         step, least = min(loss, key=lambda point: point[1])
         found.append(("validation loss", f"{loss[-1][1]:.4g}"))
-        found.append((f"least, at step {int(step):,}", f"{least:.4g}"))
+        # rows are counted from 0, checkpoints and sample pictures by the steps that are done
+        found.append((f"least, after step {int(step) + 1:,}", f"{least:.4g}"))
     if ratio:
         found.append(("… of the base's", f"{ratio[-1][1]:.1%}"))
     for key, name, unit in (

@@ -59,7 +59,7 @@ def test_texts_stay_texts(tmp_path: Path) -> None:
 
 def test_the_figures_that_say_most_come_first() -> None:
     found = dict(facts({"val/loss": [(40, 0.5), (80, 0.6)], "val/ratio": [(80, 1.1)]}))
-    assert found["least, at step 40"] == "0.5"
+    assert found["least, after step 41"] == "0.5"
     assert found["validation loss"] == "0.6" and found["… of the base's"] == "110.0%"
     assert facts({}) == []
 
