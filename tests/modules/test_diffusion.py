@@ -259,3 +259,13 @@ def test_validation_does_not_depend_on_the_batch_size(training: list[str], tmp_p
         cli = trainer.run("validate", arguments)
         losses.append(float(cli.trainer.callback_metrics["val/loss"]))
     assert losses[1:] == pytest.approx([losses[0]] * 2, abs=1e-6)
+
+
+def test_a_validation_within_an_accumulation_drops_none_of_it(
+    training: list[str], tmp_path: Path
+) -> None:
+    """Lightning zeroes all gradients before it validates."""
+    options = ("--trainer.accumulate_grad_batches=3", "--trainer.max_steps=2")
+    fit(training, tmp_path / "with", *options, "--trainer.val_check_interval=2")
+    fit(training, tmp_path / "without", *options, "--trainer.limit_val_batches=0")
+    assert same(tmp_path / "with" / LAST, tmp_path / "without" / LAST, "state_dict")

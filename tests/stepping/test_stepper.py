@@ -1,6 +1,7 @@
 """The stepper makes of batches what a plain loop over autograd and an optimizer makes."""
 
 import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from elf.optimization import clip_gradients
 from elf.stepping import Gradients, Stepper
+from elf.stepping.static import StaticBatch, form_of
+from elf.stepping.update import why_not
 
 
 def network() -> nn.Module:
@@ -90,3 +93,29 @@ def test_it_tells_when_someone_else_changed_the_parameters() -> None:
         parameters[0].mul_(2)
     stepper(one)
     assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda p: torch.optim.AdamW(p, fused=True), None),
+        (lambda p: torch.optim.AdamW(p), r"AdamW is not fused \(fused: true\)"),
+        (lambda p: torch.optim.Adafactor(p), "Adafactor keeps numbers of its own on the CPU"),
+    ],
+)
+def test_only_a_fused_adam_can_be_captured(make: Any, reason: str | None) -> None:
+    found = why_not(make(network().parameters()))
+    assert (found is None) if reason is None else re.fullmatch(reason, str(found))
+
+
+def test_batches_of_one_form_share_their_place() -> None:
+    one, two = batches(2)
+    assert form_of(one) == form_of(two)
+    assert form_of({**one, "inputs": torch.zeros(4, 7)}) != form_of(one)
+    assert form_of({**one, "inputs": one["inputs"].double()}) != form_of(one)
+    static = StaticBatch(one)
+    place = static.batch["more"]["wanted"]
+    static.take(two)
+    assert torch.equal(place, two["more"]["wanted"])
+    assert not torch.equal(one["more"]["wanted"], two["more"]["wanted"])  # a copy took it
+    assert "id" not in static.batch
