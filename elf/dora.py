@@ -114,39 +114,55 @@ def raised(
 
 def scaled(
     output: Float[Tensor, "*tokens out"],
-    gain: Float[Tensor, " out"],
+    magnitude: Float[Tensor, " out"],
+    norm: Float[Tensor, " out"],
     bias: Float[Tensor, " out"] | None,
+    lost: Float[Tensor, " out"] | None = None,
 ) -> Float[Tensor, "*tokens out"]:
     """Return y − (1 − g) ⊙ (y − b): DoRA's output on the output axis, of LoRA's output y.
 
     A gain of exactly 1 gives y bit for bit; and in 16 bit it is 1 − g that is rounded, not g, whose
     steps are too coarse near 1 (0.008 in bfloat16). One pass over y here, three in the backward
     pass, where what is composed of PyTorch's operations takes six.
+
+    Args:
+        output: y.
+        magnitude: m.
+        norm: n, without a gradient.
+        bias: b.
+        lost: 1 − m / n in y's type, if it is known.
     """
-    result: Tensor = _Scaled.apply(output, gain, bias)
+    if lost is None:
+        lost = (1 - magnitude.detach() / norm).to(output.dtype)
+    result: Tensor = _Scaled.apply(output, magnitude, norm, bias, lost)
     return result
 
 
 class _Scaled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, output: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
-        lost = 1 - gain
-        factor = lost.to(output.dtype)
-        result = torch.addcmul(output, output, factor, value=-1)
+    def forward(
+        ctx: Any,
+        output: Tensor,
+        magnitude: Tensor,
+        norm: Tensor,
+        bias: Tensor | None,
+        lost: Tensor,
+    ) -> Tensor:
+        result = torch.addcmul(output, output, lost, value=-1)
         if bias is not None:
             result.add_((bias * lost).to(result.dtype))
-        ctx.save_for_backward(output, factor, bias)
-        ctx.precise = gain.dtype
+        ctx.save_for_backward(output, norm, bias, lost)
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        output, factor, bias = ctx.saved_tensors
+        output, norm, bias, lost = ctx.saved_tensors
         grad, tokens = grads[0], list(range(output.dim() - 1))
-        gain_grad = torch.sum(grad * output, tokens, dtype=ctx.precise)
+        gain_grad = torch.sum(grad * output, tokens, dtype=norm.dtype)
         if bias is not None:
-            gain_grad = gain_grad - bias * torch.sum(grad, tokens, dtype=ctx.precise)
-        return torch.addcmul(grad, grad, factor, value=-1), gain_grad, None
+            gain_grad = gain_grad - bias * torch.sum(grad, tokens, dtype=norm.dtype)
+        output_grad = torch.addcmul(grad, grad, lost, value=-1)
+        return output_grad, gain_grad / norm, None, None, None
 
 
 def output_axis(

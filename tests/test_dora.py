@@ -130,18 +130,21 @@ def test_dropped_inputs_reach_the_update_alone(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_scaling_loras_output_is_the_output_axis_with_its_gradients(bias: bool) -> None:
     draw = torch.Generator().manual_seed(0)
-    y, gain, b = (torch.randn(n, generator=draw, dtype=torch.float64) for n in ((3, 5, 4), 4, 4))
-    y.requires_grad_(True)
-    gain.requires_grad_(True)
-    offset = b if bias else torch.zeros_like(b)
-    wanted = gain * (y - offset) + offset
-    found = dora.scaled(y, gain, b if bias else None)
-    torch.testing.assert_close(found, wanted)
-    pairs = zip(
-        torch.autograd.grad(found.square().sum(), [y, gain]),
-        torch.autograd.grad(wanted.square().sum(), [y, gain]),
-        strict=True,
+    y, magnitude, norm, b = (
+        torch.randn(n, generator=draw, dtype=torch.float64) for n in ((3, 5, 4), 4, 4, 4)
     )
-    for one, other in pairs:
-        torch.testing.assert_close(one, other)
-    assert torch.equal(dora.scaled(y, torch.ones(4), b), y)
+    y.requires_grad_(True)
+    magnitude.requires_grad_(True)
+    offset = b if bias else torch.zeros_like(b)
+    wanted = magnitude / norm * (y - offset) + offset
+    for lost in (None, 1 - magnitude.detach() / norm):
+        found = dora.scaled(y, magnitude, norm, b if bias else None, lost)
+        torch.testing.assert_close(found, wanted)
+        pairs = zip(
+            torch.autograd.grad(found.square().sum(), [y, magnitude]),
+            torch.autograd.grad(wanted.square().sum(), [y, magnitude], retain_graph=True),
+            strict=True,
+        )
+        for one, other in pairs:
+            torch.testing.assert_close(one, other)
+    assert torch.equal(dora.scaled(y, norm, norm, b), y)

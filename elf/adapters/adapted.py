@@ -127,19 +127,20 @@ class _Dora(_OwnForward, WeightNorm):
 
     def gain(self) -> Tensor:
         """Return g = m / n, in float32."""
-        layer: Any = self
-        magnitude: Tensor = layer.lora_magnitude_vector[NAME].weight
-        return magnitude.flatten() / self.norm()
+        return self.magnitude() / self.norm()
 
     def adapted(self, x: Tensor) -> Tensor:
         layer: Any = self
         base, scale = layer.get_base_layer(), layer.scaling[NAME]
-        dropped, gain = self.dropped(x), self.gain()
+        dropped = self.dropped(x)
         a, b = factors(layer)
+        if dropped is None and not self.convolution and self.axis == "output":
+            output = updated_output(base, x, a, b, scale)
+            norm, lost = self.norm(), self.lost(output.dtype)
+            return dora.scaled(output, self.magnitude(), norm, base.bias, lost)
+        gain = self.gain()
         if dropped is None and not self.convolution:
-            if self.axis == "input":
-                return updated_output(base, dora.input_axis(x, gain, False), a, b, scale)
-            return dora.scaled(updated_output(base, x, a, b, scale), gain, base.bias)
+            return updated_output(base, dora.input_axis(x, gain, False), a, b, scale)
         if self.axis == "output":
             result: Tensor = base(x)
             low = self.lowered(x if dropped is None else dropped, a)

@@ -31,6 +31,13 @@ def frozen_weight(module: nn.Module) -> Tensor:
     return weight  # type: ignore[no-any-return]
 
 
+def computed_in(module: nn.Module) -> torch.dtype:
+    """Return the type that a frozen layer computes in, of a quantised one that of its passes."""
+    kind: Any = module
+    dtype: torch.dtype = kind.dtype if isinstance(kind, QuantizedLinear) else kind.weight.dtype
+    return dtype
+
+
 def axis_of(layer: Any) -> dora.Axis:
     """Return the axis of a layer's norms; peft's own classes have the output axis."""
     axis: dora.Axis = getattr(layer, "axis", "output")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from elf import dora
-from elf.adapters.factored import NAME, axis_of, base_weight, factors, layers
+from elf.adapters.factored import NAME, axis_of, base_weight, computed_in, factors, layers
 from elf.autocasting import without_autocast
 
 
@@ -27,6 +27,7 @@ class WeightNorm:
     _base_norm: Tensor | None = None  # c₀
     _base_state: tuple[int, ...] = ()
     _norm: Tensor | None = None
+    _lost: Tensor | None = None
     _norm_state: tuple[float, ...] = ()
 
     def norm(self) -> Tensor:
@@ -39,6 +40,17 @@ class WeightNorm:
             self._reuse.refresh()
         assert self._norm is not None
         return self._norm
+
+    def magnitude(self) -> Tensor:
+        """Return m, (channels,) in float32."""
+        layer: Any = self
+        magnitude: Tensor = layer.lora_magnitude_vector[NAME].weight
+        return magnitude.flatten()
+
+    def lost(self, dtype: torch.dtype) -> Tensor | None:
+        """Return 1 − m / n as it was computed with the norm, in a type; None if it was not."""
+        known = None if self._reuse is None else self._lost
+        return known if known is not None and known.dtype == dtype else None
 
     def base_norm_squared(self) -> Tensor:
         """Return c₀, computed once for a frozen weight."""
@@ -57,7 +69,8 @@ class WeightNorm:
         """Return what changes with the norm, as far as a version counter tells."""
         layer: Any = self
         a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
-        return (*_seen(a), *_seen(b), *_seen(self._weight()), layer.scaling[NAME])
+        m = layer.lora_magnitude_vector[NAME].weight
+        return (*_seen(a), *_seen(b), *_seen(m), *_seen(self._weight()), layer.scaling[NAME])
 
 
 def _seen(tensor: Tensor) -> tuple[int, ...]:
@@ -123,6 +136,22 @@ class _Reuse:
                 layer._norm_state = layer._state()
             if known:
                 torch._foreach_copy_([old for old, _ in known], [new for _, new in known])
+            self._refresh_lost(norms)
+
+    def _refresh_lost(self, norms: list[Tensor]) -> None:
+        """Compute 1 − m / n of all layers in a few kernels, in the types that they compute in."""
+        lost = torch._foreach_div([layer.magnitude() for layer in self.adapted], norms)
+        torch._foreach_mul_(lost, -1)
+        torch._foreach_add_(lost, 1)
+        places = []
+        for layer, value in zip(self.adapted, lost, strict=True):
+            owner: Any = layer
+            dtype = computed_in(owner.get_base_layer())
+            known = layer._lost
+            if known is None or (known.device, known.dtype) != (value.device, dtype):
+                layer._lost = known = torch.empty_like(value, dtype=dtype)
+            places.append(known)
+        torch._foreach_copy_(places, lost)
 
     def stale(self) -> bool:
         """Whether a version counter tells that a norm is not the weights' any more."""
