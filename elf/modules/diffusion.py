@@ -216,7 +216,7 @@ class DiffusionModule(SteppedModule):
 
         So a step is a function of its batch, whatever the device, the workers and the ranks.
         """
-        batch = self._with_tokens(dict(batch))
+        batch = self._with_tokens(dict(batch))  # on the CPU still: nothing waits for the device
         if not self.trainer.training:
             return batch
         # As row numbers, found here on the CPU: the step then waits for no mask of the GPU's.
@@ -229,7 +229,7 @@ class DiffusionModule(SteppedModule):
     def _with_tokens(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.tokenizers and "tokens" not in batch:
             tokens = tokenize(self.tokenizers, batch["caption"], self.base.caption_tokens)
-            batch["tokens"] = {name: ids.to(self.device) for name, ids in tokens.items()}
+            batch["tokens"] = {name: ids.to(batch["seed"].device) for name, ids in tokens.items()}
         return batch
 
     def training_errors(self, batch: Batch) -> tuple[Tensor, Tensor]:

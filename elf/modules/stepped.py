@@ -16,7 +16,7 @@ from elf import optimization
 from elf.checkpoints import last_good
 from elf.losscheck import LossCheck
 from elf.stepping import Stepper
-from elf.stepping.static import Batch, tensors_of
+from elf.stepping.static import Batch, mapped
 from elf.stepping.update import why_not
 
 STRATEGIES = (SingleDeviceStrategy, DDPStrategy)
@@ -104,12 +104,7 @@ class SteppedModule(LightningModule):
         """Pin a batch: else its way to the GPU waits for the steps before it."""
         if self.device.type != "cuda" or not isinstance(batch, dict):
             return batch
-        pinned = {
-            name: value.pin_memory()
-            for name, value in tensors_of(batch).items()
-            if value.device.type == "cpu" and name in batch
-        }
-        return {**batch, **pinned}
+        return mapped(batch, lambda tensor: tensor.pin_memory() if tensor.is_cpu else tensor)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Return the mean of the batch's weighted errors, and each sample's own.

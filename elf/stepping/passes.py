@@ -98,7 +98,8 @@ class Passes:
         def run() -> None:
             outputs[:] = [self._function(inputs.batch)]
 
-        gradients, generator = self._gradients.buffer.clone(), torch.cuda.get_rng_state()
+        gradients = self._gradients.buffer.clone()
+        generator = torch.cuda.get_rng_state(recorder.device)
         try:
             # What is made once and kept is made in the first run, on memory of its own.
             replay = recorder(run, warm_up_in_pool=self.captures > 0)
@@ -111,6 +112,6 @@ class Passes:
             return None
         finally:  # as if it had not run
             self._gradients.buffer.copy_(gradients)
-            torch.cuda.set_rng_state(generator)
+            torch.cuda.set_rng_state(generator, recorder.device)
         self.captures += 1
         return _Captured(inputs, replay, outputs[0])

@@ -118,4 +118,3 @@ def test_batches_of_one_form_share_their_place() -> None:
     static.take(two)
     assert torch.equal(place, two["more"]["wanted"])
     assert not torch.equal(one["more"]["wanted"], two["more"]["wanted"])  # a copy took it
-    assert "id" not in static.batch
