@@ -126,19 +126,23 @@ class SamplePictures(Callback):
         self, trainer: Trainer, module: LightningModule
     ) -> list[list[Image.Image]] | None:
         """Return pictures by prompt and strength; None if memory or time did not suffice."""
-        try:
-            with unchanged_generators():
-                columns = [self._column(trainer, module, each) for each in self.strengths]
-            return [list(row) for row in zip(*columns, strict=True)]
-        except SamplingStopped:
-            return None
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        # Here the error is gone, and with its traceback all tensors that the frames held.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release = getattr(module, "release_graphs", lambda: False)
+        again = True
+        while again:
+            try:
+                with unchanged_generators():
+                    columns = [self._column(trainer, module, each) for each in self.strengths]
+                return [list(row) for row in zip(*columns, strict=True)]
+            except SamplingStopped:
+                return None
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Here the error is gone, and with its traceback all tensors that the frames held.
+            again = release()  # the next steps capture theirs anew, in a second each
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         warnings.warn(
             f"no memory for the sample pictures of step {trainer.global_step}: they are left out; "
             "lower SamplePictures.generation.width, height or batch_size",

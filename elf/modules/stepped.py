@@ -90,8 +90,11 @@ class SteppedModule(LightningModule):
     def on_train_end(self) -> None:
         """Look at the last losses, and give up the graphs and their memory."""
         self._losses.check()
-        if self.stepper is not None:
-            self.stepper.passes.release()
+        self.release_graphs()
+
+    def release_graphs(self) -> bool:
+        """Give up the memory of captured passes until the next step; whether there was any."""
+        return self.stepper is not None and self.stepper.passes.release()
 
     @property
     def _scaler(self) -> Any:

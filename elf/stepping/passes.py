@@ -84,12 +84,17 @@ class Passes:
         graph.replay()
         return graph.outputs
 
-    def release(self) -> None:
-        """Give up all graphs and their memory; they are captured again when they are needed."""
-        if self._recorder is not None:
-            torch.cuda.synchronize(self._recorder.device)
-            self._graphs.clear()
-            self._recorder.forget()
+    def release(self) -> bool:
+        """Give up all graphs and their memory, and return whether there were any.
+
+        They are captured again when they are needed.
+        """
+        if self._recorder is None or not self._graphs:
+            return False
+        torch.cuda.synchronize(self._recorder.device)
+        self._graphs.clear()
+        self._recorder.forget()
+        return True
 
     def _capture(self, batch: Batch, recorder: Recorder) -> _Captured | None:
         inputs = StaticBatch(batch)

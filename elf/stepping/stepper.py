@@ -57,9 +57,10 @@ class Stepper:
         self._gradients = Gradients(parameters)
         self._device = self._gradients.buffer.device
         self._versions: list[int] = []
-        recorder = Recorder(self._device) if graphs else None
-        self.passes = Passes(self._pass, self._gradients, recorder)
-        self.update = Update(optimizer, self._gradients, limit, algorithm, scaler, recorder)
+        # Each with memory of its own, so that the passes' can be given up.
+        passes, update = (Recorder(self._device) if graphs else None for _ in range(2))
+        self.passes = Passes(self._pass, self._gradients, passes)
+        self.update = Update(optimizer, self._gradients, limit, algorithm, scaler, update)
 
     def __call__(self, batch: Batch) -> Step:
         """Add a batch's gradients; what is returned lasts until the next call."""

@@ -118,6 +118,28 @@ def test_without_memory_the_preview_is_left_out_and_training_goes_on(
     assert {layer.scaling[NAME] for layer in adapters.layers(cli.model)} == {1.0}
 
 
+def test_the_graphs_memory_is_given_up_before_a_preview_is(
+    training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        asked.append("pictures")
+        if asked.count("pictures") == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return generate(*arguments, **options)
+
+    def release(_: DiffusionModule) -> bool:
+        asked.append("release")
+        return True
+
+    monkeypatch.setattr("elf.modules.diffusion.generate", failing)
+    monkeypatch.setattr(DiffusionModule, "release_graphs", release)
+    fit(training, tmp_path, 1, samples())
+    assert asked[:3] == ["pictures", "release", "pictures"]
+    assert list((tmp_path / "samples").iterdir())
+
+
 def test_another_error_of_sampling_is_raised(
     training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
