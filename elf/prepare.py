@@ -71,7 +71,7 @@ def prepare(
     folder = Path(shards)
     made: Counter[str] = Counter()
     with ThreadPoolExecutor(max(1, workers)) as threads:
-        found, left_out = _find(sets, threads)
+        found, left_out = find_sources(sets, threads)
         with explain_disk_errors(folder, "could not be written", _REMEDY), FolderLock(folder):
             # To decode all pictures first, only to know which are whole, takes as long as to
             # decode them for the shards: it is done where one was not.
@@ -120,11 +120,16 @@ def _select(
     key = "sets[{}].trigger" if settings.sets else "trigger"
     _require_triggers(sets, chosen, key)
     held = held_out(learnt, settings.held_out) | unrelated
-    texts = _texts(sets, chosen, held) if settings.text_states == "cached" else set()
+    texts = wanted_texts(sets, chosen, held) if settings.text_states == "cached" else set()
     return Selection(sets, chosen, held, texts)
 
 
-def _find(sets: Sequence[PictureSet], threads: ThreadPoolExecutor) -> Found:
+def find_sources(sets: Sequence[PictureSet], threads: ThreadPoolExecutor) -> Found:
+    """Return the pictures of sets, and what is left out already here.
+
+    Raises:
+        ElfError: If a set is not there, or two hold the same picture.
+    """
     found: list[Source] = []
     dropped: list[Dropped] = []
     for number, each in enumerate(sets):
@@ -152,7 +157,7 @@ def _require_triggers(sets: Sequence[PictureSet], chosen: Sequence[Picture], key
             )
 
 
-def _texts(sets: Sequence[PictureSet], chosen: Sequence[Picture], held: set[str]) -> set[str]:
+def wanted_texts(sets: Sequence[PictureSet], chosen: Sequence[Picture], held: set[str]) -> set[str]:
     """Return all that text states are wanted of: captions, those without trigger, the empty one."""
     texts = {""}
     for picture in chosen:

@@ -5,12 +5,20 @@ import io
 import math
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from elf.buckets import Placement, Size
-from elf.images import FORMATS, MAX_WEBP_PIXELS, SIDEWAYS, decode_quietly, orientation
+from elf.images import (
+    FORMATS,
+    MAX_WEBP_PIXELS,
+    SIDEWAYS,
+    BadImage,
+    decode_quietly,
+    orientation,
+)
 from elf.jpeg import decode_pixels
 from elf.settings import PictureFormat
 
@@ -51,6 +59,22 @@ def upright_size(data: bytes) -> Size:
                 sideways = orientation(image) in SIDEWAYS
                 return (image.height, image.width) if sideways else image.size
     return decode_quietly(data).size
+
+
+def header_size(file: Path | io.BytesIO) -> Size:
+    """Return the width and height of an upright picture, px, of which the header alone is read.
+
+    To be called under :func:`decoding_in_threads`.
+
+    Raises:
+        BadImage: If it is no picture of a known format.
+    """
+    try:
+        with Image.open(file, formats=list(FORMATS)) as image:
+            sideways = orientation(image) in SIDEWAYS
+            return (image.height, image.width) if sideways else image.size
+    except Exception as error:
+        raise BadImage(f"unreadable ({type(error).__name__})") from None
 
 
 def render(data: bytes, placed: Placement, picture_format: PictureFormat) -> tuple[str, bytes]:

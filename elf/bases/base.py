@@ -1,5 +1,6 @@
 """A base model and its parts, wherever they come from, each loaded when it is needed."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -165,6 +166,20 @@ class Base:
     def noise_schedule(self) -> Any:
         """The training noise schedule, as diffusers' ``DDPMScheduler``."""
         return noise_schedule(self._schedule)
+
+    def config(self, part: str) -> dict[str, Any]:
+        """Return the configuration of a part."""
+        return self._parts.config(part)
+
+    def with_parts(self, change: Callable[[Parts], Parts]) -> "Base":
+        """Return the same base with parts from elsewhere.
+
+        Args:
+            change: Is given its parts, and returns the others.
+        """
+        other = copy.copy(self)
+        other._parts = change(self._parts)
+        return other
 
     def unet(self, dtype: torch.dtype) -> nn.Module:
         """Load the denoising network."""

@@ -37,6 +37,7 @@ class AdapterCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        self.every_n_steps = every_n_steps
         self._termination = Termination()
         self._step = 0
 
