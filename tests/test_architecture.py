@@ -15,7 +15,7 @@ WITHOUT_LIGHTNING = WITHOUT_TORCH | {
     "autocasting", "averaging", "building", "compiling", "denoiser", "diffusion", "dora",
     "identity", "losscheck", "metrics", "optimization", "pretrained", "schedules", "validation",
 }  # fmt: skip
-PURE = ("adapters", "bases", "objective", "quantized", "stepping", "taggers")
+PURE = ("adapters", "bases", "objective", "planning", "quantized", "stepping", "taggers")
 ALONE = {"gradio": {"serve"}, "fiftyone": {"fiftyone_app"}}
 
 

@@ -1,0 +1,167 @@
+"""The pictures of a training: from its shards if they are prepared, else by their headers."""
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from elf.buckets import NoBucket, Size
+from elf.encoding import Picture
+from elf.epoch import batches
+from elf.errors import ElfError
+from elf.images import BadImage
+from elf.measuring import Placing
+from elf.prepare import find_sources, held_out, wanted_texts
+from elf.prepared import Example, Prepared
+from elf.rendering import decoding_in_threads, header_size
+from elf.sets import PictureSet, times_an_epoch
+from elf.settings import Settings
+from elf.sources import Dropped, Source
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a training is made of.
+
+    Attributes:
+        trained: How many pictures are trained on.
+        held_out: How many are kept for validation.
+        buckets: How many pictures each bucket has to train on, (width, height) in px.
+        samples: How many times these stand in an epoch.
+        crop_loss: Mean share of a resized picture that is cropped away, 0-1.
+        cached: The buckets of all latents that are cached, (width, height) in px.
+        texts: Captions whose states are cached; None if it is not counted.
+        masks: Whether there are any.
+        dropped: What is left out, and why.
+    """
+
+    trained: int
+    held_out: int
+    buckets: dict[Size, int]
+    samples: dict[Size, int]
+    crop_loss: float
+    cached: Counter[Size]
+    texts: int | None
+    masks: bool
+    dropped: Sequence[Dropped] = ()
+
+    @property
+    def largest(self) -> Size:
+        """The bucket with most pixels."""
+        return max(self.samples, key=lambda size: (size[0] * size[1], size))
+
+    def batches(self, size: int, drop: bool) -> int:
+        """Return how many batches of so many pictures an epoch has."""
+        return batches(list(self.samples.values()), size, drop)
+
+
+def of_prepared(prepared: Prepared, settings: Settings, placing: Placing) -> Pictures:
+    """Return the pictures of shards.
+
+    Args:
+        prepared: What was prepared.
+        settings: With which it was.
+        placing: Places a picture of a size, (width, height) in px.
+    """
+    kept = [*prepared.held_out, *prepared.unrelated]
+
+    def loss(example: Example) -> float:
+        return placing((example.original_size[1], example.original_size[0])).loss
+
+    everything = [*prepared.train, *kept]
+    cached = Counter(_bucket(example) for example in everything)
+    cached.update(_bucket(example) for example in everything if example.flipped is not None)
+    return _counted(
+        settings.all_sets(),
+        [(_bucket(example), example.set) for example in prepared.train],
+        len(kept),
+        [loss(example) for example in everything],
+        cached,
+        len(prepared.texts) if prepared.texts is not None else 0,
+        prepared.has_masks,
+    )
+
+
+def _bucket(example: Example) -> Size:
+    return example.size[1], example.size[0]
+
+
+def of_sources(settings: Settings, sets: Sequence[PictureSet], placing: Placing) -> Pictures:
+    """Return the pictures that `elf prepare` would find; of each the header alone is read.
+
+    Args:
+        settings: Of buckets, captions and the split.
+        sets: Where the pictures are.
+        placing: Places a picture of a size, (width, height) in px.
+
+    Raises:
+        ElfError: If there are none that can be trained on.
+    """
+
+    def look(source: Source) -> Picture | Dropped:
+        location = source.location
+        try:
+            if location.size < 0:
+                size = header_size(location.file)
+            else:
+                size = header_size(io.BytesIO(location.read()))
+            return Picture(source, size, placing(size))
+        except (BadImage, NoBucket) as error:
+            return Dropped(source.path, str(error), source.set)
+
+    with ThreadPoolExecutor() as threads, decoding_in_threads():
+        found, left_out = find_sources(sets, threads)
+        looked_at = list(threads.map(look, found))
+    chosen = [each for each in looked_at if isinstance(each, Picture)]
+    dropped = [*left_out, *(each for each in looked_at if isinstance(each, Dropped))]
+    unrelated = {each.source.id for each in chosen if sets[each.source.set].unrelated}
+    classes = {each.source.id for each in chosen if sets[each.source.set].regularisation}
+    learnt = [each.source.id for each in chosen if each.source.id not in unrelated | classes]
+    if not learnt:
+        why = f", and {len(dropped)} were left out ({dropped[0].reason})" if dropped else ""
+        raise ElfError(f"no picture is left to train on{why}")
+    held = held_out(learnt, settings.held_out) | unrelated
+    cached = Counter(each.placed.bucket for each in chosen)
+    cached.update(each.placed.bucket for each in chosen if sets[each.source.set].flip)
+    live = settings.text_states == "live"
+    trained = [each for each in chosen if each.source.id not in held]
+    return _counted(
+        sets,
+        [(each.placed.bucket, each.source.set) for each in trained],
+        len(held),
+        [each.placed.loss for each in chosen],
+        cached,
+        0 if live else len(wanted_texts(sets, chosen, held)),
+        any(each.source.mask is not None for each in chosen),
+        dropped,
+    )
+
+
+def _counted(
+    sets: Sequence[PictureSet],
+    trained: Sequence[tuple[Size, int]],
+    held: int,
+    losses: Sequence[float],
+    cached: Counter[Size],
+    texts: int | None,
+    masks: bool,
+    dropped: Sequence[Dropped] = (),
+) -> Pictures:
+    times = times_an_epoch(sets, np.array([number for _, number in trained], np.int64))
+    samples: Counter[Size] = Counter()
+    for (bucket, _), count in zip(trained, times.tolist(), strict=True):
+        samples[bucket] += count
+    return Pictures(
+        trained=len(trained),
+        held_out=held,
+        buckets=dict(Counter(bucket for bucket, _ in trained)),
+        samples=dict(samples),
+        crop_loss=float(np.mean(losses)),
+        cached=cached,
+        texts=texts,
+        masks=masks,
+        dropped=dropped,
+    )

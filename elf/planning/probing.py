@@ -1,0 +1,130 @@
+"""Two real steps with a batch that is made up, to set measured beside predicted."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from elf import adapters, optimization
+from elf.buckets import Size
+from elf.building import build
+from elf.planning.steps import Choice, PlannedTraining
+from elf.stepping import Stepper
+
+
+class Measured(NamedTuple):
+    """What steps took.
+
+    Attributes:
+        seconds: Of the second step's passes and update.
+        first: Seconds of the first step, graphs captured.
+        reserved: Bytes that torch reserved on the GPU at the peak; None on a CPU.
+    """
+
+    seconds: float
+    first: float
+    reserved: int | None
+
+
+def probe(
+    training: PlannedTraining,
+    choice: Choice,
+    size: Size,
+    device: torch.device,
+    passes: int,
+    captured: bool,
+    limit: float | None,
+    algorithm: str | None,
+) -> Measured:
+    """Take two optimizer steps, with weights and optimizer as in training.
+
+    Args:
+        training: What is trained.
+        choice: How.
+        size: Width and height of the pictures, px.
+        device: Where.
+        passes: Accumulated for a step.
+        captured: Whether passes are captured as CUDA graphs, on a GPU.
+        limit: Of the gradients' norm.
+        algorithm: Of clipping.
+    """
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    built = build(
+        training.base,
+        training.adapter,
+        training.objective,
+        training.dtype,
+        training.text_states,
+        choice.gradient_checkpointing,
+        choice.quantization,
+        device,
+    )
+    denoiser = built.denoiser.to(device)
+    groups = {
+        part: adapters.learning_rate_groups(network, built.injected[part])
+        for part, network in denoiser.parts.items()
+    }
+    optimizer = optimization.make_optimizer(choice.optimizer, groups, training.rates)
+    if hasattr(optimizer, "train"):  # schedule-free
+        optimizer.train()
+    for network in denoiser.parts.values():
+        adapters.reuse_norms(network, optimizer)
+
+    def refresh() -> None:
+        for network in denoiser.parts.values():
+            adapters.refresh_norms(network, stale_alone=True)
+
+    def errors(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        half = training.dtype != torch.float32
+        with torch.autocast(device.type, training.dtype, enabled=half, cache_enabled=False):
+            return denoiser.training_errors(batch)
+
+    scaled = training.dtype == torch.float16
+    stepper = Stepper(
+        errors,
+        [each for each in denoiser.parameters() if each.requires_grad],
+        optimizer,
+        accumulation=passes,
+        limit=limit,
+        algorithm=algorithm,
+        scaler=torch.amp.GradScaler(device.type) if scaled else None,
+        graphs=captured and on_gpu,
+        changed=refresh,
+    )
+    batch = filled(training.batch(choice.batch, size, built), device)
+    times = [_timed(stepper, batch, passes, device) for _ in range(2)]
+    reserved = torch.cuda.max_memory_reserved(device) if on_gpu else None
+    stepper.passes.release()
+    return Measured(times[1], times[0], reserved)
+
+
+def _timed(stepper: Stepper, batch: Mapping[str, Any], passes: int, device: torch.device) -> float:
+    synchronize: Callable[[], None] = lambda: None  # noqa: E731
+    if device.type == "cuda":
+        synchronize = torch.cuda.synchronize
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(passes):
+        stepper(batch)
+    stepper.step()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def filled(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a batch on a device, with normal numbers; counts and tokens are 1, rows the first."""
+    made: dict[str, Any] = {}
+    for name, value in batch.items():
+        if isinstance(value, Mapping):
+            made[name] = filled(value, device)
+        elif name == "preserved":
+            made[name] = torch.arange(len(value), device=device)
+        elif name in ("mask", "loss_weight") or not value.is_floating_point():
+            made[name] = torch.ones_like(value, device=device)
+        else:
+            made[name] = torch.randn_like(value, device=device)
+    return made
