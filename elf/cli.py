@@ -28,6 +28,7 @@ COMMANDS = {
     "predict": Command("elf.trainer", "predict", "tag and caption a folder of pictures"),
     "label": Command("elf.label", "main", "review tags, captions and keep/drop in FiftyOne"),
     "prepare": Command("elf.trainer", "prepare", "write shards, buckets and caches for a config"),
+    "plan": Command("elf.plan", "main", "say what memory, time and disk a training will take"),
     "fit": Command("elf.trainer", "fit", "train a LoRA or DoRA adapter"),
     "validate": Command("elf.trainer", "validate", "measure the validation loss of a checkpoint"),
     "test": Command("elf.trainer", "test", "evaluate an adapter against its base"),

@@ -51,6 +51,7 @@ DOES = {
     "test": "Evaluate an adapter against its base.",
     "predict": "Tag and caption a folder of pictures.",
     "prepare": "Write shards, buckets and caches for a training's config.",
+    "plan": "Say what a training will take, before it is started.",
 }
 
 set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(ALLOWED))
@@ -95,9 +96,9 @@ class ElfCLI(LightningCLI):
     The run's folder is ``trainer.default_root_dir``; left out, it is ``models/<config's name>``.
     """
 
-    def __init__(self, arguments: list[str], run: bool = True) -> None:
+    def __init__(self, arguments: list[str], run: bool = True, command: str = "prepare") -> None:
         arguments, self.config_files = resolve_configs(arguments)
-        helps = {name: _help_of(name) for name in DOES if name != "prepare"}
+        helps = {name: _help_of(name) for name in DOES if name not in ("prepare", "plan")}
         super().__init__(
             args=arguments,
             run=run,
@@ -108,7 +109,7 @@ class ElfCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs=helps if run else _help_of("prepare"),
+            parser_kwargs=helps if run else _help_of(command),
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -196,7 +197,7 @@ class ElfCLI(LightningCLI):
             if self.subcommand is not None:
                 super().instantiate_classes()
             else:
-                made = self.parser.instantiate(self.config)
+                self.made = made = self.parser.instantiate(self.config)
                 self.model, self.datamodule = made.model, made.data
         except ValueError as error:
             # jsonargparse wraps what a class's __init__ raised into its own report
@@ -295,7 +296,7 @@ def run(command: str, arguments: list[str]) -> ElfCLI:
     """
     silence_harmless_warnings()
     try:
-        with _one_line(arguments):
+        with one_line(arguments):
             return ElfCLI([command, *arguments])
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):
@@ -304,7 +305,7 @@ def run(command: str, arguments: list[str]) -> ElfCLI:
 
 
 @contextlib.contextmanager
-def _one_line(arguments: list[str]) -> Iterator[None]:
+def one_line(arguments: list[str]) -> Iterator[None]:
     """Turn what YAML, jsonargparse and Lightning say of a wrong configuration into one line."""
     try:
         yield
@@ -341,7 +342,7 @@ def prepare(arguments: list[str]) -> None:
     from elf.remote import is_remote
 
     silence_harmless_warnings()
-    with _one_line(arguments):
+    with one_line(arguments):
         cli = ElfCLI(arguments, run=False)
     model, data = cli.model, cli.datamodule
     if not (hasattr(model, "encoder") and isinstance(data, elf.datamodules.ShardDataModule)):
