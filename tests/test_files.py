@@ -244,8 +244,10 @@ def test_a_lock_does_not_outlive_its_owner_in_forked_workers(tmp_path):
     program = (
         "import os, sys, time; from elf.files import FolderLock\n"
         "lock = FolderLock(sys.argv[1])\n"
+        "ready, begun = os.pipe()\n"
         "worker = os.fork()\n"
-        "if not worker: time.sleep(60)\n"
+        "if not worker: os.write(begun, b'.'), time.sleep(60)\n"
+        "os.read(ready, 1)\n"
         "print(worker, flush=True)\n"
         "os.kill(os.getpid(), 9)"
     )

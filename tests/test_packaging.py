@@ -85,7 +85,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     imported -= set(sys.stdlib_module_names) | {"elf"}
     optional = {
         name(line)
-        for extra in ("curate", "serve")
+        for extra in ("8bit", "curate", "serve")
         for line in PROJECT["optional-dependencies"][extra]
     }
     declared = {IMPORTED_AS.get(name(line), name(line)) for line in core()}

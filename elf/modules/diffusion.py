@@ -149,12 +149,11 @@ class DiffusionModule(SteppedModule):
         if hasattr(self, "denoiser"):
             return
         trainer = self._trainer
-        precision = str(trainer.precision if trainer else "32-true")
         built = build(
             self.base,
             self.adapter,
             self.objective,
-            dtype=BASE_DTYPES.get(precision.split("-")[0], torch.float32),
+            dtype=BASE_DTYPES.get(self.run_precision.split("-")[0], torch.float32),
             text_states=getattr(getattr(trainer, "datamodule", None), "text_mode", None),
             gradient_checkpointing=self.gradient_checkpointing,
             quantization=self.quantization,
@@ -362,7 +361,7 @@ class DiffusionModule(SteppedModule):
             "adapter": adapters.describe(self.adapter),
             "base_sha256": self.base.fingerprint("unet"),
             "base_options": self.base_options,
-            "precision": str(self.trainer.precision),
+            "precision": self.run_precision,
         }
         if (evaluated := self.weights.evaluated()) is not None:
             checkpoint["elf"]["averaged"] = evaluated
@@ -376,7 +375,7 @@ class DiffusionModule(SteppedModule):
             )
         self._saved_identity = checkpoint["elf"]["identity"]
         refuse_other_run(self.identity(), self._saved_identity)
-        warn_of_precision(str(self.trainer.precision), checkpoint["elf"].get("precision"))
+        warn_of_precision(self.run_precision, checkpoint["elf"].get("precision"))
         if self.trainer.state.fn != TrainerFn.FITTING:
             checkpoint["state_dict"] = evaluated_state(checkpoint)
         elif self.average is not None:

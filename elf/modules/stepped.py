@@ -55,10 +55,15 @@ class SteppedModule(LightningModule):
 
     def trainer_identity(self) -> dict[str, Any]:
         """Return what of the trainer must not change when a run goes on, by its key."""
-        if self.trainer.state.fn != TrainerFn.FITTING:
+        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
             return {}
         keys = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
-        return {f"trainer.{key}": getattr(self.trainer, key) for key in keys}
+        return {f"trainer.{key}": getattr(self._trainer, key) for key in keys}
+
+    @property
+    def run_precision(self) -> str:
+        """The trainer's precision; ``32-true`` without one."""
+        return str(self._trainer.precision if self._trainer else "32-true")
 
     # --- making the stepper -----------------------------------------------------------------
 
