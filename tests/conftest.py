@@ -99,6 +99,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Pa
     trainer.predict(
         [
             "--config=configs/tag/quickstart.yaml",
+            "--trainer.accelerator=cpu",  # on a GPU its kernels would be compiled first
             f"--data.root={folder / 'pictures'}",
             f"--data.labels={folder / 'labels'}",
             f"--data.cache={folder / 'cache'}",
