@@ -25,6 +25,15 @@ def why_not(optimizer: Optimizer) -> str | None:
     return None
 
 
+def fixed_options(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return what a captured step of an optimizer has for good, in each group: all but its rate."""
+    changing = ("params", "lr", "capturable")
+    return [
+        {key: value for key, value in group.items() if key not in changing}
+        for group in optimizer.param_groups
+    ]
+
+
 class Update:
     """An optimizer step on the gradients of all batches since the last.
 
@@ -55,6 +64,7 @@ class Update:
         self._scaler = scaler
         self._recorder = recorder if why_not(optimizer) is None else None
         self._replay: Callable[[], None] | None = None
+        self._fixed: list[dict[str, Any]] = []
         self._norm = torch.zeros(())
         self._rates: list[Tensor] = []
         self._given: list[float] = []
@@ -64,6 +74,8 @@ class Update:
         """Take a step, and return the norm of the gradients before they were clipped."""
         if self._recorder is not None and self._replay is None:
             self._replay = self._capture(self._recorder)
+        if self._replay is not None and fixed_options(self._optimizer) != self._fixed:
+            self._give_up("a schedule changes more of its options than the learning rate")
         if self._replay is None:
             return self._run()
         self._set_rates()
@@ -102,16 +114,16 @@ class Update:
             with self._unchanged(), _on_the_device(self._optimizer, self._rates):
                 replay = recorder(run)
         except (RuntimeError, torch.OutOfMemoryError) as error:
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(
-                f"the optimizer's step runs without a CUDA graph, as it cannot be captured: "
-                f"{reason}",
-                stacklevel=2,
-            )
-            self._recorder = None
+            self._give_up(f"it cannot be captured: {str(error).strip().splitlines()[0]}")
             return None
-        self._norm = norms[0]
+        self._norm, self._fixed = norms[0], fixed_options(self._optimizer)
         return replay
+
+    def _give_up(self, reason: str) -> None:
+        warnings.warn(
+            f"the optimizer's step runs without a CUDA graph from here on: {reason}", stacklevel=3
+        )
+        self._replay = self._recorder = None
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:

@@ -80,6 +80,21 @@ def test_graphs_change_nothing(half: bool) -> None:
     ]
 
 
+def test_a_schedule_of_more_than_the_rate_is_followed_with_a_reason() -> None:
+    """OneCycleLR moves the momentum, too, which a captured step has for good."""
+    found = []
+    for graphs in (False, True):
+        side = Side(network(), graphs=graphs, half=False, accumulation=2)
+        side.train(4)
+        side.optimizer.param_groups[0]["betas"] = (0.5, 0.999)
+        if graphs:
+            with pytest.warns(UserWarning, match="from here on: a schedule changes more of its"):
+                found.append(side.train(4))
+        else:
+            found.append(side.train(4))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
 def test_memory_can_be_given_up_and_steps_go_on() -> None:
     side = Side(network(1 << 16), graphs=True, half=False)
     plain = Side(copy.deepcopy(side.model), graphs=False, half=False)

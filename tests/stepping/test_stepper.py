@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from elf.optimization import clip_gradients
 from elf.stepping import Gradients, Stepper
 from elf.stepping.static import StaticBatch, form_of
-from elf.stepping.update import why_not
+from elf.stepping.update import fixed_options, why_not
 
 
 def network() -> nn.Module:
@@ -106,6 +106,15 @@ def test_it_tells_when_someone_else_changed_the_parameters() -> None:
 def test_only_a_fused_adam_can_be_captured(make: Any, reason: str | None) -> None:
     found = why_not(make(network().parameters()))
     assert (found is None) if reason is None else re.fullmatch(reason, str(found))
+
+
+def test_only_the_rate_of_a_captured_step_may_change() -> None:
+    optimizer = torch.optim.AdamW(network().parameters(), lr=0.1)
+    before = fixed_options(optimizer)
+    optimizer.param_groups[0]["lr"] = 0.2
+    assert fixed_options(optimizer) == before
+    optimizer.param_groups[0]["betas"] = (0.8, 0.999)  # as OneCycleLR does
+    assert fixed_options(optimizer) != before
 
 
 def test_batches_of_one_form_share_their_place() -> None:
