@@ -189,7 +189,7 @@ class Ours:
         )
         self.denoiser = Denoiser(unet, base, ObjectiveConfig(), dtype=options.dtype)
         self.denoiser.to(options.device)
-        trained = [p for p in self.denoiser.parameters() if p.requires_grad]
+        trained = self.denoiser.trained_parameters()
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=1e-2, fused=True)
         adapters.reuse_norms(unet, self.optimizer)
         scaler = torch.amp.GradScaler(options.kind_of_device) if options.scaled else None
@@ -200,7 +200,7 @@ class Ours:
             limit=1.0,
             scaler=scaler,
             graphs=graphs,
-            changed=lambda: adapters.refresh_norms(unet, stale_alone=True),
+            changed=self.denoiser.refresh_norms,
         )
         self.losses = LossCheck(lambda: "")
         self.steps = 0

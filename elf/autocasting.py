@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 
 def autocast_type(device: torch.device) -> torch.dtype | None:
@@ -11,6 +12,11 @@ def autocast_type(device: torch.device) -> torch.dtype | None:
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return None
     return torch.get_autocast_dtype(kind)
+
+
+def computing_type(x: Tensor) -> torch.dtype:
+    """Return the type that a linear layer computes with: autocast's, or that of its input."""
+    return autocast_type(x.device) or x.dtype
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:

@@ -1,11 +1,13 @@
 """Builds the network that is trained: base, adapter and objective put together."""
 
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from elf import adapters, objective
@@ -14,6 +16,7 @@ from elf.bases import Base
 from elf.denoiser import Denoiser
 from elf.errors import ElfError
 from elf.objective import ObjectiveConfig
+from elf.optimization import LearningRates, OptimizerFactory, make_optimizer
 from elf.quantized import Kind, quantize, refuse_missing
 
 
@@ -37,6 +40,38 @@ def _checkpoint(function: Any, *inputs: Any, **options: Any) -> Any:
     if options["preserve_rng_state"] and capturing:
         raise RuntimeError("adapter dropout under gradient checkpointing")
     return checkpoint(function, *inputs, **options)
+
+
+BASE_DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}
+
+
+def base_dtype(precision: str) -> torch.dtype:
+    """Return the type of the frozen weights under a trainer's precision."""
+    return BASE_DTYPES.get(precision.split("-")[0], torch.float32)
+
+
+def adapter_optimizer(
+    denoiser: Denoiser,
+    injected: Mapping[str, Injected],
+    factory: OptimizerFactory,
+    rates: LearningRates,
+) -> Optimizer:
+    """Return the optimizer of an adapter's parameters, after whose steps DoRA's norms are new.
+
+    Args:
+        denoiser: With the adapter.
+        injected: What is trained of each network.
+        factory: Makes the optimizer.
+        rates: Learning rates of parts.
+    """
+    groups = {
+        part: adapters.learning_rate_groups(network, injected[part])
+        for part, network in denoiser.parts.items()
+    }
+    optimizer = make_optimizer(factory, groups, rates)
+    for network in denoiser.parts.values():
+        adapters.reuse_norms(network, optimizer)
+    return optimizer
 
 
 class Built(NamedTuple):

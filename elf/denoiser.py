@@ -71,6 +71,15 @@ class Denoiser(nn.Module):
             for name, value in adapters.adapter_state(network).items()
         }
 
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return the adapter's parameters."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def refresh_norms(self) -> None:
+        """Compute DoRA's norms again where the weights are others now."""
+        for network in self.parts.values():
+            adapters.refresh_norms(network, stale_alone=True)
+
     def load_trained(self, state: Mapping[str, Tensor]) -> None:
         """Copy the adapter's tensors from what ``trained`` returned.
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from elf.building import base_dtype
 from elf.errors import ElfError
 from elf.measuring import make_placing
-from elf.modules.diffusion import BASE_DTYPES
 from elf.planning import Choice, PlannedTraining, card_at_hand, find_card
 from elf.planning.pictures import Pictures, of_prepared, of_sources
 from elf.prepared import read_prepared
@@ -98,7 +98,7 @@ class Request:
             base=model.base,
             adapter=model.adapter,
             objective=model.objective,
-            dtype=BASE_DTYPES.get(self.precision.split("-")[0], torch.float32),
+            dtype=base_dtype(self.precision),
             text_states=data.text_mode,
             rates=model.learning_rates,
             averaged=model.ema is not None,

@@ -54,10 +54,9 @@ def upright_size(data: bytes) -> Size:
         BadImage: If it is no picture of a known format, or holds too many pixels.
     """
     with contextlib.suppress(Exception):  # decoding says what is wrong, if anything is
-        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
-            if math.prod(image.size) <= MAX_WEBP_PIXELS:
-                sideways = orientation(image) in SIDEWAYS
-                return (image.height, image.width) if sideways else image.size
+        size = header_size(io.BytesIO(data))
+        if math.prod(size) <= MAX_WEBP_PIXELS:
+            return size
     return decode_quietly(data).size
 
 

@@ -4,6 +4,7 @@ They are peft's classes in all else, so that what diffusers and peft do with suc
 names, files, switching, merging.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from elf import dora
 from elf.adapters.factored import NAME, base_weight, delta_weight, factors
 from elf.adapters.norms import WeightNorm, closed_form, dora_layers
-from elf.adapters.product import computing_type, updated_output, with_update
+from elf.adapters.product import updated_output, with_update
+from elf.autocasting import computing_type
 
 
 class Magnitude(nn.Module):
@@ -58,6 +60,7 @@ class _OwnForward:
     """Takes peft's forward pass over where the adapter is on and not merged."""
 
     convolution: ClassVar[bool] = False
+    adapted: Callable[[Tensor], Tensor]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's output, in the frozen layer's type."""
@@ -66,9 +69,6 @@ class _OwnForward:
             unchanged: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
             return unchanged
         return self.adapted(x)
-
-    def adapted(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
 
     def lowered(self, x: Tensor, a: Tensor) -> Tensor:
         """Return A x, in the type that the frozen layer computes with."""

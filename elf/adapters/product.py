@@ -11,12 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from elf.autocasting import autocast_type
-
-
-def computing_type(x: Tensor) -> torch.dtype:
-    """Return the type that a linear layer computes with: autocast's, or that of its input."""
-    return autocast_type(x.device) or x.dtype
+from elf.autocasting import computing_type
 
 
 def adapted_linear(

@@ -21,7 +21,7 @@ from elf.averaging import (
     is_schedule_free,
 )
 from elf.bases import Base, LatentEncoder, open_base, tokenize
-from elf.building import build
+from elf.building import adapter_optimizer, base_dtype, build
 from elf.checkpoints import evaluated_state, last_good
 from elf.compiling import Scope, compile_network, notice, uncompiled
 from elf.denoiser import Batch, Denoiser
@@ -35,8 +35,6 @@ from elf.quantized import Kind
 from elf.schedules import ScheduleConfig
 from elf.validation import ValidationRun
 from elf.validationsets import HELD_OUT
-
-BASE_DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}
 
 
 class DiffusionModule(SteppedModule):
@@ -153,7 +151,7 @@ class DiffusionModule(SteppedModule):
             self.base,
             self.adapter,
             self.objective,
-            dtype=BASE_DTYPES.get(self.run_precision.split("-")[0], torch.float32),
+            dtype=base_dtype(self.run_precision),
             text_states=getattr(getattr(trainer, "datamodule", None), "text_mode", None),
             gradient_checkpointing=self.gradient_checkpointing,
             quantization=self.quantization,
@@ -171,13 +169,9 @@ class DiffusionModule(SteppedModule):
 
     def configure_optimizers(self) -> Any:
         """Give the optimizer the adapter's parameters alone, in groups by their part."""
-        groups = {
-            part: adapters.learning_rate_groups(network, self.injected[part])
-            for part, network in self.denoiser.parts.items()
-        }
-        optimizer = optimization.make_optimizer(self.optimizer, groups, self.learning_rates)
-        for network in self.denoiser.parts.values():
-            adapters.reuse_norms(network, optimizer)
+        optimizer = adapter_optimizer(
+            self.denoiser, self.injected, self.optimizer, self.learning_rates
+        )
         trainer = self.trainer
         # trainer.estimated_stepping_batches would make the loader, whose state Lightning (2.6) then
         # forgets on resume
@@ -237,12 +231,12 @@ class DiffusionModule(SteppedModule):
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the adapter's parameters."""
-        return [parameter for parameter in self.denoiser.parameters() if parameter.requires_grad]
+        return self.denoiser.trained_parameters()
 
     def parameters_changed(self) -> None:
         """Compute DoRA's norms again, if they are others now."""
-        for network in self.denoiser.parts.values():
-            adapters.refresh_norms(network, stale_alone=True)
+        if self.adapter.kind == "dora":  # else to look for them would cost each step a millisecond
+            self.denoiser.refresh_norms()
 
     # --- validation -------------------------------------------------------------------------
 

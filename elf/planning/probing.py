@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from elf import adapters, optimization
 from elf.buckets import Size
-from elf.building import build
+from elf.building import adapter_optimizer, build
 from elf.planning.steps import Choice, PlannedTraining
 from elf.stepping import Stepper
 
@@ -64,19 +63,9 @@ def probe(
         device,
     )
     denoiser = built.denoiser.to(device)
-    groups = {
-        part: adapters.learning_rate_groups(network, built.injected[part])
-        for part, network in denoiser.parts.items()
-    }
-    optimizer = optimization.make_optimizer(choice.optimizer, groups, training.rates)
+    optimizer = adapter_optimizer(denoiser, built.injected, choice.optimizer, training.rates)
     if hasattr(optimizer, "train"):  # schedule-free
         optimizer.train()
-    for network in denoiser.parts.values():
-        adapters.reuse_norms(network, optimizer)
-
-    def refresh() -> None:
-        for network in denoiser.parts.values():
-            adapters.refresh_norms(network, stale_alone=True)
 
     def errors(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         half = training.dtype != torch.float32
@@ -86,14 +75,14 @@ def probe(
     scaled = training.dtype == torch.float16
     stepper = Stepper(
         errors,
-        [each for each in denoiser.parameters() if each.requires_grad],
+        denoiser.trained_parameters(),
         optimizer,
         accumulation=passes,
         limit=limit,
         algorithm=algorithm,
         scaler=torch.amp.GradScaler(device.type) if scaled else None,
         graphs=captured and on_gpu,
-        changed=refresh,
+        changed=denoiser.refresh_norms,
     )
     batch = filled(training.batch(choice.batch, size, built), device)
     times = [_timed(stepper, batch, passes, device) for _ in range(2)]

@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from elf import adapters, optimization
 from elf.adapters import AdapterConfig, Injected
 from elf.bases import Base
+from elf.bases.chunks import CHUNK
+from elf.bases.text import TOKENS
 from elf.buckets import Size
 from elf.building import Built, build
 from elf.objective import ObjectiveConfig
@@ -20,8 +22,6 @@ from elf.planning.kernels import Kernel
 from elf.planning.memory import Memory, State, frozen_bytes, optimizer_state, state_bytes
 from elf.planning.tracing import Pretence, tolerated, watch
 from elf.quantized import Kind
-
-TOKENS, CHUNK = 77, 75
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from elf.autocasting import autocast_type
+from elf.autocasting import computing_type
 from elf.errors import ElfError
 from elf.quantized.codes import Kind, decode, encode, fits
 
@@ -48,7 +48,7 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return W x + b; under autocast in its type, as other linear layers."""
-        x = x.to(autocast_type(x.device) or x.dtype)
+        x = x.to(computing_type(x))
         bias = None if self.bias is None else self.bias.to(x.dtype)
         result: Tensor = _Product.apply(
             x, self.weight, self.scales, bias, self.kind, (self.out_features, self.in_features)
