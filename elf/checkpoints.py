@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from elf.errors import ElfError
 from elf.files import atomic_path
@@ -20,9 +21,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint under a temporary name in its own folder, sync, rename."""
+        """Write a checkpoint under a temporary name in its own folder, sync, rename.
+
+        Raises:
+            ElfError: If it holds what could not be read back; the one before is left as it was.
+        """
         with atomic_path(path) as temporary:
             torch.save(checkpoint, temporary)
+            if foreign := get_unsafe_globals_in_checkpoint(temporary):
+                raise ElfError(
+                    f"{path} was not written: the run's state holds {', '.join(sorted(foreign))}, "
+                    "which is read from no checkpoint; leave out the callback or optimizer that "
+                    "keeps it, or let it keep tensors and plain values"
+                )
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None

@@ -29,6 +29,14 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_state_that_no_checkpoint_gives_back_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"elf": {}, "w": torch.ones(2)}, path)
+    with pytest.raises(ElfError, match=r"x\.ckpt was not written: .* holds pathlib\S*Path,"):
+        AtomicCheckpointIO().save_checkpoint({"elf": {}, "where": tmp_path}, path)
+    assert torch.equal(read_checkpoint(path)["w"], torch.ones(2))
+
+
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
 

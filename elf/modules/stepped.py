@@ -57,8 +57,13 @@ class SteppedModule(LightningModule):
         """Return what of the trainer must not change when a run goes on, by its key."""
         if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
             return {}
-        keys = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
-        return {f"trainer.{key}": getattr(self._trainer, key) for key in keys}
+        trainer = self._trainer
+        algorithm = trainer.gradient_clip_algorithm  # an enumeration, which no checkpoint may hold
+        return {
+            "trainer.accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "trainer.gradient_clip_val": trainer.gradient_clip_val,
+            "trainer.gradient_clip_algorithm": None if algorithm is None else str(algorithm.value),
+        }
 
     @property
     def run_precision(self) -> str:

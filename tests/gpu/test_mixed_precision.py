@@ -24,6 +24,7 @@ def fit(training: list[str], folder: Path, *more: str) -> trainer.ElfCLI:
             "--trainer.accelerator=cuda",
             "--trainer.devices=1",
             "--model.gradient_checkpointing=true",
+            "--model.adapter.dropout=0",  # no graph holds both
             *more,
         ],
     )

@@ -120,7 +120,6 @@ LONG = {  # what other rows have most of
     "text encoder, checkpointing",
     "sdxl, text encoders, long captions",
     "smooth l1, no weights",
-    "clip by value, polynomial",
     "adafactor",
     "nf4, sdxl",
 }
