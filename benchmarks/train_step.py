@@ -32,6 +32,7 @@ from elf.bases.text import encode_tokens
 from elf.building import checkpoint_activations
 from elf.compiling import Scope, compile_network
 from elf.denoiser import Denoiser
+from elf.fused import can_fuse, fuse
 from elf.losscheck import LossCheck
 from elf.objective import ObjectiveConfig
 from elf.stepping import Stepper
@@ -166,7 +167,11 @@ class Ours:
     """Elf's step, but for Lightning's part in it."""
 
     def __init__(
-        self, options: argparse.Namespace, graphs: bool, scope: Scope | None = None
+        self,
+        options: argparse.Namespace,
+        graphs: bool,
+        scope: Scope | None = None,
+        fused: bool = True,
     ) -> None:
         from diffusers import DDPMScheduler
 
@@ -175,6 +180,9 @@ class Ours:
         unet = make("unet", options)
         adapters.inject(unet, AdapterConfig(options.kind, RANK))
         unet.train()
+        if fused and scope is None and can_fuse(torch.device(options.device)):
+            fuse(unet.to("cpu"), torch.device(options.device))
+            unet.to(options.device)
         if options.checkpointing:
             checkpoint_activations(unet)
         if scope is not None:
@@ -296,11 +304,12 @@ SIDES: dict[str, Callable[[argparse.Namespace], Any]] = {
     "example, cached": lambda options: Example(options, cached=True),
     "elf, eager": lambda options: Ours(options, graphs=False),
     "elf, captured": lambda options: Ours(options, graphs=True),
+    "elf, captured, not fused": lambda options: Ours(options, graphs=True, fused=False),
     "elf, blocks compiled": lambda options: Ours(options, graphs=True, scope="blocks"),
     "elf, compiled": lambda options: Ours(options, graphs=True, scope="full"),
 }
 
-DEFAULT = [name for name in SIDES if "compiled" not in name]
+DEFAULT = [name for name in SIDES if "compiled" not in name and "not" not in name]
 """Compiling takes minutes."""
 
 

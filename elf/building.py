@@ -15,6 +15,7 @@ from elf.adapters import AdapterConfig, Injected
 from elf.bases import Base
 from elf.denoiser import Denoiser
 from elf.errors import ElfError
+from elf.fused import fuse
 from elf.objective import ObjectiveConfig
 from elf.optimization import LearningRates, OptimizerFactory, make_optimizer
 from elf.quantized import Kind, quantize, refuse_missing
@@ -97,6 +98,7 @@ def build(
     gradient_checkpointing: bool = False,
     quantization: Kind | None = None,
     device: torch.device | None = None,
+    fused: bool = False,
 ) -> Built:
     """Load a base's networks, freeze them, and put a new adapter into them.
 
@@ -110,6 +112,7 @@ def build(
         gradient_checkpointing: Recompute activations in the backward pass.
         quantization: How the UNet's linear layers are kept; None leaves them as they are.
         device: Where they are quantised, one after the other; the networks stay on the CPU.
+        fused: Use Elf's kernels in the UNet.
 
     Raises:
         ElfError: If the options do not suit the base or each other, with the key.
@@ -132,6 +135,8 @@ def build(
     if quantization is not None:
         quantize(networks["unet"], quantization, device)
     injected = {str(part): one for part, one in adapters.inject_all(networks, adapter).items()}
+    if fused:
+        fuse(networks["unet"], device)
     for network in networks.values():
         network.train()  # from_pretrained leaves it in eval mode: no adapter dropout
     if gradient_checkpointing:

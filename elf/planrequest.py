@@ -104,6 +104,7 @@ class Request:
             averaged=model.ema is not None,
             masked=model.objective.masked and self.pictures.masks,
             preserved=share,
+            fused=model.fused_kernels and model.torch_compile is None,
         )
 
     def steps(self) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from elf.checkpoints import evaluated_state, last_good
 from elf.compiling import Scope, compile_network, notice, uncompiled
 from elf.denoiser import Batch, Denoiser
 from elf.errors import ElfError
+from elf.fused import can_fuse
 from elf.generation import GenerationConfig, generate
 from elf.identity import flatten, refuse_other_run, warn_of_precision
 from elf.modules.stepped import SteppedModule
@@ -54,8 +55,8 @@ class DiffusionModule(SteppedModule):
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third
             more time.
         quantization: How the frozen UNet's linear layers are kept, nf4 or int8; null in 16 bit.
-        cuda_graphs: On a GPU, launch each step as one recorded graph instead of thousands of
-            kernels.
+        cuda_graphs: On a GPU, launch a step as one recorded graph instead of thousands of kernels.
+        fused_kernels: On a GPU, do a UNet's norms, gates and sums in kernels of Elf's own.
         torch_compile: Compile the UNet's blocks, or the full UNet, for training; null for neither.
         validation_strata: K, the timesteps at which the validation loss is measured.
         prediction_type: What the base predicts, epsilon or v_prediction; null leaves it to the
@@ -83,6 +84,7 @@ class DiffusionModule(SteppedModule):
         gradient_checkpointing: bool = False,
         quantization: Kind | None = None,
         cuda_graphs: bool = True,
+        fused_kernels: bool = True,
         torch_compile: Scope | None = None,
         validation_strata: int = 8,
         prediction_type: Literal["epsilon", "v_prediction"] | None = None,
@@ -110,7 +112,8 @@ class DiffusionModule(SteppedModule):
         self.optimizer, self.learning_rates = optimizer, learning_rates
         self.schedule, self.lr_scheduler, self.ema = schedule, lr_scheduler, ema
         self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
-        self.cuda_graphs, self.torch_compile = cuda_graphs, torch_compile
+        self.cuda_graphs, self.fused_kernels = cuda_graphs, fused_kernels
+        self.torch_compile = torch_compile
         self.validation_strata = validation_strata
         self.average: MovingAverage | None = None
         self.weights: EvaluatedWeights
@@ -147,6 +150,7 @@ class DiffusionModule(SteppedModule):
         if hasattr(self, "denoiser"):
             return
         trainer = self._trainer
+        device = trainer.strategy.root_device if trainer else self.device
         built = build(
             self.base,
             self.adapter,
@@ -155,11 +159,11 @@ class DiffusionModule(SteppedModule):
             text_states=getattr(getattr(trainer, "datamodule", None), "text_mode", None),
             gradient_checkpointing=self.gradient_checkpointing,
             quantization=self.quantization,
-            device=trainer.strategy.root_device if trainer else None,
+            device=device,
+            fused=self.fused_kernels and self.torch_compile is None and can_fuse(device),
         )
         self.denoiser, self.injected, self.tokenizers = built
         if self.torch_compile is not None:
-            device = self._trainer.strategy.root_device if self._trainer else self.device
             compile_network(self.unet, self.torch_compile, device)
         if self.ema is not None:
             self.average = MovingAverage(self.ema, self.denoiser.trained)

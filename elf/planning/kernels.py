@@ -71,9 +71,10 @@ def _convolution(
     else:  # gradients of input and weight, as asked for; they are zero-sized tensors elsewhere
         tensors = [args[0], args[2], *outputs]
         directions = max(1, sum(args[-1][:2]))
-    # Tensor cores take channels last: cuDNN turns 16-bit inputs and weights over, and the output
-    # back, each in a kernel that reads and writes it.
-    return (3 if half else 1) * _size(tensors), (4 if half else 1) * directions
+    # Tensor cores take channels last: of others cuDNN turns 16-bit inputs and weights over, and the
+    # output back, each in a kernel that reads and writes it.
+    turned = half and not tensors[1].is_contiguous(memory_format=torch.channels_last)
+    return (3 if turned else 1) * _size(tensors), (4 if turned else 1) * directions
 
 
 def _size(tensors: Sequence[Tensor]) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from elf.buckets import Size
 from elf.building import adapter_optimizer, build
+from elf.fused import can_fuse
 from elf.planning.steps import Choice, PlannedTraining
 from elf.stepping import Stepper
 
@@ -61,6 +62,7 @@ def probe(
         choice.gradient_checkpointing,
         choice.quantization,
         device,
+        fused=training.fused and can_fuse(device),
     )
     denoiser = built.denoiser.to(device)
     optimizer = adapter_optimizer(denoiser, built.injected, choice.optimizer, training.rates)

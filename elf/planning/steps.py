@@ -103,6 +103,7 @@ class PlannedTraining:
         averaged: Whether a moving average is kept.
         masked: Whether batches have masks.
         preserved: Share of samples whose target is what the base predicts, 0-1.
+        fused: Whether the UNet works in Elf's kernels.
     """
 
     base: Base
@@ -114,6 +115,7 @@ class PlannedTraining:
     averaged: bool = False
     masked: bool = False
     preserved: float = 0.0
+    fused: bool = True
 
     @property
     def latent_factor(self) -> int:
@@ -154,6 +156,7 @@ class PlannedTraining:
                 self.text_states,
                 choice.gradient_checkpointing,
                 choice.quantization,
+                fused=self.fused,
             )
         denoiser = built.denoiser
         trained = [each for each in denoiser.parameters() if each.requires_grad]

@@ -3,8 +3,7 @@
 import dataclasses
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -39,6 +38,7 @@ def planned(base: Base, **options: Any) -> PlannedTraining:
         "dtype": torch.float32,
         "text_states": "cached",
         "rates": LearningRates(),
+        "fused": False,
     }
     return PlannedTraining(base, **{**values, **options})
 
@@ -191,32 +191,45 @@ class Published:
         return CONFIGS[self.family.name][part]
 
 
-def full_size(family: str, kind: str, choice: Choice) -> Footprint:
+def full_size(family: str, kind: str, choice: Choice, fused: bool) -> Footprint:
     parts: Any = Published(family)
     adapter = AdapterConfig(kind, 16)  # type: ignore[arg-type]
-    training = planned(Base(family, parts), adapter=adapter, dtype=torch.float16)
+    training = planned(Base(family, parts), adapter=adapter, dtype=torch.float16, fused=fused)
     side = 512 if family == "sd15" else 1024
     return training.footprint(choice, (side, side))
 
 
+class Measured(NamedTuple):
+    """A step of a card; SDXL's is with gradient checkpointing."""
+
+    family: str
+    kind: str
+    batch: int
+    fused: bool
+    ms: float
+    gib: float
+    slow: bool = True
+
+
 MEASURED = [
-    SimpleNamespace(family="sd15", kind="lora", batch=1, ms=24.3, gib=2.51, slow=False),
-    SimpleNamespace(family="sd15", kind="lora", batch=8, ms=77.9, gib=7.64, slow=False),
-    SimpleNamespace(family="sd15", kind="dora", batch=1, ms=31.2, gib=2.80, slow=True),
-    SimpleNamespace(family="sd15", kind="dora", batch=8, ms=86.4, gib=9.27, slow=True),
-    SimpleNamespace(family="sdxl", kind="lora", batch=1, ms=134.1, gib=5.36, slow=True),
+    Measured("sd15", "lora", 8, True, ms=52.7, gib=6.52, slow=False),
+    Measured("sd15", "lora", 1, False, ms=24.3, gib=2.51),
+    Measured("sd15", "lora", 8, False, ms=77.9, gib=7.64),
+    Measured("sd15", "dora", 1, False, ms=31.2, gib=2.80),
+    Measured("sd15", "dora", 8, False, ms=86.4, gib=9.27),
+    Measured("sdxl", "lora", 1, False, ms=134.1, gib=5.36),
 ]
 
 
 @pytest.mark.parametrize(
     "point",
     [pytest.param(p, marks=[pytest.mark.slow] * p.slow) for p in MEASURED],
-    ids=lambda p: f"{p.family}-{p.kind}-{p.batch}",
+    ids=lambda p: f"{p.family}-{p.kind}-{p.batch}" + "-fused" * p.fused,
 )
-def test_predictions_are_near_what_was_measured(point: SimpleNamespace) -> None:
+def test_predictions_are_near_what_was_measured(point: Measured) -> None:
     """Within 10 % of the memory and 20 % of the time, which is what is asked for."""
     choice = Choice(point.batch, point.family == "sdxl", None, adamw)
-    found = full_size(point.family, point.kind, choice)
+    found = full_size(point.family, point.kind, choice, point.fused)
     assert found.memory.total / 2**30 == pytest.approx(point.gib, rel=0.1)
     seconds = step_seconds(found.kernels, found.parameters, find_card("H100 80GB"))
     assert 1e3 * seconds == pytest.approx(point.ms, rel=0.2)
