@@ -23,11 +23,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from random_base import configurations, random_network
 from torch import Tensor, nn
 
 from elf import adapters, objective
 from elf.adapters import AdapterConfig
-from elf.bases.configs import CONFIGS
 from elf.bases.text import encode_tokens
 from elf.building import checkpoint_activations
 from elf.compiling import Scope, compile_network
@@ -42,38 +42,9 @@ FORWARD_TFLOP = {"sd15": 0.803, "sdxl": 6.76}
 """Of a forward pass at 512² or 1024²; a step of LoRA needs about twice as much."""
 
 
-def filled(network: nn.Module, options: argparse.Namespace, seed: int) -> nn.Module:
-    """Return a network made on no device, on the device and with random weights."""
-    network = network.to(options.dtype).to_empty(device=options.device)
-    draw = torch.Generator(options.device).manual_seed(seed)
-    for name, parameter in network.named_parameters():
-        if parameter.dim() > 1:
-            parameter.data.normal_(0, parameter[0].numel() ** -0.5, generator=draw)
-        else:
-            parameter.data.fill_(float("norm" in name and name.endswith("weight")))
-    for name, buffer in network.named_buffers():
-        if name.endswith("position_ids"):
-            buffer.copy_(torch.arange(buffer.shape[-1])[None])
-    return network.requires_grad_(False)
-
-
-def make(part: str, options: argparse.Namespace, seed: int = 0) -> nn.Module:
+def make(part: str, options: argparse.Namespace) -> nn.Module:
     """Return a part of the base."""
-    from accelerate import init_empty_weights
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    config = options.configs[part]
-    with init_empty_weights(include_buffers=False):
-        if part == "unet":
-            network = UNet2DConditionModel.from_config(config)
-        elif part == "vae":
-            network = AutoencoderKL.from_config(config)
-        elif part == "text_encoder":
-            network = CLIPTextModel(CLIPTextConfig(**config))
-        else:
-            network = CLIPTextModelWithProjection(CLIPTextConfig(**config))
-    return filled(network, options, seed)
+    return random_network(part, options.configs[part], options.dtype, options.device)
 
 
 class Example:
@@ -250,15 +221,12 @@ def prepare(options: argparse.Namespace) -> None:
     options.dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[
         options.precision
     ]
+    options.configs = configurations(options.family)
+    width = options.configs["unet"]["cross_attention_dim"]
     if options.family == "tiny":
-        options.configs = tiny_configs()
-        options.family, side, width, pooled = "sd15", 16, 32, 32
+        options.family, side, pooled = "sd15", 16, 32
     else:
-        options.configs = {
-            part: config for part, config in CONFIGS[options.family].items() if part != "scheduler"
-        }
         side, pooled = (128, 1280) if options.sdxl else (64, 768)
-        width = options.configs["unet"]["cross_attention_dim"]
     size, draw = options.batch, torch.Generator().manual_seed(0)
     fixed = {
         "pixels": torch.randn(size, 3, 8 * side, 8 * side, generator=draw),
@@ -273,24 +241,6 @@ def prepare(options: argparse.Namespace) -> None:
         "loss_weight": torch.ones(size),
     }
     options.batch_of = lambda step: {**fixed, "seed": step * size + torch.arange(size)}
-
-
-def tiny_configs() -> dict[str, dict[str, Any]]:
-    """Return configurations of networks that a CPU runs in no time."""
-    sd15 = CONFIGS["sd15"]
-    clip = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    return {
-        "unet": {
-            **sd15["unet"],
-            "block_out_channels": [32, 64],
-            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-            "layers_per_block": 1,
-            "cross_attention_dim": 32,
-        },
-        "vae": {**sd15["vae"], "block_out_channels": [32] * 4},
-        "text_encoder": {**sd15["text_encoder"], **clip, "num_attention_heads": 4},
-    }
 
 
 def synchronize(options: argparse.Namespace) -> None:
