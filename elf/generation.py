@@ -1,7 +1,7 @@
 """Pictures from prompts: one fixed seed each, whatever the batch size and the device."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,8 +58,9 @@ def generate(
     The pipeline's parts are moved to the device for it, and those that were elsewhere back there
     afterwards: training needs the memory. Starting noise comes from CPU generators, so that a seed
     gives the same picture on every device, up to rounding. ``encode`` makes the text states of
-    prompts, ``text`` (B, N, D) and perhaps ``pooled`` (B, P), where the pipeline's own are not
-    those of training: it cuts prompts at 77 tokens.
+    prompts, ``text`` (B, N, D) and perhaps ``pooled`` (B, P), as training does: the pipeline cuts
+    prompts at 77 tokens. Then text encoders are on the device only as long as it works: SDXL's
+    take 1.5 GiB.
 
     Raises:
         SamplingStopped: After the denoising step during which ``stop`` began to return True.
@@ -70,13 +71,18 @@ def generate(
             raise SamplingStopped
         return kept
 
+    starts = range(0, len(prompts), config.batch_size)
+    batches = [prompts[start : start + config.batch_size] for start in starts]
+    unwanted = config.negative_prompt
+    encoders = [] if encode is None else [name for name in pipeline.components if "text" in name]
+    with _parts_on(pipeline, device, encoders):
+        conditions = [_conditions(each, [unwanted] * len(each), encode) for each in batches]
     pictures: list[Any] = []
-    with _parts_on(pipeline, device):
-        for start in range(0, len(prompts), config.batch_size):
-            chosen = prompts[start : start + config.batch_size]
-            negative = [config.negative_prompt] * len(chosen)
+    rest = [name for name in pipeline.components if name not in (*DENOISERS, *encoders)]
+    with _parts_on(pipeline, device, rest):
+        for start, chosen, condition in zip(starts, batches, conditions, strict=True):
             result = pipeline(
-                **_conditions(chosen, negative, encode),
+                **condition,
                 num_inference_steps=config.steps,
                 guidance_scale=config.guidance,
                 width=config.width,
@@ -107,11 +113,11 @@ def _conditions(
 
 
 @contextlib.contextmanager
-def _parts_on(pipeline: Any, device: torch.device) -> Iterator[None]:
+def _parts_on(pipeline: Any, device: torch.device, names: Sequence[str]) -> Iterator[None]:
     parts = [
         part
         for name, part in pipeline.components.items()
-        if isinstance(part, nn.Module) and name not in DENOISERS
+        if name in names and isinstance(part, nn.Module)
     ]
     before = [next(part.parameters()).device for part in parts]
     try:

@@ -90,7 +90,15 @@ def test_of_75_tokens_nothing_changes(base: Base, tokenizers: dict[str, object])
     assert plain.caption_tokens == 75
     as_before = open_base(base.name, caption_tokens=75).encoder_fingerprints()
     assert plain.encoder_fingerprints() == as_before
-    assert plain.prompt_encoder(plain.pipeline(plain.unet(torch.float32))) is None
+    pipeline = plain.pipeline(plain.unet(torch.float32))
+    encode = plain.prompt_encoder(pipeline)
+    config = GenerationConfig(steps=2, negative_prompt="red", width=64, height=64)
+    by_itself, encoded = (
+        generate(pipeline, captions, [3, 4, 5], config, CPU, "np", encode=each)
+        for each in (None, encode)
+    )
+    for one, other in zip(by_itself, encoded, strict=True):
+        torch.testing.assert_close(torch.from_numpy(one), torch.from_numpy(other))
 
 
 def test_each_chunk_is_encoded_as_if_it_stood_alone(base: Base) -> None:
@@ -172,7 +180,6 @@ def test_pictures_are_sampled_with_the_states_of_training(base: Base) -> None:
         return torch.from_numpy(found[0])
 
     encode = base.prompt_encoder(pipeline)
-    assert encode is not None
     picture = sampled(LONG, encode=encode)
     states = base.encoder(CPU).encode_captions([LONG, "red"])
     given = {"prompt_embeds": states["text"][:1], "negative_prompt_embeds": states["text"][1:]}

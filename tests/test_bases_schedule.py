@@ -141,33 +141,3 @@ def test_pictures_that_are_not_finite_are_an_error(folder: Path) -> None:
         "a sampled picture's latents are not finite (NaN or infinite): the base or the adapter "
         "overflows; sample in bfloat16 or float32"
     )
-
-
-def test_a_picture_that_does_not_fit_the_memory_is_decoded_in_tiles(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from elf.bases import vae as module
-
-    vae = open_base(str(folder)).vae()
-    latents = torch.randn(1, 4, 24, 24)
-    with torch.no_grad():
-        whole = vae.decode(latents, return_dict=False)[0]
-    decode, largest = vae.decoder.forward, 16
-
-    def small_memory(z: torch.Tensor, *args: object) -> torch.Tensor:
-        if max(z.shape[-2:]) > largest:
-            raise torch.OutOfMemoryError
-        result: torch.Tensor = decode(z, *args)
-        return result
-
-    monkeypatch.setattr(vae.decoder, "forward", small_memory)
-    monkeypatch.setattr(module, "TILE", 64)
-    with torch.no_grad():
-        with pytest.warns(UserWarning, match="is decoded in tiles of 64 px, whose borders may"):
-            tiled = vae.decode(latents, return_dict=False)[0]
-        vae.decode(latents)  # knows it already
-    assert tiled.shape == whole.shape
-    assert (tiled - whole).abs().mean() < (tiled.flip(-1) - whole).abs().mean()
-    largest = 1
-    with pytest.raises(torch.OutOfMemoryError):
-        vae.decode(latents)

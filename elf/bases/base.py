@@ -243,13 +243,8 @@ class Base:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def prompt_encoder(self, pipeline: Any) -> Callable[[list[str]], States] | None:
-        """Return what makes a pipeline's text states as training does.
-
-        None where that is what the pipeline does by itself: it reads 75 tokens of a prompt.
-        """
-        if self.caption_tokens == CHUNK:
-            return None
+    def prompt_encoder(self, pipeline: Any) -> Callable[[list[str]], States]:
+        """Return what makes a pipeline's text states as training does."""
         encoders = {name: getattr(pipeline, name) for name in self.text_encoder_names}
         tokenizers = {name: getattr(pipeline, tokenizer_part(name)) for name in encoders}
 

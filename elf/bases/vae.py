@@ -1,16 +1,19 @@
 """A VAE that stays in float32, whatever surrounds it."""
 
-import warnings
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
 from torch import Tensor
 
+from elf.bases.strips import decode_in_strips
 from elf.errors import ElfError
 
-TILE = 512
-"""Side of a part of a picture, px, where the whole does not fit the memory."""
+AT_ONCE = 4
+"""Tensors of the picture's size, with the channels of the last but one block, that are alive while
+a picture is decoded at once: three, and what a convolution works with."""
 
 
 class Float32VAE(AutoencoderKL):  # type: ignore[misc]
@@ -28,38 +31,57 @@ class Float32VAE(AutoencoderKL):  # type: ignore[misc]
         with torch.autocast(x.device.type, enabled=False):
             return super().encode(x.float(), *args, **options)
 
-    def decode(self, z: Tensor, *args: Any, **options: Any) -> Any:
-        """Decode unscaled latents (B, C, h, w) of any type; in tiles if they need more memory."""
+    def decode(self, z: Tensor, return_dict: bool = True, **options: Any) -> Any:
+        """Decode unscaled latents (B, C, h, w) of any type; in strips if memory is short."""
         if not torch.isfinite(z).all():
             raise ElfError(
                 "a sampled picture's latents are not finite (NaN or infinite): the base or the "
                 "adapter overflows; sample in bfloat16 or float32"
             )
         with torch.autocast(z.device.type, enabled=False):
-            decoded = None
-            try:
-                decoded = super().decode(z.float(), *args, **options)
-            except torch.OutOfMemoryError:
-                if self.use_tiling:
-                    raise
-            if decoded is None:  # not in the handler, whose traceback holds on to the activations
-                self._decode_in_tiles_from_now_on()
-                decoded = super().decode(z.float(), *args, **options)
-        if not torch.isfinite(decoded[0]).all():
+            decoded = self._decoded(z.float())
+        if not torch.isfinite(decoded).all():
             raise ElfError(
                 "a sampled picture is not finite (NaN or infinite): the VAE is damaged, or the "
                 "latents are far out of its range"
             )
-        return decoded
+        return DecoderOutput(sample=decoded) if return_dict else (decoded,)
 
-    def _decode_in_tiles_from_now_on(self) -> None:
-        if torch.cuda.is_available():
+    def _decoded(self, latents: Tensor) -> Tensor:
+        if self._fits(latents):
+            try:
+                whole: Tensor = super().decode(latents).sample
+                return whole
+            except torch.OutOfMemoryError:
+                if not self._knows_strips():
+                    raise
+        # Not in the handler, whose traceback holds on to the activations.
+        if latents.is_cuda:
             torch.cuda.empty_cache()
-        self.enable_tiling()
-        self.tile_sample_min_size = TILE
-        self.tile_latent_min_size = TILE // 2 ** (len(self.config.block_out_channels) - 1)
-        warnings.warn(
-            f"the GPU has no memory left to decode a picture at once: it is decoded in tiles of "
-            f"{TILE} px, whose borders may show",
-            stacklevel=4,
-        )
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
+        pictures = torch.split(latents, 1)
+        return torch.cat([decode_in_strips(self.decoder, each) for each in pictures])
+
+    def _fits(self, latents: Tensor) -> bool:
+        """Return whether the card seems to have the memory to decode at once.
+
+        To try costs nothing where torch says that there is none, but some drivers would rather
+        spill into the computer's memory.
+        """
+        if not latents.is_cuda or not self._knows_strips():
+            return True
+        pictures = 1 if self.use_slicing else len(latents)
+        free, _ = torch.cuda.mem_get_info(latents.device)
+        own = torch.cuda.memory_reserved(latents.device)
+        own -= torch.cuda.memory_allocated(latents.device)
+        return pictures * self._bytes_at_once(*latents.shape[-2:]) <= free + own
+
+    def _bytes_at_once(self, height: int, width: int) -> int:
+        widths = self.config.block_out_channels
+        scale = 2 ** (len(widths) - 1)
+        values: int = widths[min(1, len(widths) - 1)] * scale * height * scale * width
+        return 4 * AT_ONCE * values
+
+    def _knows_strips(self) -> bool:
+        return all(type(each) is UpDecoderBlock2D for each in self.decoder.up_blocks)

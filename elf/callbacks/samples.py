@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ class SamplePictures(Callback):
         self.generation = generation
         self.strengths = strengths
         self._sampled = 0
+        self._short = False  # of memory, as long as the step's graphs keep theirs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show what the base makes of the prompts; of a run that goes on, what it shows already."""
@@ -127,6 +128,8 @@ class SamplePictures(Callback):
     ) -> list[list[Image.Image]] | None:
         """Return pictures by prompt and strength; None if memory or time did not suffice."""
         release = getattr(module, "release_graphs", lambda: False)
+        if self._short:  # it would be found out in the middle of a picture
+            self._free(release)
         again = True
         while again:
             try:
@@ -139,16 +142,23 @@ class SamplePictures(Callback):
                 if not is_out_of_memory(error):
                     raise
             # Here the error is gone, and with its traceback all tensors that the frames held.
-            again = release()  # the next steps capture theirs anew, in a second each
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            again = self._free(release)
+            self._short |= again
         warnings.warn(
             f"no memory for the sample pictures of step {trainer.global_step}: they are left out; "
             "lower SamplePictures.generation.width, height or batch_size",
             stacklevel=2,
         )
         return None
+
+    @staticmethod
+    def _free(release: Callable[[], bool]) -> bool:
+        """Give up the graphs' memory, and all that is unused; return whether there was a graph."""
+        released = release()  # the next steps capture theirs anew, in a second each
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return released
 
     def _column(self, trainer: Trainer, module: Any, strength: float) -> list[Image.Image]:
         def stop() -> bool:

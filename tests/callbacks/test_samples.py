@@ -135,9 +135,26 @@ def test_the_graphs_memory_is_given_up_before_a_preview_is(
 
     monkeypatch.setattr("elf.modules.diffusion.generate", failing)
     monkeypatch.setattr(DiffusionModule, "release_graphs", release)
-    fit(training, tmp_path, 1, samples())
-    assert asked[:3] == ["pictures", "release", "pictures"]
+    fit(training, tmp_path, 3, samples())
+    sheet = ["pictures", "pictures"]  # of two prompts that cannot be sampled together
+    found_out = ["pictures", "release", *sheet]
+    assert asked == [*found_out, "release", *sheet, "release"]  # the last by the end of training
     assert list((tmp_path / "samples").iterdir())
+
+
+def test_text_encoders_are_on_the_device_only_to_encode(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = DiffusionModule(str(tiny_models["base"]))
+    module.configure_model()
+    config = GenerationConfig(steps=1, width=64, height=64)
+    module.generate(["a"], config)  # makes the pipeline
+    pipeline, seen = module._pipeline, []
+    for name in ("text_encoder", "vae"):
+        monkeypatch.setattr(getattr(pipeline, name), "to", lambda _, name=name: seen.append(name))
+    module.unet.register_forward_hook(lambda *_: seen.append("unet"))
+    module.generate(["a", "b"], config)
+    assert seen == ["text_encoder", "text_encoder", "vae", "unet", "unet", "vae"]
 
 
 def test_another_error_of_sampling_is_raised(

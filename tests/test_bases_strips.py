@@ -1,0 +1,70 @@
+"""Pictures decoded in strips are those decoded at once, in less memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from elf.bases import open_base, strips
+from elf.bases import vae as vaes
+from elf.bases.configs import CONFIGS
+from elf.bases.strips import decode_in_strips
+from elf.planning.tracing import Pretence, watch
+
+SMALL = {**CONFIGS["sdxl"]["vae"], "block_out_channels": [32, 32, 64, 64]}
+
+
+def decoder_of(config: dict[str, object]) -> torch.nn.Module:
+    torch.manual_seed(0)
+    vae: torch.nn.Module = vaes.Float32VAE.from_config(config).eval()
+    for parameter in vae.parameters():
+        if parameter.dim() == 1:  # norms that change something
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    decoder: torch.nn.Module = vae.decoder
+    return decoder
+
+
+@pytest.mark.parametrize("rows", [5, 16, 1000])
+@pytest.mark.parametrize("shape", [(1, 4, 5, 8), (2, 4, 8, 3)])
+def test_they_are_the_same(
+    rows: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a strip's height: odd ones begin in the middle of an enlarged row."""
+    monkeypatch.setattr(strips, "ROWS", rows)
+    decoder = decoder_of(SMALL)
+    latents = 5 * torch.randn(shape)
+    given = latents.clone()
+    with torch.no_grad():
+        whole = decoder(latents)
+    found = decode_in_strips(decoder, latents)
+    assert torch.equal(latents, given)
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_sdxls_pictures_take_half_the_memory() -> None:
+    pretence = Pretence()
+    with pretence(), torch.no_grad():
+        decoder = vaes.Float32VAE.from_config(CONFIGS["sdxl"]["vae"]).eval().decoder
+        latents = torch.empty(1, 4, 64, 64)
+        whole = watch(lambda: decoder(latents), lambda picture: picture)
+        parts = watch(lambda: decode_in_strips(decoder, latents), lambda picture: picture)
+    assert parts.peak < whole.peak / 2
+
+
+def test_a_picture_that_does_not_fit_the_memory_is_decoded_in_strips(
+    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae = open_base(str(tiny_models["base"])).vae()
+    latents = torch.randn(2, 4, 24, 24)
+    with torch.no_grad():
+        whole = vae.decode(latents, return_dict=False)[0]
+
+    def no_memory(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(vae.decoder, "forward", no_memory)
+    with torch.no_grad():
+        torch.testing.assert_close(vae.decode(latents).sample, whole, rtol=1e-4, atol=1e-4)
+    vae.decoder.up_blocks[0] = torch.nn.Identity()  # of another architecture
+    with pytest.raises(torch.OutOfMemoryError):
+        vae.decode(latents)
