@@ -110,7 +110,7 @@ def arguments_of(options: argparse.Namespace, folder: Path) -> list[str]:
     for key in ("pictures", "labels"):
         del data[key]
     side = SIDES[options.family]
-    pictures = write_pictures(folder / "pictures", options.pictures, side)
+    pictures = write_pictures(folder / "pictures", [(side, side)] * options.pictures)
     data |= {"sets": [{"pictures": str(pictures)}], "resolution": side}
     (folder / "train.yaml").write_text(yaml.safe_dump(preset))
     base = write_base(folder / "base", options.family, options.device)

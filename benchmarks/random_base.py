@@ -6,6 +6,7 @@ words of Elf's drawn world.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,20 +127,19 @@ def write_base(folder: Path, size: str, device: torch.device | str) -> Path:
     return folder
 
 
-def write_pictures(folder: Path, count: int, side: int) -> Path:
-    """Draw square pictures of the world, with captions beside them.
+def write_pictures(folder: Path, sizes: Sequence[tuple[int, int]]) -> Path:
+    """Draw pictures of the world, with captions beside them.
 
     Args:
         folder: For them.
-        count: How many.
-        side: Of each, px.
+        sizes: Width and height of each, px.
     """
     from elf.world.drawing import draw
     from elf.world.scene import wood_elf_scene
 
     folder.mkdir(parents=True)
-    for number in range(count):
+    for number, (width, height) in enumerate(sizes):
         path = folder / f"wood_elf-{number:03}.png"
-        draw(wood_elf_scene((1, number)), side, side).save(path)
+        draw(wood_elf_scene((1, number)), width, height).save(path)
         path.with_suffix(".txt").write_text(f"wood_elf, portrait, forest, {number}")
     return folder

@@ -7,9 +7,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elf.bases.text import count_cut, encode_text
+from elf.errors import ElfError
 
 if TYPE_CHECKING:
     from elf.bases.base import Base
+
+
+AT_ONCE = 6
+"""Tensors of a picture's size, with the channels of the first block, that are alive while it is
+encoded: five, and what a convolution works with."""
 
 
 class LatentEncoder:
@@ -27,6 +33,7 @@ class LatentEncoder:
         self.caption_tokens = base.caption_tokens
         self.vae = base.vae().to(device)
         self.latent_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self._at_once = 1 << 30  # pictures, as far as memory is known to suffice
         names = base.text_encoder_names
         self.tokenizers = {name: base.tokenizer(name) for name in names}
         self.text_encoders = {
@@ -41,11 +48,55 @@ class LatentEncoder:
     def encode_pictures(
         self, pixels: Float[Tensor, "B 3 H W"]
     ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
-        """Return mean and standard deviation of the scaled latents of pictures in −1..1."""
-        posterior = self.vae.encode(pixels.to(self.device)).latent_dist
+        """Return mean and standard deviation of the scaled latents of pictures in −1..1.
+
+        As many at a time as the memory holds: at 1024² each takes 2.5 GiB.
+
+        Raises:
+            ElfError: If it does not hold one.
+        """
+        parts: list[tuple[Tensor, Tensor]] = []
+        start = 0
+        while start < len(pixels):
+            height, width = pixels.shape[-2:]
+            part = pixels[start : start + min(self._at_once, self._fitting(height * width))]
+            latents = self._try(part)
+            if latents is not None:
+                parts.append(latents)
+                start += len(part)
+            elif len(part) == 1:
+                raise ElfError(
+                    f"{self.device} has no memory for the VAE to encode a picture of {width}×"
+                    f"{height} px: free some, or take the CPU (--trainer.accelerator cpu)"
+                )
+            else:
+                self._at_once = len(part) // 2
+        means, deviations = zip(*parts, strict=True)
+        return torch.cat(means), torch.cat(deviations)
+
+    def _try(self, pixels: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return mean and standard deviation; None if memory ran out."""
         scale = self.vae.config.scaling_factor
         shift = self.vae.config.shift_factor or 0.0
-        return (posterior.mean - shift) * scale, posterior.std * scale
+        try:
+            posterior = self.vae.encode(pixels.to(self.device)).latent_dist
+            return (posterior.mean - shift) * scale, posterior.std * scale
+        except torch.OutOfMemoryError:
+            pass  # with the error goes the traceback, which holds on to the activations
+        torch.cuda.empty_cache()
+        return None
+
+    def _fitting(self, area: int) -> int:
+        """Return how many pictures of an area, px, the card seems to have the memory for.
+
+        To try would do, but some drivers would rather spill into the computer's memory.
+        """
+        if self.device.type != "cuda":
+            return self._at_once
+        each: int = 4 * AT_ONCE * self.vae.config.block_out_channels[0] * area
+        free, _ = torch.cuda.mem_get_info(self.device)
+        own = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return max(1, (free + own) // each)
 
     @torch.inference_mode()
     def encode_captions(self, captions: list[str]) -> dict[str, Float[Tensor, "B ..."]]:

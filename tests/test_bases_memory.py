@@ -1,4 +1,4 @@
-"""Pictures decoded in strips are those decoded at once, in less memory."""
+"""Where memory is short pictures are decoded in strips, and encoded fewer at a time: the same."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from elf.bases import open_base, strips
 from elf.bases import vae as vaes
 from elf.bases.configs import CONFIGS
 from elf.bases.strips import decode_in_strips
+from elf.errors import ElfError
 from elf.planning.tracing import Pretence, watch
 
 SMALL = {**CONFIGS["sdxl"]["vae"], "block_out_channels": [32, 32, 64, 64]}
@@ -68,3 +69,34 @@ def test_a_picture_that_does_not_fit_the_memory_is_decoded_in_strips(
     vae.decoder.up_blocks[0] = torch.nn.Identity()  # of another architecture
     with pytest.raises(torch.OutOfMemoryError):
         vae.decode(latents)
+
+
+@pytest.mark.parametrize(
+    ("room", "calls"), [(8, [5]), (3, [5, 2, 2, 1]), (1, [5, 2, 1, 1, 1, 1, 1])]
+)
+def test_pictures_are_encoded_as_many_at_a_time_as_fit(
+    room: int, calls: list[int], tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = open_base(str(tiny_models["base"])).encoder(torch.device("cpu"))
+    pixels = torch.rand(5, 3, 64, 48) * 2 - 1
+    mean, std = encoder.encode_pictures(pixels)
+    encode, seen = encoder.vae.encoder.forward, []
+
+    def little_memory(given: torch.Tensor) -> torch.Tensor:
+        seen.append(len(given))
+        if len(given) > room:
+            raise torch.OutOfMemoryError
+        result: torch.Tensor = encode(given)
+        return result
+
+    monkeypatch.setattr(encoder.vae.encoder, "forward", little_memory)
+    found = encoder.encode_pictures(pixels)
+    assert seen == calls
+    torch.testing.assert_close(found, (mean, std))
+    room = 0
+    with pytest.raises(ElfError) as error:
+        encoder.encode_pictures(pixels)
+    assert str(error.value) == (
+        "cpu has no memory for the VAE to encode a picture of 48×64 px: free some, or take the "
+        "CPU (--trainer.accelerator cpu)"
+    )
