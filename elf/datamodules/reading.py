@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from elf.caches import Bytes, Cached, CachedText, text_key
+from elf.datamodules.packing import pack
 from elf.errors import ElfError
 from elf.prepared import REMEDY, Example
 from elf.shards import Reader
@@ -137,10 +138,9 @@ def _latent(example: Example, draw: Draw) -> Cached:
 
 
 class Plan(Protocol):
-    """The batches still to be read, each a list of draws."""
+    """The batches still to be read, each a list of draws; there may be no end to them."""
 
     def __iter__(self) -> Iterator[list[Draw]]: ...
-    def __len__(self) -> int: ...
 
 
 class BatchReading:
@@ -151,6 +151,7 @@ class BatchReading:
             dataset,
             sampler=plan,
             batch_size=None,  # the plan's items are whole batches
+            collate_fn=pack,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -163,7 +164,7 @@ class BatchReading:
             for batch in self._loader:
                 if isinstance(batch, ElfError):
                     raise batch
-                yield batch
+                yield batch.batch()
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
             # the last three: a batch was on its way when the worker that holds it died
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
