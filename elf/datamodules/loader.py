@@ -16,6 +16,7 @@ it does with it decides the shape of ``EpochLoader``:
   epoch ends when its last batch is handed over, not when the iterator is exhausted.
 """
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Treatment:
 
 
 class _Remaining:
-    """The batches of the current epoch that were not handed over, as one rank draws them."""
+    """The batches that were not handed over, epoch after epoch, as one rank draws them."""
 
     def __init__(
         self,
@@ -86,11 +87,12 @@ class _Remaining:
         self.batch = 0
         self.length = batches(bucket_counts(buckets, self.repeats), global_batch, drop)
 
-    def __len__(self) -> int:
-        return self.length - self.batch
-
     def __iter__(self) -> Iterator[list[Draw]]:
-        epoch, first = self.epoch, self.batch
+        yield from self._of_epoch(self.epoch, self.batch)
+        for epoch in itertools.count(self.epoch + 1):
+            yield from self._of_epoch(epoch)
+
+    def _of_epoch(self, epoch: int, first: int = 0) -> Iterator[list[Draw]]:
         plan = order(self.buckets, self.global_batch, self.seed, epoch, self.drop, self.repeats)
         for row, times in zip(plan.rows[first:], plan.occurrence[first:], strict=True):
             mine = row[self.rank :: self.world]
@@ -153,6 +155,7 @@ class EpochLoader:
         words = id_words([example.id for example in dataset.examples])
         self.position = _Remaining(words, buckets, global_batch, seed, world, rank, treatment, drop)
         self._reading = BatchReading(dataset, self.position, workers)
+        self._batches: Iterator[Batch] | None = None
         self.waited = 0.0
         self.handed = 0.0
 
@@ -161,30 +164,30 @@ class EpochLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         at = self.position
-        left = len(self)
-        while left:
+        for _ in range(len(self)):
+            batch = self._next()
             if at.batch >= at.length:
                 at.epoch, at.batch = at.epoch + 1, 0
-            for batch in self._waited_for():
-                at.batch += 1  # handed over: what workers read ahead does not count
-                left -= 1
-                yield batch
-                if not left:
-                    return
+            at.batch += 1  # handed over: what workers read ahead does not count
+            yield batch
 
-    def _waited_for(self) -> Iterator[Batch]:
-        batches = iter(self._reading)
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
+    def _next(self) -> Batch:
+        """Return the next batch; workers read ahead across the ends of epochs."""
+        start = time.perf_counter()
+        if self._batches is None:
+            self._batches = iter(self._reading)
+        try:
+            return next(self._batches)
+        except BaseException:
+            self._batches = None
+            raise
+        finally:
             self.handed = time.perf_counter()
             self.waited += self.handed - start
-            if batch is None:
-                return
-            yield batch
 
     def close(self) -> None:
         """End the workers; they start again when needed."""
+        self._batches = None
         self._reading.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -223,6 +226,7 @@ class EpochLoader:
                     f"{mine[key]}, so the run cannot be resumed: {remedy}, or start a new run"
                 )
         self.position.epoch, self.position.batch = state["epoch"], state["batch"]
+        self._batches = None  # what is read ahead is of elsewhere
 
     def _compare_options(self, saved: Mapping[str, Any] | None) -> None:
         if saved is None:  # a state from before captions were drawn says nothing of the shares

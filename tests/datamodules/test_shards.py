@@ -1,3 +1,4 @@
+import itertools
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.trainer.states import RunningStage
 
+from elf.datamodules.reading import BatchReading
 from elf.datamodules.shards import ShardDataModule
 from elf.epoch import draw_seed
 from elf.errors import ElfError
@@ -128,6 +130,23 @@ def test_the_state_counts_what_was_handed_over_not_what_was_read_ahead(make_data
         "epoch": 1, "batch": 5, "seed": 0, "index": loader.index_hash, "global_batch": 2,
         "options": {"caption_dropout": 0.3, "prior_preservation": 0.25},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_read_on_across_the_ends_of_epochs(make_data, workers, monkeypatch):
+    begun, begin = [], BatchReading.__iter__
+    monkeypatch.setattr(BatchReading, "__iter__", lambda self: begun.append(1) or begin(self))
+    loader = make_data(workers=workers).train_dataloader()
+    start = loader.state_dict()
+    whole = draws(loader) + draws(loader) + draws(loader)
+    assert len(begun) == 1
+    assert loader.waited > 0
+    loader.load_state_dict({**start, "epoch": 1, "batch": 3})
+    assert draws(loader) == whole[11:19]
+    assert len(begun) == 2
+    loader.close()  # and begin anew, where it stood
+    assert draws(loader)[:5] == whole[19:]
+    assert len(begun) == 3
 
 
 def test_the_global_random_state_is_not_touched(make_data):
@@ -291,6 +310,10 @@ def test_a_batch_holds_what_training_needs(make_data, prepared, workers):
             assert tuple(batch["crop"][row].tolist()) == (0, 0)
 
 
+def epoch_of(loader):
+    return itertools.islice(loader.position, len(loader))
+
+
 def test_caption_dropout_gives_the_empty_captions_state_at_the_asked_rate(make_data):
     for share in (0.0, 1.0):
         loader = make_data(workers=0, caption_dropout=share).train_dataloader()
@@ -299,7 +322,7 @@ def test_caption_dropout_gives_the_empty_captions_state_at_the_asked_rate(make_d
     loader = make_data(workers=0, caption_dropout=0.3).train_dataloader()
     dropped = []
     for loader.position.epoch in range(200):
-        dropped += [draw.dropped for draws in loader.position for draw in draws]
+        dropped += [draw.dropped for draws in epoch_of(loader) for draw in draws]
     assert abs(np.mean(dropped) - 0.3) < 0.03  # 3,200 draws: deviation 0.008
 
 
@@ -319,7 +342,7 @@ def test_the_asked_share_is_preserved_whatever_is_dropped(make_data):
     loader = make_data(workers=0, caption_dropout=0.4, prior_preservation=0.3).train_dataloader()
     draws = []
     for loader.position.epoch in range(200):
-        draws += [draw for draws in loader.position for draw in draws]
+        draws += [draw for draws in epoch_of(loader) for draw in draws]
     preserved = np.array([draw.preserved for draw in draws])
     dropped = np.array([draw.dropped for draw in draws])
     assert abs(preserved.mean() - 0.3) < 0.03  # 3,200 draws: deviation 0.008
