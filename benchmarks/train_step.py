@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from elf import adapters, objective
 from elf.adapters import AdapterConfig
 from elf.bases.text import encode_tokens
-from elf.building import checkpoint_activations
 from elf.compiling import Scope, compile_network
 from elf.denoiser import Denoiser
 from elf.fused import can_fuse, fuse
 from elf.losscheck import LossCheck
 from elf.objective import ObjectiveConfig
+from elf.recomputing import checkpoint_activations
 from elf.stepping import Stepper
 
 RANK, GIB = 16, 1 << 30

@@ -1,14 +1,11 @@
 """Builds the network that is trained: base, adapter and objective put together."""
 
 import warnings
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
-from torch.utils.checkpoint import checkpoint
 
 from elf import adapters, objective
 from elf.adapters import AdapterConfig, Injected
@@ -19,29 +16,7 @@ from elf.fused import fuse
 from elf.objective import ObjectiveConfig
 from elf.optimization import LearningRates, OptimizerFactory, make_optimizer
 from elf.quantized import Kind, quantize, refuse_missing
-
-
-def checkpoint_activations(network: Any) -> None:
-    """Switch gradient checkpointing on: activations are recomputed in the backward pass.
-
-    The random generator's state is kept only where something is dropped.
-    """
-    drops = any(isinstance(each, nn.Dropout) and each.p > 0 for each in network.modules())
-    options = {"use_reentrant": False, "preserve_rng_state": drops}
-    if hasattr(network, "enable_gradient_checkpointing"):  # diffusers
-        network.enable_gradient_checkpointing(partial(_checkpoint, **options))
-        return
-    name = "activation_checkpointing_enable"  # from transformers 5.23 on, which warns of the older
-    getattr(network, name, network.gradient_checkpointing_enable)(options)
-
-
-def _checkpoint(function: Any, *inputs: Any, **options: Any) -> Any:
-    # torch (2.11) captures it, but what is recomputed then drops other elements
-    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-    if options["preserve_rng_state"] and capturing:
-        raise RuntimeError("adapter dropout under gradient checkpointing")
-    return checkpoint(function, *inputs, **options)
-
+from elf.recomputing import checkpoint_blocks
 
 BASE_DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}
 
@@ -95,7 +70,7 @@ def build(
     config: ObjectiveConfig,
     dtype: torch.dtype = torch.float32,
     text_states: str | None = None,
-    gradient_checkpointing: bool = False,
+    gradient_checkpointing: bool | Sequence[str] = False,
     quantization: Kind | None = None,
     device: torch.device | None = None,
     fused: bool = False,
@@ -109,7 +84,8 @@ def build(
         dtype: Of the frozen weights; the adapter is in float32.
         text_states: ``live`` if captions are encoded in each step, ``cached`` if their states are
             given; None if that is not known: then they are cached unless they are trained.
-        gradient_checkpointing: Recompute activations in the backward pass.
+        gradient_checkpointing: Whether to recompute activations in the backward pass, or of which
+            blocks.
         quantization: How the UNet's linear layers are kept; None leaves them as they are.
         device: Where they are quantised, one after the other; the networks stay on the CPU.
         fused: Use Elf's kernels in the UNet.
@@ -139,8 +115,8 @@ def build(
         fuse(networks["unet"], device)
     for network in networks.values():
         network.train()  # from_pretrained leaves it in eval mode: no adapter dropout
-    if gradient_checkpointing:
-        for network in networks.values() if trains_text else (networks["unet"],):
-            checkpoint_activations(network)
+    checkpoint_blocks(
+        networks if trains_text else {"unet": networks["unet"]}, gradient_checkpointing
+    )
     denoiser = Denoiser(networks["unet"], base, config, encoders, trains_text, dtype)
     return Built(denoiser, injected, {name: base.tokenizer(name) for name in encoders})

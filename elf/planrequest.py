@@ -66,10 +66,10 @@ class Request:
     @property
     def choice(self) -> Choice:
         """What is trained how."""
-        model = self.model
+        model, recomputed = self.model, self.model.gradient_checkpointing
         return Choice(
             self.data.batch_size,
-            model.gradient_checkpointing,
+            recomputed if isinstance(recomputed, bool) else tuple(recomputed),
             model.quantization,
             model.optimizer,
         )

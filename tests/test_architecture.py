@@ -13,7 +13,8 @@ STANDARD_ONLY = {"cli", "errors", "files", "buckets", "resources", "config_error
 WITHOUT_TORCH = STANDARD_ONLY | {"epoch", "images", "shards", "manifest", "captions", "sets"}
 WITHOUT_LIGHTNING = WITHOUT_TORCH | {
     "autocasting", "averaging", "building", "compiling", "denoiser", "diffusion", "dora",
-    "identity", "losscheck", "metrics", "optimization", "pretrained", "schedules", "validation",
+    "identity", "losscheck", "metrics", "optimization", "pretrained", "recomputing", "schedules",
+    "validation",
 }  # fmt: skip
 PURE = ("adapters", "bases", "objective", "planning", "quantized", "stepping", "taggers")
 ALONE = {"gradio": {"serve"}, "fiftyone": {"fiftyone_app"}}

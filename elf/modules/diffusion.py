@@ -52,8 +52,8 @@ class DiffusionModule(SteppedModule):
         schedule: How the learning rate changes over the run.
         lr_scheduler: A schedule of torch's instead, advanced once an optimizer step.
         ema: A moving average of the adapter, which is evaluated and exported; null for none.
-        gradient_checkpointing: Recompute activations in the backward pass: less memory, a third
-            more time.
+        gradient_checkpointing: Recompute activations in the backward pass, of all blocks or of
+            those named: less memory, up to a third more time.
         quantization: How the frozen UNet's linear layers are kept, nf4 or int8; null in 16 bit.
         cuda_graphs: On a GPU, launch a step as one recorded graph instead of thousands of kernels.
         fused_kernels: On a GPU, do a UNet's norms, gates and sums in kernels of Elf's own.
@@ -81,7 +81,7 @@ class DiffusionModule(SteppedModule):
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
         lr_scheduler: LRSchedulerCallable | None = None,
         ema: EMAConfig | None = None,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | list[str] = False,
         quantization: Kind | None = None,
         cuda_graphs: bool = True,
         fused_kernels: bool = True,

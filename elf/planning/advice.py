@@ -12,6 +12,9 @@ Measured = Callable[[Choice], Footprint]
 
 _ADAMS = ("Adam", "AdamW")
 
+TRIES = 3
+"""Lists of blocks that are planned at most, each of which takes as long as a plan."""
+
 
 class Change(NamedTuple):
     """A change of the configuration, and what a step then takes.
@@ -42,9 +45,11 @@ def changes(choice: Choice, now: Footprint, room: int, measured: Measured) -> It
 
 
 def _tried(choice: Choice, now: Footprint, room: int, measured: Measured) -> Iterator[Change]:
-    if not choice.gradient_checkpointing:
+    if choice.gradient_checkpointing is not True:
         other = dataclasses.replace(choice, gradient_checkpointing=True)
         memory = measured(other).memory
+        if memory.total <= room and not choice.gradient_checkpointing:
+            yield from _few_blocks(choice, now, room, measured)
         yield Change("model.gradient_checkpointing true", memory, "a third more time")
     if choice.batch > 1 and (smaller := _largest_batch(choice, now, room, measured)):
         yield smaller
@@ -52,6 +57,25 @@ def _tried(choice: Choice, now: Footprint, room: int, measured: Measured) -> Ite
         yield from _quantized(choice, measured)
     if now.optimizer in _ADAMS:
         yield _with_8bit(now)
+
+
+def _few_blocks(choice: Choice, now: Footprint, room: int, measured: Measured) -> Iterator[Change]:
+    """Yield the fewest blocks that suffice, of those that leave the most alive.
+
+    The first try takes them for what they leave; recomputed they leave their inputs, and need a
+    part of it again, so that some more may have to follow.
+    """
+    blocks = sorted(now.left, key=lambda name: now.left[name], reverse=True)
+    missing, number = now.memory.total - room, 1
+    while number < len(blocks) and sum(now.left[name] for name in blocks[:number]) < missing:
+        number += 1
+    for tried in range(number, min(number + TRIES, len(blocks))):
+        chosen = tuple(blocks[:tried])
+        memory = measured(dataclasses.replace(choice, gradient_checkpointing=chosen)).memory
+        if memory.total <= room:
+            named = f"model.gradient_checkpointing [{','.join(chosen)}]"
+            yield Change(named, memory, "less than a third more time")
+            return
 
 
 def _quantized(choice: Choice, measured: Measured) -> Iterator[Change]:

@@ -22,6 +22,7 @@ from elf.planning.kernels import Kernel
 from elf.planning.memory import Memory, State, frozen_bytes, optimizer_state, state_bytes
 from elf.planning.tracing import Pretence, tolerated, watch
 from elf.quantized import Kind
+from elf.recomputing import outer_blocks
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class Choice:
 
     Attributes:
         batch: Pictures a pass.
-        gradient_checkpointing: Whether activations are recomputed.
+        gradient_checkpointing: Whether activations are recomputed, or of which blocks.
         quantization: Of the frozen UNet.
         optimizer: Makes the optimizer.
     """
 
     batch: int
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | tuple[str, ...]
     quantization: Kind | None
     optimizer: OptimizerFactory
 
@@ -53,6 +54,7 @@ class Footprint:
         optimizer: Its class.
         state: What it keeps.
         shapes: Of the trained parameters.
+        left: Bytes that the forward pass of each of the UNet's blocks leaves alive, by their names.
     """
 
     memory: Memory
@@ -62,6 +64,7 @@ class Footprint:
     optimizer: str
     state: State
     shapes: list[tuple[int, ...]]
+    left: Mapping[str, int]
 
     @property
     def parameters(self) -> int:
@@ -168,6 +171,7 @@ class PlannedTraining:
             seen = watch(
                 lambda: denoiser.training_errors(batch)[1].mean(),
                 lambda loss: torch.autograd.grad(loss, trained, allow_unused=True),
+                outer_blocks(denoiser.unet),
             )
         numbers = sum(each.numel() for each in trained)
         # of a parameter: itself, its gradient, and its average, in float32
@@ -181,6 +185,7 @@ class PlannedTraining:
             type(optimizer).__name__,
             state,
             [tuple(each.shape) for each in trained],
+            seen.left,
         )
 
     def _optimizer(

@@ -11,12 +11,13 @@ log-sum-exp.)
 import gc
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -34,11 +35,13 @@ class Seen(NamedTuple):
         kept: Bytes that were alive at the end of what was first, the forward pass.
         peak: Most bytes alive at a time; what was there before does not count.
         kernels: All that a GPU would have had to do.
+        left: Bytes that the forward pass of each of the modules left alive, by their names.
     """
 
     kept: int
     peak: int
     kernels: list[Kernel]
+    left: dict[str, int]
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types
@@ -110,20 +113,45 @@ class Pretence:
             torch.set_default_dtype(usual)
 
 
-def watch(first: Callable[[], Any], second: Callable[[Any], Any]) -> Seen:
+def watch(
+    first: Callable[[], Any],
+    second: Callable[[Any], Any],
+    modules: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> Seen:
     """Return what two functions do, of which the second is given what the first returned.
 
     Args:
         first: The forward pass.
         second: The backward pass, which gives up what it is given as it goes.
+        modules: Of which to see what each leaves alive.
     """
     gc.freeze()  # else Python looks through all modules again and again: half of the time
     try:
         with _Watch() as seen:
-            result = first()
+            with _left_by(modules, seen) as left:
+                result = first()
             kept = seen.alive
-            left = second(result)
-            del result, left
+            gradients = second(result)
+            del result, gradients
     finally:
         gc.unfreeze()
-    return Seen(kept, seen.peak, seen.kernels)
+    return Seen(kept, seen.peak, seen.kernels, left)
+
+
+@contextmanager
+def _left_by(modules: Mapping[str, nn.Module], seen: _Watch) -> Iterator[dict[str, int]]:
+    """Note how many more bytes are alive after a module's forward pass than before."""
+    before: dict[str, int] = {}
+    left: dict[str, int] = {}
+
+    def begin(name: str) -> None:
+        before[name] = seen.alive
+
+    def end(name: str) -> None:
+        left[name] = seen.alive - before[name]
+
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(module.register_forward_pre_hook(lambda *_, name=name: begin(name)))
+            hooks.enter_context(module.register_forward_hook(lambda *_, name=name: end(name)))
+        yield left

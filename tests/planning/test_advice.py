@@ -63,7 +63,8 @@ def test_what_is_advised_fits(measured: Measured, share: float) -> None:
         if key == "data.batch_size":
             other = dataclasses.replace(CHOICE, batch=int(value))
         elif key == "model.gradient_checkpointing":
-            other = dataclasses.replace(CHOICE, gradient_checkpointing=True)
+            blocks = True if value == "true" else tuple(value.strip("[]").split(","))
+            other = dataclasses.replace(CHOICE, gradient_checkpointing=blocks)
         else:
             continue
         assert measured(other).memory.total == total
@@ -73,6 +74,31 @@ def test_the_batch_is_the_largest_that_fits(measured: Measured) -> None:
     room = measured(dataclasses.replace(CHOICE, batch=5)).memory.total
     keys = [keys for keys in advised(measured, room) if keys.startswith("data.batch_size")]
     assert keys == ["data.batch_size 5"]
+
+
+def test_few_blocks_are_advised_where_few_suffice(measured: Measured) -> None:
+    """Those that leave the most, and one less would not do."""
+    now = measured(CHOICE)
+    every = measured(dataclasses.replace(CHOICE, gradient_checkpointing=True)).memory.total
+    largest = max(now.left, key=lambda name: now.left[name])
+    room = now.memory.total - (now.memory.total - every) // 8
+    keys = [keys for keys in advised(measured, room) if "gradient_checkpointing" in keys]
+    assert keys == [
+        f"model.gradient_checkpointing [{largest}]",
+        "model.gradient_checkpointing true",
+    ]
+    room = (now.memory.total + every) // 2
+    (few, _) = [keys for keys in advised(measured, room) if "gradient_checkpointing" in keys]
+    blocks = tuple(few.rpartition(" ")[2].strip("[]").split(","))
+    assert 1 < len(blocks) < len(now.left)
+    fewer = dataclasses.replace(CHOICE, gradient_checkpointing=blocks[:-1])
+    assert measured(fewer).memory.total > room
+
+
+def test_where_all_blocks_are_needed_no_list_of_them_is_advised(measured: Measured) -> None:
+    every = measured(dataclasses.replace(CHOICE, gradient_checkpointing=True)).memory.total
+    keys = [keys for keys in advised(measured, every) if "gradient_checkpointing" in keys]
+    assert keys == ["model.gradient_checkpointing true"]
 
 
 def test_changes_that_do_not_suffice_are_not_advised(measured: Measured) -> None:

@@ -73,6 +73,7 @@ def really(training: PlannedTraining, choice: Choice) -> tuple[int, int, int]:
         ({}, {}),
         ({"adapter": AdapterConfig("dora", 8)}, {}),
         ({}, {"gradient_checkpointing": True}),
+        ({}, {"gradient_checkpointing": ("up_blocks.1", "mid_block")}),
         ({}, {"quantization": "int8"}),
         ({"text_states": "live"}, {}),
         ({"preserved": 0.5}, {}),
@@ -81,7 +82,7 @@ def really(training: PlannedTraining, choice: Choice) -> tuple[int, int, int]:
             {},
         ),
     ],
-    ids=["lora", "dora", "checkpointing", "int8", "live", "preserved", "text"],
+    ids=["lora", "dora", "checkpointing", "some blocks", "int8", "live", "preserved", "text"],
 )
 def test_memory_is_that_of_the_real_step(
     tiny: PlannedTraining, options: dict[str, Any], choice: dict[str, Any]
