@@ -35,6 +35,9 @@ COMMANDS = {
     "export": Command("elf.export", "main", "write an adapter as the file that others load"),
 }
 
+ON_GPU = ("predict", "prepare", "plan", "fit", "validate", "test")
+"""Commands that fill a GPU's memory."""
+
 
 def usage() -> str:
     """Return the help page."""
@@ -64,6 +67,10 @@ def run(arguments: list[str]) -> None:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean `elf {near[0]}`?" if near else "`elf --help` lists the commands"
         raise ElfError(f"no command {name!r}; {hint}")
+    if name in ON_GPU and "torch" not in sys.modules:  # who imported it has chosen
+        from elf.allocator import allocator_settings
+
+        os.environ |= allocator_settings(os.environ)
     command = COMMANDS[name]
     getattr(importlib.import_module(command.module), command.function)(rest)
 

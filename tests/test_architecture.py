@@ -9,7 +9,9 @@ import elf
 
 PACKAGE = Path(elf.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-STANDARD_ONLY = {"cli", "errors", "files", "buckets", "resources", "config_errors", "__main__"}
+STANDARD_ONLY = {
+    "allocator", "cli", "errors", "files", "buckets", "resources", "config_errors", "__main__"
+}  # fmt: skip
 WITHOUT_TORCH = STANDARD_ONLY | {"epoch", "images", "shards", "manifest", "captions", "sets"}
 WITHOUT_LIGHTNING = WITHOUT_TORCH | {
     "autocasting", "averaging", "building", "compiling", "denoiser", "diffusion", "dora",
