@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from elf.callbacks.spilling import SpillWatch, spill_watch
 from elf.watching import log_figures
 
 GIB = 1 << 30
@@ -16,7 +17,8 @@ class SpeedRecorder(Callback):
 
     Only the training itself is timed: the wait for a batch, and from there to the step's end.
     Validation, sample pictures and checkpoints are not part of it. ``memory/peak_gib`` is the most
-    that PyTorch had reserved on the GPU since the last row, of all that is done.
+    that PyTorch had reserved on the GPU since the last row, of all that is done. Where a driver
+    lends a GPU system memory, it is told once when that seems to have happened (`elf.spilling`).
 
     It is to stand before the other callbacks, whose work would else be taken for the step's.
     """
@@ -24,6 +26,7 @@ class SpeedRecorder(Callback):
     def __init__(self) -> None:
         self._step = 0
         self._started = 0.0
+        self._spills: SpillWatch | None = None
         self._begin(None)
 
     def _begin(self, loader: Any) -> None:
@@ -35,6 +38,7 @@ class SpeedRecorder(Callback):
         """Start at nothing."""
         self._step = trainer.global_step
         self._begin(trainer.train_dataloader)
+        self._spills = spill_watch(pl_module.device)
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
@@ -43,6 +47,8 @@ class SpeedRecorder(Callback):
     ) -> None:
         """Note when the batch came, or now if its loader does not say."""
         self._started = getattr(trainer.train_dataloader, "handed", None) or time.perf_counter()
+        if self._spills is not None:
+            self._spills.begin()
 
     def on_train_batch_end(
         self,
@@ -55,6 +61,8 @@ class SpeedRecorder(Callback):
         """Add up a batch; log at each ``log_every_n_steps``-th step."""
         stepped = trainer.global_step != self._step
         self._step = trainer.global_step
+        if self._spills is not None:
+            self._spills.end(batch, stepped, pl_module)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         due = stepped and every > 0 and self._step % every == 0
         on_gpu = pl_module.device.type == "cuda"
@@ -65,6 +73,8 @@ class SpeedRecorder(Callback):
         self._pictures += len(batch["id"]) if isinstance(batch, dict) and "id" in batch else 0
         if not due:
             return
+        if self._spills is not None:
+            self._spills.look()
         waited = getattr(trainer.train_dataloader, "waited", 0.0) - self._waited
         seconds = max(self._busy + waited, 1e-9)
         figures: dict[str, Any] = {
