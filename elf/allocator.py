@@ -13,8 +13,9 @@ import sys
 from collections.abc import Mapping
 
 NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
-"""What torch reads (2.11 and 2.14 do; if several are set, the last ones win). Of the older names
-torch warns before 2.12, and the first one it took no heed of before 2.10."""
+"""What torch reads; 2.11 and 2.14 read all of them. The first is the one of which it does not warn as
+deprecated (the others: from 2.8 to 2.11), and only 2.9 took no heed of it. Where both of the first
+two are set, the second wins."""
 
 SETTING = "expandable_segments:True"
 
@@ -26,8 +27,8 @@ def allocator_settings(
 ) -> dict[str, str]:
     """Return what to add to the environment; nothing where the user has chosen.
 
-    Windows' builds of torch before 2.14 have no expandable segments, and warn. Under WSL and on
-    Tegra boards the driver takes the calls they are made of, and fails at the first allocation
+    Torch's builds for Windows have long had no expandable segments, and warn. Under WSL and on
+    Tegra boards the driver offers the calls that they consist of, and fails in the first allocation
     (https://github.com/pytorch/pytorch/issues/192330).
 
     Args:

@@ -113,6 +113,20 @@ def test_what_does_not_fit_is_advised(
     assert plan(capsys, *wanted, f"--data.batch_size={batch}")["fits"][0].startswith("yes: ")
 
 
+def test_blocks_that_are_advised_make_it_fit(
+    unprepared: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 145 << 20
+    monkeypatch.setattr("elf.planrequest.card_at_hand", lambda: ("Small 1", None, room))
+    wanted = [*unprepared, "--trainer.accelerator=auto"]
+    (advice,) = [line for line in plan(capsys, *wanted)["fits"] if "checkpointing [" in line]
+    value = advice.removeprefix("with model.gradient_checkpointing ").partition(":")[0]
+    found = plan(capsys, *wanted, f"--model.gradient_checkpointing={value}")
+    assert found["fits"][0].startswith("yes: ")
+    other = plan(capsys, *wanted, "--model.gradient_checkpointing=[mid_block]")
+    assert "with model.gradient_checkpointing true: " in other["fits"][1]
+
+
 def test_where_no_change_suffices_all_are_tried(
     unprepared: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +168,7 @@ def test_a_run_that_is_there_is_told(
         ("--data.labels=nowhere", "nowhere"),
         ("--model.base=nowhere", "nowhere"),
         ("--model.adapter.targets=[nothing]", "nothing"),
+        ("--model.gradient_checkpointing=[up_block.1]", "'up_block.1'; did you mean up_blocks.1"),
     ],
 )
 def test_what_fit_refuses_is_refused(

@@ -58,11 +58,12 @@ class RandomParts:
         ("sd15", "lora", 1, True, None),
         ("sdxl", "lora", 1, True, None),
         ("sdxl", "lora", 1, False, None),
+        ("sdxl", "lora", 1, ("up_blocks.0", "down_blocks.2"), None),
         ("sdxl", "lora", 1, True, "nf4"),
     ],
 )
 def test_predictions_hold(
-    family: str, kind: Any, batch: int, checkpointing: bool, quantization: Any
+    family: str, kind: Any, batch: int, checkpointing: Any, quantization: Any
 ) -> None:
     """Within 10 % of the memory and, on a card with known figures, 20 % of the time."""
     parts: Any = RandomParts(family)

@@ -42,6 +42,10 @@ OPTIONS: dict[str, list[str]] = {
     "ema, validation": ["--model.ema.decay=0.9", *VALIDATED],
     "prior preservation": ["--data.prior_preservation=0.33"],
     "checkpointing": ["--model.gradient_checkpointing=true", "--model.adapter.dropout=0"],
+    "checkpointing of some blocks": [
+        "--model.gradient_checkpointing=[up_blocks.1, '*.attentions.0']",
+        "--model.adapter.dropout=0",
+    ],
     "dora, ema, validation": ["--model.adapter.kind=dora", "--model.ema.decay=0.9", *VALIDATED],
     "nf4": ["--model.quantization=nf4"],
     "int8, dora": ["--model.quantization=int8", "--model.adapter.kind=dora"],
