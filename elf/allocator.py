@@ -13,9 +13,9 @@ import sys
 from collections.abc import Mapping
 
 NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
-"""What torch reads; 2.11 and 2.14 read all of them. The first is the one of which it does not warn as
-deprecated (the others: from 2.8 to 2.11), and only 2.9 took no heed of it. Where both of the first
-two are set, the second wins."""
+"""What torch reads: 2.11 and 2.14 the first two, and builds for ROCm the third. Of the second it
+warns from 2.8 to 2.11 that it is deprecated; of the first only 2.9 took no heed. Of both the
+second wins."""
 
 SETTING = "expandable_segments:True"
 

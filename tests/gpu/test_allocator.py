@@ -97,7 +97,7 @@ def test_captured_steps_are_the_same_with_expandable_segments(
     assert (on["expandable"], off["expandable"]) == (True, False)
     assert on["passes"] == off["passes"]
     captures, replays, eager = on["passes"]
-    assert captures >= 3 and replays >= 30 and eager == 0
+    assert captures >= 2 and replays >= 30 and eager == 0
     assert on["update"] == 30
     assert len(on["losses"]) == len(off["losses"]) == 30
     mean = (on["losses"] - off["losses"]).abs().mean() / off["losses"].mean()
