@@ -131,7 +131,7 @@ def arguments_of(options: argparse.Namespace, folder: Path) -> list[str]:
 
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Return the rows."""
-    shared = argparse.Namespace(**vars(options))
+    shared = argparse.Namespace(**vars(options), quantization=None)
     prepare(shared)
     options.kind_of_device = shared.kind_of_device
     arguments = arguments_of(options, folder)

@@ -34,6 +34,7 @@ from elf.denoiser import Denoiser
 from elf.fused import can_fuse, fuse
 from elf.losscheck import LossCheck
 from elf.objective import ObjectiveConfig
+from elf.quantized import quantize
 from elf.recomputing import checkpoint_activations
 from elf.stepping import Stepper
 
@@ -149,10 +150,14 @@ class Ours:
         self.options = options
         graphs = graphs and options.kind_of_device == "cuda"
         unet = make("unet", options)
+        if options.quantization:
+            quantize(unet, options.quantization, torch.device(options.device))
         adapters.inject(unet, AdapterConfig(options.kind, RANK))
         unet.train()
         if fused and scope is None and can_fuse(torch.device(options.device)):
-            fuse(unet.to("cpu"), torch.device(options.device))
+            if not options.quantization:  # as a run does: no place is given up on the device
+                unet.to("cpu")
+            fuse(unet, torch.device(options.device))
             unet.to(options.device)
         if options.checkpointing:
             checkpoint_activations(unet)
@@ -332,6 +337,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--precision", choices=["fp16", "bf16", "fp32"], default="fp16")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--quantization", choices=["nf4", "int8"], help="of Elf's base")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="at a time")
@@ -341,6 +347,7 @@ def main() -> None:
     if options.device == "cpu":
         options.precision = "fp32"
     checkpointed = ", checkpointing" if options.checkpointing else ""
+    checkpointed += f", {options.quantization}" if options.quantization else ""
     options.label = (
         f"{options.family} {options.kind} {options.precision} batch {options.batch}{checkpointed}"
     )

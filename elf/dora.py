@@ -9,6 +9,9 @@ positions (1 for a linear layer), r is the rank, L counts layers of one shape. A
 (out, in, *kernel), A is (r, in, *kernel), B is (out, r).
 """
 
+import functools
+import importlib.util
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -148,21 +151,63 @@ class _Scaled(torch.autograd.Function):
         bias: Tensor | None,
         lost: Tensor,
     ) -> Tensor:
-        result = torch.addcmul(output, output, lost, value=-1)
-        if bias is not None:
-            result.add_((bias * lost).to(result.dtype))
         ctx.save_for_backward(output, norm, bias, lost)
-        return result
+        return less(output, lost, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         output, norm, bias, lost = ctx.saved_tensors
-        grad, tokens = grads[0], list(range(output.dim() - 1))
-        gain_grad = torch.sum(grad * output, tokens, dtype=norm.dtype)
-        if bias is not None:
-            gain_grad = gain_grad - bias * torch.sum(grad, tokens, dtype=norm.dtype)
-        output_grad = torch.addcmul(grad, grad, lost, value=-1)
-        return output_grad, gain_grad / norm, None, None, None
+        grad, of_magnitude = less_backward(grads, output, lost, norm, bias)
+        return grad, of_magnitude, None, None, None
+
+
+def less(
+    output: Float[Tensor, "*tokens out"],
+    lost: Float[Tensor, " out"],
+    bias: Float[Tensor, " out"] | None,
+) -> Float[Tensor, "*tokens out"]:
+    """Return y − (1 − g) ⊙ (y − b), without a gradient; see `scaled`."""
+    if has_kernels(output):
+        from elf.dora_kernels import scale
+
+        return scale(output.contiguous(), lost, bias)
+    result = torch.addcmul(output, output, lost, value=-1)
+    if bias is not None:
+        result.add_((bias * lost).to(result.dtype))
+    return result
+
+
+def less_backward(
+    grads: Sequence[Float[Tensor, "*tokens part"]],
+    output: Float[Tensor, "*tokens out"],
+    lost: Float[Tensor, " out"],
+    norm: Float[Tensor, " out"],
+    bias: Float[Tensor, " out"] | None,
+) -> tuple[Float[Tensor, "*tokens out"], Float[Tensor, " out"]]:
+    """Return the gradients of y and m, by that of `less`, which may come in parts side by side."""
+    if has_kernels(output):
+        from elf.dora_kernels import scale_backward
+
+        flat = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        rows = output.reshape(-1, output.shape[-1])
+        grad, of_magnitude = scale_backward(flat, rows, lost, norm, bias)
+        return grad.view(output.shape), of_magnitude
+    grad = grads[0] if len(grads) == 1 else torch.cat(list(grads), dim=-1)
+    tokens = list(range(output.dim() - 1))
+    of_gain = torch.sum(grad * output, tokens, dtype=norm.dtype)
+    if bias is not None:
+        of_gain = of_gain - bias * torch.sum(grad, tokens, dtype=norm.dtype)
+    return torch.addcmul(grad, grad, lost, value=-1), of_gain / norm
+
+
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether there are kernels of Elf's own where a tensor is; a compiler makes others."""
+    return tensor.is_cuda and not torch.compiler.is_compiling() and _has_triton()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def output_axis(

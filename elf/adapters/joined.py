@@ -12,14 +12,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from elf.adapters.adapted import LoraLinear
+from elf import dora
+from elf.adapters.adapted import LoraLinear, OutputLinear
 from elf.adapters.factored import NAME, factors
 from elf.adapters.product import product, rows
 from elf.autocasting import computing_type
 
 
 class JoinedLayers:
-    """LoRA layers that see the same input; called with it, it returns all their outputs.
+    """Adapted layers that see the same input; called with it, it returns all their outputs.
 
     Args:
         layers: The layers, which stay where they are in the network.
@@ -31,8 +32,11 @@ class JoinedLayers:
 
     @staticmethod
     def fits(layers: Sequence[nn.Module]) -> bool:
-        """Whether layers can be one: LoRA on plain linear layers of one shape, without biases."""
-        if not all(type(layer) is LoraLinear for layer in layers):
+        """Whether layers can be one: plain linear layers of one shape, without biases.
+
+        They carry LoRA, or DoRA over their outputs.
+        """
+        if {type(layer) for layer in layers} not in ({LoraLinear}, {OutputLinear}):
             return False
         bases = [layer.get_base_layer() for layer in layers]  # type: ignore[operator]
         plain = all(type(base) is nn.Linear and base.bias is None for base in bases)
@@ -46,7 +50,14 @@ class JoinedLayers:
         scale: Any = self._layers[0].scaling[NAME]  # type: ignore[index]
         x = x.to(computing_type(x))
         flat = [factor for pair in pairs for factor in pair]
-        outputs: tuple[Tensor, ...] = _JoinedLinear.apply(x, self.join(), scale, *flat)
+        whole: Tensor = _JoinedLinear.apply(x, self.join(), scale, *flat)
+        if type(self._layers[0]) is LoraLinear:
+            return whole.chunk(len(pairs), dim=-1)
+        layers: list[Any] = self._layers
+        norm = _side_by_side([layer.norm() for layer in layers])
+        lost = _side_by_side([layer.lost(whole.dtype) for layer in layers])
+        magnitudes = [layer.magnitude() for layer in layers]
+        outputs: tuple[Tensor, ...] = _JoinedGain.apply(whole, lost, norm, *magnitudes)
         return outputs
 
     def _factors(self, x: Tensor) -> list[tuple[Tensor, Tensor]] | None:
@@ -57,6 +68,8 @@ class JoinedLayers:
                 return None
             if layer.dropped(x[:0]) is not None:
                 return None
+            if type(layer) is OutputLinear and layer.lost(computing_type(x)) is None:
+                return None  # its norms are not kept
         pairs = [factors(layer) for layer in layers]
         ranks = {b.shape for _, b in pairs}
         scales = {layer.scaling[NAME] for layer in layers}
@@ -86,13 +99,38 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]  # has no address if fake
 
 
-class _JoinedLinear(torch.autograd.Function):
-    """W₀x + s B(Ax) of several layers."""
+def _side_by_side(vectors: Sequence[Tensor]) -> Tensor:
+    """Return vectors as one, without a copy where they lie so."""
+    first, place = vectors[0], vectors[0].storage_offset()
+    for vector in vectors:
+        if _storage(vector) != _storage(first) or vector.storage_offset() != place:
+            return torch.cat(list(vectors))
+        place += len(vector)
+    return first.as_strided((place - first.storage_offset(),), (1,))
+
+
+class _JoinedGain(torch.autograd.Function):
+    """y − (1 − g) ⊙ y of several layers, side by side; each magnitude has its own gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, scale: float, *pairs: Tensor
+        ctx: Any, output: Tensor, lost: Tensor, norm: Tensor, *magnitudes: Tensor
     ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(output, lost, norm)
+        return dora.less(output, lost, None).chunk(len(magnitudes), dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        output, lost, norm = ctx.saved_tensors
+        grad, of_magnitudes = dora.less_backward(grads, output, lost, norm, None)
+        return grad, None, None, *of_magnitudes.chunk(len(grads))
+
+
+class _JoinedLinear(torch.autograd.Function):
+    """W₀x + s B(Ax) of several layers, side by side."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: float, *pairs: Tensor) -> Tensor:
         a = torch.cat(pairs[::2]).to(x.dtype)
         b = torch.stack(pairs[1::2]).to(x.dtype)
         count, width, rank = b.shape
@@ -101,24 +139,22 @@ class _JoinedLinear(torch.autograd.Function):
         by_layer.baddbmm_(rows(low).view(-1, count, rank).transpose(0, 1), b.mT, alpha=scale)
         ctx.save_for_backward(x, low, weight, a, b)
         ctx.scale = scale
-        return out.chunk(count, dim=-1)
+        return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | float | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, low, weight, a, b = ctx.saved_tensors
-        count = len(b)
-        low_grad = torch.empty_like(rows(low))
-        x_grad, ups = None, []
-        frozen = weight.chunk(count)
-        lows, low_grads = rows(low).chunk(count, dim=1), low_grad.chunk(count, dim=1)
-        for i, grad in enumerate(map(rows, grads)):
-            torch.mm(grad, b[i], out=low_grads[i])
-            ups.append(_times(product(grad.T, lows[i]), ctx.scale))
-            if ctx.needs_input_grad[0]:
-                x_grad = grad @ frozen[i] if x_grad is None else x_grad.addmm_(grad, frozen[i])
+        count, width, rank = b.shape
+        grad, low_grad = rows(grads[0]), torch.empty_like(rows(low))
+        by_layer = low_grad.view(-1, count, rank).transpose(0, 1)
+        torch.bmm(grad.view(-1, count, width).transpose(0, 1), b, out=by_layer)
         low_grad = _times(low_grad, ctx.scale)
-        if x_grad is not None:
-            x_grad = x_grad.addmm_(low_grad, a).view(x.shape)
+        # not as one: a product with few outputs of many rows is fast only by itself
+        pairs_of = zip(grad.chunk(count, dim=1), rows(low).chunk(count, dim=1), strict=True)
+        ups = [_times(product(part.T, lowered), ctx.scale) for part, lowered in pairs_of]
+        x_grad = None
+        if ctx.needs_input_grad[0]:
+            x_grad = (grad @ weight).addmm_(low_grad, a).view(x.shape)
         downs = product(low_grad.T, rows(x)).chunk(count)
         pairs = (grad for pair in zip(downs, ups, strict=True) for grad in pair)
         return x_grad, None, None, *pairs

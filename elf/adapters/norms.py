@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from elf import dora
-from elf.adapters.factored import NAME, axis_of, base_weight, computed_in, factors, layers
+from elf.adapters.factored import (
+    INITIAL_A,
+    NAME,
+    axis_of,
+    base_weight,
+    computed_in,
+    factors,
+    layers,
+)
 from elf.autocasting import without_autocast
 
 
@@ -122,36 +130,70 @@ class _Reuse:
 
     def __init__(self, adapted: list[WeightNorm]) -> None:
         self.adapted = adapted
+        self._tables: dict[tuple[Any, ...], tuple[tuple[int, ...], Any]] = {}
 
     def refresh(self) -> None:
         """Compute all norms; where there are some already, their tensors get the new values."""
-        norms = closed_form(self.adapted)
         with torch.inference_mode(False), torch.no_grad():
-            known: list[tuple[Tensor, Tensor]] = []
-            for layer, norm in zip(self.adapted, norms, strict=True):
-                if layer._norm is None or layer._norm.device != norm.device:
-                    layer._norm = norm.clone()
-                else:
-                    known.append((layer._norm, norm))
+            self._make_places()
+            quick, others = list[WeightNorm](), list[WeightNorm]()
+            for layer in self.adapted:
+                (quick if _has_kernel(layer) else others).append(layer)
+            self._refresh_quickly(quick)
+            if others:
+                self._refresh(others, closed_form(others))
+            for layer in self.adapted:
                 layer._norm_state = layer._state()
-            if known:
-                torch._foreach_copy_([old for old, _ in known], [new for _, new in known])
-            self._refresh_lost(norms)
 
-    def _refresh_lost(self, norms: list[Tensor]) -> None:
-        """Compute 1 − m / n of all layers in a few kernels, in the types that they compute in."""
-        lost = torch._foreach_div([layer.magnitude() for layer in self.adapted], norms)
+    def _make_places(self) -> None:
+        """Give each layer room for its norm and 1 − m / n: side by side, as layers are."""
+        magnitudes = [layer.magnitude() for layer in self.adapted]
+        sizes = [len(each) for each in magnitudes]
+        types = [computed_in(_base(layer)) for layer in self.adapted]
+        precise = [torch.promote_types(kind, torch.float32) for kind in types]
+        for name, kinds in (("_norm", precise), ("_lost", types)):
+            wanted = [(each.device, kind) for each, kind in zip(magnitudes, kinds, strict=True)]
+            known = [getattr(layer, name) for layer in self.adapted]
+            if wanted == [(each.device, each.dtype) for each in known if each is not None]:
+                continue
+            places: Sequence[Tensor]
+            if len(set(wanted)) == 1:
+                device, dtype = wanted[0]
+                room = torch.empty(sum(sizes), device=device, dtype=dtype)
+                places = torch.split(room, sizes)
+            else:
+                places = [
+                    torch.empty(size, device=device, dtype=dtype)
+                    for size, (device, dtype) in zip(sizes, wanted, strict=True)
+                ]
+            for layer, place in zip(self.adapted, places, strict=True):
+                setattr(layer, name, place)
+
+    def _refresh(self, layers: list[WeightNorm], norms: list[Tensor]) -> None:
+        """Write norms, and 1 − m / n in the types that the layers compute in, in a few kernels."""
+        torch._foreach_copy_([_known(layer._norm) for layer in layers], norms)
+        lost = torch._foreach_div([layer.magnitude() for layer in layers], norms)
         torch._foreach_mul_(lost, -1)
         torch._foreach_add_(lost, 1)
-        places = []
-        for layer, value in zip(self.adapted, lost, strict=True):
+        torch._foreach_copy_([_known(layer._lost) for layer in layers], lost)
+
+    def _refresh_quickly(self, layers: list[WeightNorm]) -> None:
+        """Do the same in one kernel for all layers of a kind."""
+        kinds: dict[tuple[Any, ...], list[tuple[Tensor, ...]]] = defaultdict(list)
+        for layer in layers:
+            weight, magnitude = layer._weight(), layer.magnitude()
+            a, b = factors(layer)
+            c0, norm, lost = layer.base_norm_squared(), _known(layer._norm), _known(layer._lost)
             owner: Any = layer
-            dtype = computed_in(owner.get_base_layer())
-            known = layer._lost
-            if known is None or (known.device, known.dtype) != (value.device, dtype):
-                layer._lost = known = torch.empty_like(value, dtype=dtype)
-            places.append(known)
-        torch._foreach_copy_(places, lost)
+            kind = (weight.device, weight.dtype, lost.dtype, len(a), owner.scaling[NAME])
+            kinds[kind].append((weight, a, b, c0, magnitude, norm, lost))
+        for kind, tensors in kinds.items():
+            from elf.dora_kernels import NormTable
+
+            places = tuple(each.data_ptr() for row in tensors for each in row)
+            if self._tables.get(kind, ((), None))[0] != places:
+                self._tables[kind] = (places, NormTable(tensors, kind[-1]))
+            self._tables[kind][1].refresh()
 
     def stale(self) -> bool:
         """Whether a version counter tells that a norm is not the weights' any more."""
@@ -160,6 +202,25 @@ class _Reuse:
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a copy of the network keep nothing: no optimizer tells it when to compute."""
         return type(None), ()
+
+
+def _base(layer: WeightNorm) -> nn.Module:
+    owner: Any = layer
+    base: nn.Module = owner.get_base_layer()
+    return base
+
+
+def _known(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None  # there are places by now
+    return tensor
+
+
+def _has_kernel(layer: WeightNorm) -> bool:
+    """Whether one kernel computes a layer's norm: a plain linear layer's, with plain factors."""
+    weight = layer._weight()
+    plain = type(_base(layer)) is nn.Linear and axis_of(layer) == "output"
+    own = not hasattr(layer, INITIAL_A)  # else factors are made for each use
+    return plain and own and weight.is_contiguous() and dora.has_kernels(weight)
 
 
 def dora_layers(network: nn.Module) -> list[WeightNorm]:

@@ -14,8 +14,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+kernel = triton.jit(do_not_specialize=["rows", "width", "chunk", "parts", "silu", "shifted"])
+"""Of each kernel there are few variants: a second of compilation each, when a run begins."""
+
 ROWS, CHANNELS = 32, 64
 """A tile where several programs share a group."""
+
+PARTS = 64
+"""Chunks of rows at most, each summed by a program."""
 
 SMALL = 1 << 15
 """Numbers of a group that one program goes through; more are shared."""
@@ -26,49 +32,42 @@ TILE = 4096
 
 @triton.jit
 @no_type_check
-def _raw(x, shift, at, channel, mask, shifted: tl.constexpr):
+def _raw(x, shift, at, channel, mask, shifted):
     """Load what is normalised: a tile of x, with what each channel is shifted by."""
     value = tl.load(x + at, mask=mask, other=0).to(tl.float32)
-    if shifted:
-        value += tl.load(shift + channel, mask=mask, other=0).to(tl.float32)
-    return value
+    return value + tl.load(shift + channel, mask=mask & (shifted > 0), other=0).to(tl.float32)
 
 
 @triton.jit
 @no_type_check
-def _activated(normal, weight, bias, silu: tl.constexpr):
+def _activated(normal, weight, bias, silu):
     value = normal * weight + bias
-    if silu:
-        value = value * tl.sigmoid(value)
-    return value
+    return tl.where(silu > 0, value * tl.sigmoid(value), value)
 
 
 @triton.jit
 @no_type_check
-def _slope(grad, normal, weight, bias, silu: tl.constexpr):
+def _slope(grad, normal, weight, bias, silu):
     """Return the gradient of the normalised values by that of the output."""
-    if silu:
-        value = normal * weight + bias
-        share = tl.sigmoid(value)
-        grad = grad * share * (1 + value * (1 - share))
-    return grad * weight
+    value = normal * weight + bias
+    share = tl.sigmoid(value)
+    return grad * weight * tl.where(silu > 0, share * (1 + value * (1 - share)), 1.0)
 
 
-@triton.jit
+@kernel
 @no_type_check
 def _group_forward(
-    out, stats, x, shift, weight, bias, rows, channels, width, eps,
-    silu: tl.constexpr, shifted: tl.constexpr, tall: tl.constexpr, wide: tl.constexpr,
+    out, stats, x, shift, weight, bias, rows, channels, width, silu, shifted, eps,
+    tall: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
     """Normalise one group of one picture."""
     picture, group = tl.program_id(0), tl.program_id(1)
     column = group * width + tl.arange(0, wide)[None, :]
     inside = tl.arange(0, wide)[None, :] < width
     start = picture.to(tl.int64) * rows * channels
-    shift += picture * channels
+    shift += picture * channels * shifted
     first = tl.load(x + start + group * width).to(tl.float32)
-    if shifted:
-        first += tl.load(shift + group * width).to(tl.float32)
+    first += tl.load(shift + group * width, mask=shifted > 0, other=0).to(tl.float32)
     total = tl.zeros((tall, wide), tl.float32)
     square = tl.zeros((tall, wide), tl.float32)
     for begin in range(0, rows, tall):
@@ -96,18 +95,18 @@ def _group_forward(
         tl.store(out + at, _activated(normal, w, b, silu).to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@kernel
 @no_type_check
 def _group_backward(
-    out, grad, x, shift, weight, bias, stats, rows, channels, width,
-    silu: tl.constexpr, shifted: tl.constexpr, tall: tl.constexpr, wide: tl.constexpr,
+    out, grad, x, shift, weight, bias, stats, rows, channels, width, silu, shifted,
+    tall: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradient of one group of one picture."""
     picture, group = tl.program_id(0), tl.program_id(1)
     column = group * width + tl.arange(0, wide)[None, :]
     inside = tl.arange(0, wide)[None, :] < width
     start = picture.to(tl.int64) * rows * channels
-    shift += picture * channels
+    shift += picture * channels * shifted
     place = stats + 2 * (picture * tl.num_programs(1) + group)
     mean, scale = tl.load(place), tl.load(place + 1)
     w = tl.load(weight + column, mask=inside, other=0).to(tl.float32)
@@ -135,19 +134,18 @@ def _group_backward(
         tl.store(out + at, value.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@kernel
 @no_type_check
 def _sums(
-    sums, grad, x, shift, weight, bias, stats, rows, channels, width, chunk,
-    backward: tl.constexpr, silu: tl.constexpr, shifted: tl.constexpr,
-    tall: tl.constexpr, wide: tl.constexpr,
+    sums, grad, x, shift, weight, bias, stats, rows, channels, width, silu, shifted, chunk,
+    backward: tl.constexpr, tall: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
     """Add up two numbers by channel, over a chunk of rows: value and square, or the slope's."""
     picture, part = tl.program_id(0), tl.program_id(1)
     column = tl.program_id(2) * wide + tl.arange(0, wide)[None, :]
     inside = column < channels
     start = picture.to(tl.int64) * rows * channels
-    shift += picture * channels
+    shift += picture * channels * shifted
     group = column // width
     if backward:
         place = stats + 2 * (picture * (channels // width) + group)
@@ -179,11 +177,11 @@ def _sums(
     tl.store(to + channels, tl.sum(other, 0)[None, :], mask=inside)
 
 
-@triton.jit
+@kernel
 @no_type_check
 def _finish(
-    result, sums, x, shift, rows, channels, width, parts, eps,
-    backward: tl.constexpr, shifted: tl.constexpr, tall: tl.constexpr, wide: tl.constexpr,
+    result, sums, x, shift, rows, channels, width, shifted, parts, eps,
+    backward: tl.constexpr, tall: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
     """Turn a group's sums into its mean and 1/deviation, or into the means of the backward pass."""
     picture, group = tl.program_id(0), tl.program_id(1)
@@ -195,20 +193,20 @@ def _finish(
     other = tl.sum(tl.sum(tl.load(sums + at + channels, mask=mask, other=0), 1), 0) / count
     if not backward:
         other = 1 / tl.sqrt(tl.maximum(other - mean * mean, 0) + eps)
-        mean += tl.load(x + picture.to(tl.int64) * rows * channels + group * width).to(tl.float32)
-        if shifted:
-            mean += tl.load(shift + picture * channels + group * width).to(tl.float32)
+        first = group * width
+        mean += tl.load(x + picture.to(tl.int64) * rows * channels + first).to(tl.float32)
+        first += picture * channels
+        mean += tl.load(shift + first, mask=shifted > 0, other=0).to(tl.float32)
     place = result + 2 * (picture * tl.num_programs(1) + group)
     tl.store(place, mean)
     tl.store(place + 1, other)
 
 
-@triton.jit
+@kernel
 @no_type_check
 def _apply(
-    out, grad, x, shift, weight, bias, stats, means, rows, channels, width,
-    backward: tl.constexpr, silu: tl.constexpr, shifted: tl.constexpr,
-    tall: tl.constexpr, wide: tl.constexpr,
+    out, grad, x, shift, weight, bias, stats, means, rows, channels, width, silu, shifted,
+    backward: tl.constexpr, tall: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
     """Write a tile of the output, or of the gradient."""
     picture = tl.program_id(0)
@@ -217,7 +215,7 @@ def _apply(
     inside = column < channels
     mask = (row < rows) & inside
     at = picture.to(tl.int64) * rows * channels + row * channels + column
-    shift += picture * channels
+    shift += picture * channels * shifted
     place = 2 * (picture * (channels // width) + column // width)
     mean = tl.load(stats + place, mask=inside, other=0)
     scale = tl.load(stats + place + 1, mask=inside, other=0)
@@ -267,37 +265,39 @@ def _run(
     stats: Tensor, eps: float, silu: bool,
 ) -> Tensor:  # fmt: skip
     out = torch.empty_like(x)
-    backward, shifted, groups = grad is not None, shift is not None, stats.shape[1]
+    backward, groups = grad is not None, stats.shape[1]
     count, channels = x.shape[:2]
     rows, width = x[0, 0].numel(), channels // groups
-    shift = weight if shift is None else shift  # not read then
+    given = grad if backward else x
+    shape = (rows, channels, width)
+    todo = (int(silu), int(shift is not None))
+    shift = weight if shift is None else shift.contiguous()  # the weight is not read
     wide = triton.next_power_of_2(width)
     if rows * width <= SMALL:
-        tall = min(triton.next_power_of_2(rows), max(1, TILE // wide))
-        shape = {"silu": silu, "shifted": shifted, "tall": tall, "wide": wide}
-        kernel, grid = (_group_backward if backward else _group_forward), (count, groups)
+        tile = {"tall": max(1, TILE // wide), "wide": wide, "num_warps": 8}
         if backward:
-            kernel[grid](out, grad, x, shift, weight, bias, stats, rows, channels, width, **shape)
+            _group_backward[(count, groups)](
+                out, given, x, shift, weight, bias, stats, *shape, *todo, **tile
+            )
         else:
-            kernel[grid](
-                out, stats, x, shift, weight, bias, rows, channels, width, eps, **shape
-            )  # fmt: skip
+            _group_forward[(count, groups)](
+                out, stats, x, shift, weight, bias, *shape, *todo, eps, **tile
+            )
         return out
     columns = triton.cdiv(channels, CHANNELS)
-    chunk = ROWS * max(1, triton.cdiv(rows, 64 * ROWS))  # up to 64 chunks
+    chunk = ROWS * triton.cdiv(rows, PARTS * ROWS)
     parts = triton.cdiv(rows, chunk)
     sums = x.new_empty((count, parts, 2, channels), dtype=torch.float32)
     means = torch.empty_like(stats) if backward else stats
-    given = grad if backward else x
-    tile = {"shifted": shifted, "tall": ROWS, "wide": CHANNELS, "backward": backward}
+    tile = {"tall": ROWS, "wide": CHANNELS, "backward": backward}
     _sums[(count, parts, columns)](
-        sums, given, x, shift, weight, bias, stats, rows, channels, width, chunk, silu=silu, **tile
-    )  # fmt: skip
+        sums, given, x, shift, weight, bias, stats, *shape, *todo, chunk, **tile
+    )
     _finish[(count, groups)](
-        means, sums, x, shift, rows, channels, width, parts, eps, backward=backward,
-        shifted=shifted, tall=triton.next_power_of_2(parts), wide=wide,
+        means, sums, x, shift, *shape, todo[1], parts, eps,
+        backward=backward, tall=PARTS, wide=wide,
     )  # fmt: skip
     _apply[(count, triton.cdiv(rows, ROWS), columns)](
-        out, given, x, shift, weight, bias, stats, means, rows, channels, width, silu=silu, **tile
-    )  # fmt: skip
+        out, given, x, shift, weight, bias, stats, means, *shape, *todo, **tile
+    )
     return out
