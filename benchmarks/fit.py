@@ -30,6 +30,7 @@ from random_base import write_base, write_pictures
 from train_step import Ours, prepare, synchronize
 
 from elf import trainer as commands
+from elf.callbacks import SpeedRecorder
 
 FIRST, SETTLE = 20, 5
 """Steps of the run before the first block, and between two: untimed."""
@@ -61,7 +62,8 @@ class Alternating(Callback):
     ) -> None:
         """Begin and end a block."""
         block, step = self.options.block, trainer.global_step
-        loader: Any = trainer.train_dataloader
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        speed = next(each for each in callbacks if isinstance(each, SpeedRecorder))
         if step == 1:
             synchronize(self.options)
             self.first_step = time.perf_counter() - self.loaded
@@ -70,12 +72,12 @@ class Alternating(Callback):
             return
         if place == 0:
             synchronize(self.options)
-            self._start, self._waited = time.perf_counter(), loader.waited
+            self._start, self._waited = time.perf_counter(), speed.delay
         elif place == block:
             synchronize(self.options)
             seconds = time.perf_counter() - self._start
             self.fit_seconds.append(seconds / block)
-            self.waits.append((loader.waited - self._waited) / seconds)
+            self.waits.append((speed.delay - self._waited) / seconds)
             self.bare_seconds.append(self._bare())
 
     def _bare(self) -> float:

@@ -150,15 +150,16 @@ class Ours:
         self.options = options
         graphs = graphs and options.kind_of_device == "cuda"
         unet = make("unet", options)
+        if options.kind_of_device == "cuda":  # from the CPU, as a run does, and counted from there
+            unet.to("cpu")
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         if options.quantization:
             quantize(unet, options.quantization, torch.device(options.device))
         adapters.inject(unet, AdapterConfig(options.kind, RANK))
         unet.train()
         if fused and scope is None and can_fuse(torch.device(options.device)):
-            if not options.quantization:  # as a run does: no place is given up on the device
-                unet.to("cpu")
             fuse(unet, torch.device(options.device))
-            unet.to(options.device)
         if options.checkpointing:
             checkpoint_activations(unet)
         if scope is not None:

@@ -189,6 +189,7 @@ def less_backward(
         from elf.dora_kernels import scale_backward
 
         flat = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        flat = [grad if grad.stride(-1) == 1 else grad.contiguous() for grad in flat]
         rows = output.reshape(-1, output.shape[-1])
         grad, of_magnitude = scale_backward(flat, rows, lost, norm, bias)
         return grad.view(output.shape), of_magnitude

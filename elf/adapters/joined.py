@@ -87,10 +87,11 @@ class JoinedLayers:
         joined = self._weight
         if joined is None or any(_storage(weight) != _storage(joined) for weight in weights):
             first = weights[0]
-            joined = first.new_empty((len(weights) * len(first), first.shape[1]), device=device)
-            for weight, part in zip(weights, joined.chunk(len(weights)), strict=True):
-                part.copy_(weight.detach())
-                weight.data = part
+            with torch.inference_mode(False), torch.no_grad():  # training goes on with them
+                joined = first.new_empty((len(weights) * len(first), first.shape[1]), device=device)
+                for weight, part in zip(weights, joined.chunk(len(weights)), strict=True):
+                    part.copy_(weight.detach())
+                    weight.data = part
             self._weight = joined
         return joined
 

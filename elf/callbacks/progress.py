@@ -18,6 +18,9 @@ class StepBar(ProgressBar):
     Lightning's own counts the batches of an epoch, and a small set has hundreds of these.
     """
 
+    looks_itself = True
+    """It takes the loss from the metrics, now and then; it need not be told each."""
+
     def __init__(self) -> None:
         super().__init__()
         self._shown = True
@@ -104,6 +107,8 @@ class StepBar(ProgressBar):
     def _metrics(self, trainer: Trainer, pl_module: LightningModule) -> str:
         values = self.get_metrics(trainer, pl_module)
         values.pop("v_num", None)
+        if "train/loss" in trainer.callback_metrics:
+            values = {"train/loss": float(trainer.callback_metrics["train/loss"]), **values}
         shown = (
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in values.items()
