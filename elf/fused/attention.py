@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -22,6 +23,7 @@ class FusedAttention(AttnProcessor2_0):  # type: ignore[misc]  # diffusers has n
         self.alone = not attention.is_cross_attention  # a picture's attention to itself
         if self.alone:
             layers.insert(0, attention.to_q)
+        self.layers = layers
         self.joined = JoinedLayers(layers) if JoinedLayers.fits(layers) else None
 
     @staticmethod
@@ -33,6 +35,7 @@ class FusedAttention(AttnProcessor2_0):  # type: ignore[misc]  # diffusers has n
             and not any(getattr(attention, name, None) for name in nothing)
             and not attention.residual_connection
             and attention.rescale_output_factor == 1
+            and attention.inner_kv_dim == attention.inner_dim
         )
 
     def __call__(
@@ -52,8 +55,10 @@ class FusedAttention(AttnProcessor2_0):  # type: ignore[misc]  # diffusers has n
             )
             return result
         query, key, value = self._projected(attn, hidden_states, encoder_hidden_states)
-        shape = (len(query), -1, attn.heads, query.shape[-1] // attn.heads)
-        query, key, value = (each.view(shape).transpose(1, 2) for each in (query, key, value))
+        query, key, value = (
+            torch.unflatten(each, -1, (attn.heads, -1)).transpose(1, 2)
+            for each in (query, key, value)
+        )
         attended = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         dropped: nn.Module = attn.to_out[1]
         output: Tensor = dropped(attn.to_out[0](attended))
@@ -61,7 +66,9 @@ class FusedAttention(AttnProcessor2_0):  # type: ignore[misc]  # diffusers has n
 
     def _projected(self, attn: Any, x: Tensor, text: Tensor | None) -> tuple[Tensor, ...]:
         source = x if text is None else text
-        if self.joined is None or (self.alone and text is not None):
+        # merged into its weights, an adapter's layers are others than those that were joined
+        joined = self.joined if attn.to_k is self.layers[-2] else None
+        if joined is None or (self.alone and text is not None):
             return attn.to_q(x), attn.to_k(source), attn.to_v(source)
-        joined = self.joined(source)
-        return tuple(joined) if self.alone else (attn.to_q(x), *joined)
+        outputs = joined(source)
+        return tuple(outputs) if self.alone else (attn.to_q(x), *outputs)

@@ -5,7 +5,7 @@ same in another way. Blocks with what no SD1.5 or SDXL has (another activation, 
 stay as they are.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from diffusers.models.activations import GEGLU
@@ -23,10 +23,20 @@ def convolve(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return a convolution's output before its bias, and the bias; an adapted one adds its own."""
     if type(layer) is not nn.Conv2d:
         return layer(x), None
-    if layer.kernel_size == (1, 1):  # a product of what lies side by side in memory
+    if _is_product(layer):
         out = functional.linear(x.permute(0, 2, 3, 1), layer.weight.flatten(1))
         return out.permute(0, 3, 1, 2), layer.bias
     return layer._conv_forward(x, layer.weight, None), layer.bias
+
+
+def _is_product(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a convolution is a product of what lies side by side in memory."""
+    return (
+        type(layer) is nn.Conv2d
+        and layer.kernel_size == layer.stride == (1, 1)
+        and layer.padding == (0, 0)
+        and layer.groups == 1
+    )
 
 
 def _sum(*vectors: Tensor | None) -> Tensor | None:
@@ -75,7 +85,7 @@ class FusedTransformer(Transformer2DModel):  # type: ignore[misc]
 
     def _operate_on_continuous_inputs(self, hidden_states: Tensor) -> tuple[Tensor, int]:
         hidden = group_norm(self.norm, hidden_states)
-        if type(self.proj_in) is nn.Conv2d and self.proj_in.kernel_size == (1, 1):
+        if _is_product(self.proj_in):
             weight, bias = self.proj_in.weight.flatten(1), self.proj_in.bias
             tokens = functional.linear(_tokens(hidden), weight, bias)
         elif self.use_linear_projection:
@@ -93,7 +103,7 @@ class FusedTransformer(Transformer2DModel):  # type: ignore[misc]
         width: int,
         inner_dim: int,
     ) -> Tensor:
-        if type(self.proj_out) is nn.Conv2d and self.proj_out.kernel_size == (1, 1):
+        if _is_product(self.proj_out):
             weight, bias = self.proj_out.weight.flatten(1), self.proj_out.bias
             picture = _picture(functional.linear(hidden_states, weight, bias), height, width)
         elif self.use_linear_projection:
@@ -131,7 +141,7 @@ def _tokens(picture: Tensor) -> Tensor:
 
 def _picture(tokens: Tensor, height: int, width: int) -> Tensor:
     """Return (B, h w, C) as (B, C, h, w), without a copy."""
-    return tokens.view(len(tokens), height, width, -1).permute(0, 3, 1, 2)
+    return torch.unflatten(tokens, 1, (height, width)).permute(0, 3, 1, 2)
 
 
 FUSED: dict[type[nn.Module], Any] = {

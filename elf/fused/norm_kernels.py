@@ -239,8 +239,8 @@ def normalize(
     """Return the output, and each group's mean and 1/deviation (B, groups, 2) in float32.
 
     Args:
-        x: (B, C, *), channels last in memory.
-        shift: (B, C), added to x before anything else.
+        x: (B, C, *), channels last in memory; less than 2³¹ numbers a picture.
+        shift: (B, C), contiguous, added to x before anything else.
         weight: (C,).
         bias: (C,).
         groups: That C is divided into.
@@ -267,7 +267,7 @@ def _run(
     out = torch.empty_like(x)
     backward, groups = grad is not None, stats.shape[1]
     count, channels = x.shape[:2]
-    rows, width = x[0, 0].numel(), channels // groups
+    rows, width = x.shape[2:].numel(), channels // groups
     given = grad if backward else x
     shape = (rows, channels, width)
     todo = (int(silu), int(shift is not None))

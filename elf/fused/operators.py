@@ -27,8 +27,7 @@ def _norm(
 ) -> tuple[Tensor, Tensor]:
     """Return the output, and each group's mean and 1/deviation (B, groups, 2)."""
     value = _shifted(x, shift)
-    grouped = value.reshape(len(x), groups, -1).float()
-    variance, mean = torch.var_mean(grouped, dim=2, correction=0)
+    variance, mean = torch.var_mean(_grouped(value, groups), dim=2, correction=0)
     stats = torch.stack([mean, torch.rsqrt(variance + eps)], dim=2)
     normal = _normal(value, stats) * _of_channels(weight) + _of_channels(bias)
     out = functional.silu(normal) if silu else normal
@@ -81,7 +80,7 @@ def _norm_backward(
         value = normal * w + _of_channels(bias)
         share = torch.sigmoid(value)
         slope = slope * share * (1 + value * (1 - share))
-    slope = (slope * w).reshape(len(x), stats.shape[1], -1)
+    slope = _grouped(slope * w, stats.shape[1])
     grouped = normal.reshape(slope.shape)
     along = (slope * grouped).mean(dim=2, keepdim=True)
     result = stats[..., 1:] * (slope - slope.mean(dim=2, keepdim=True) - grouped * along)
@@ -213,7 +212,8 @@ class _AddWithBias(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return grads[0], grads[0], None
+        of_bias = grads[0].sum(dim=(0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return grads[0], grads[0], of_bias
 
 
 def group_norm(
@@ -222,8 +222,18 @@ def group_norm(
     shift: Float[Tensor, "B C"] | None = None,
     silu: bool = False,
 ) -> Float[Tensor, "B C h w"]:
-    """Return the norm of x + shift, SiLU of it if wanted; a frozen layer's, channels last."""
+    """Return the norm of x + shift, SiLU of it if wanted, channels last.
+
+    A layer that is trained, or has no parameters, is computed by torch: only x and shift have
+    gradients here.
+    """
+    if layer.weight is None or layer.weight.requires_grad or layer.bias.requires_grad:
+        value = x if shift is None else x + shift[..., None, None]
+        out = functional.group_norm(value, layer.num_groups, layer.weight, layer.bias, layer.eps)
+        return functional.silu(out) if silu else out
     x = x.contiguous(memory_format=LAST)
+    if shift is not None:  # one number for all pictures may have come expanded
+        shift = shift.expand(len(x), -1).contiguous()
     result: Tensor = _GroupNorm.apply(x, shift, layer, silu)
     return result
 
@@ -237,9 +247,11 @@ def geglu(x: Float[Tensor, "*tokens two_n"]) -> Float[Tensor, "*tokens n"]:
 def add_with_bias(
     one: Float[Tensor, "B C h w"], other: Float[Tensor, "B C h w"], bias: Float[Tensor, " C"] | None
 ) -> Float[Tensor, "B C h w"]:
-    """Return one + other + bias, a frozen one, channels last."""
+    """Return one + other + bias, channels last."""
     if bias is None:
         return one + other
+    if one.dtype != other.dtype:  # under autocast: which type comes out is torch's to say
+        return one + other + bias[:, None, None]
     one, other = (each.contiguous(memory_format=LAST) for each in (one, other))
     result: Tensor = _AddWithBias.apply(one, other, bias)
     return result
@@ -253,7 +265,12 @@ def _shifted(x: Tensor, shift: Tensor | None) -> Tensor:
     return x.float() if shift is None else x.float() + shift.float()[..., None, None]
 
 
+def _grouped(value: Tensor, groups: int) -> Tensor:
+    """Return (B, C, h, w) as (B, groups, numbers of one), B may be 0."""
+    return torch.unflatten(value, 1, (groups, -1)).flatten(2)
+
+
 def _normal(value: Tensor, stats: Tensor) -> Tensor:
     """Return normalised values (B, C, h, w) in float32."""
-    grouped = value.reshape(len(value), stats.shape[1], -1)
+    grouped = _grouped(value, stats.shape[1])
     return ((grouped - stats[..., :1]) * stats[..., 1:]).reshape(value.shape)
