@@ -70,5 +70,7 @@ class FusedAttention(AttnProcessor2_0):  # type: ignore[misc]  # diffusers has n
         joined = self.joined if attn.to_k is self.layers[-2] else None
         if joined is None or (self.alone and text is not None):
             return attn.to_q(x), attn.to_k(source), attn.to_v(source)
-        outputs = joined(source)
-        return tuple(outputs) if self.alone else (attn.to_q(x), *outputs)
+        if self.alone:
+            return tuple(joined(source))
+        query = attn.to_q(x)  # first: an adapter's dropout draws in diffusers' order
+        return query, *joined(source)

@@ -27,8 +27,10 @@ def _norm(
 ) -> tuple[Tensor, Tensor]:
     """Return the output, and each group's mean and 1/deviation (B, groups, 2)."""
     value = _shifted(x, shift)
-    variance, mean = torch.var_mean(_grouped(value, groups), dim=2, correction=0)
-    stats = torch.stack([mean, torch.rsqrt(variance + eps)], dim=2)
+    grouped = _grouped(value, groups)
+    mean = grouped.mean(dim=2, keepdim=True)
+    variance = (grouped - mean).square().mean(dim=2, keepdim=True)
+    stats = torch.cat([mean, torch.rsqrt(variance + eps)], dim=2)
     normal = _normal(value, stats) * _of_channels(weight) + _of_channels(bias)
     out = functional.silu(normal) if silu else normal
     return out.to(x.dtype).contiguous(memory_format=LAST), stats
