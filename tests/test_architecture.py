@@ -18,7 +18,9 @@ WITHOUT_LIGHTNING = WITHOUT_TORCH | {
     "identity", "losscheck", "metrics", "optimization", "pretrained", "recomputing", "schedules",
     "validation",
 }  # fmt: skip
-PURE = ("adapters", "bases", "objective", "planning", "quantized", "stepping", "taggers")
+PURE = (
+    "adapters", "bases", "fused", "objective", "planning", "quantized", "stepping", "taggers"
+)  # fmt: skip
 ALONE = {"gradio": {"serve"}, "fiftyone": {"fiftyone_app"}}
 
 
