@@ -245,5 +245,5 @@ def test_there_is_nothing_to_fuse_for_on_a_cpu() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU that works")
 def test_where_triton_does_not_work_a_warning_says_so() -> None:
     pytest.importorskip("triton")
-    with pytest.warns(UserWarning, match="training without Elf's fused kernels, slower: .*CUDA"):
+    with pytest.warns(UserWarning, match=r"training without Elf's fused kernels, slower: .+"):
         assert not can_fuse(torch.device("cuda"))

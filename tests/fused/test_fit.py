@@ -95,3 +95,15 @@ def test_a_run_may_go_on_without_it(training: list[str], tmp_path: Path) -> None
 
 def test_on_a_cpu_nothing_is_fused(training: list[str], tmp_path: Path) -> None:
     assert not is_fused(fit(training, tmp_path, 1))
+
+
+@pytest.mark.usefixtures("_wherever")
+def test_what_is_compiled_is_not_fused(
+    training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(
+        "elf.modules.diffusion.compile_network", lambda *args: compiled.append(args)
+    )
+    assert not is_fused(fit(training, tmp_path, 1, "--model.torch_compile=blocks"))
+    assert compiled
