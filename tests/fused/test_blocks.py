@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
-from elf.adapters import AdapterGroup
+from elf.adapters import AdapterGroup, reuse_norms
 from elf.fused import can_fuse, fuse
 from elf.fused.attention import FusedAttention
 from elf.fused.blocks import FUSED
@@ -29,6 +29,8 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "other ranks": {"groups": [AdapterGroup("to_q", rank=2)]},
     "pissa": {"init": "pissa"},
     "dora": {"kind": "dora"},
+    "dora, norms kept": {"kind": "dora", "kept": True},
+    "dora, norms kept, checkpointing": {"kind": "dora", "kept": True, "checkpointing": True},
     "dora, input axis": {"kind": "dora", "axis": "input"},
     "dora, all layers, checkpointing": {"kind": "dora", "targets": ALL, "checkpointing": True},
     "nf4": {"quantization": "nf4"},
@@ -61,6 +63,7 @@ def test_outputs_and_gradients_are_those_of_the_plain_unet(
 ) -> None:
     options = dict(ADAPTERS[name])
     recomputes, kind = options.pop("checkpointing", False), options.pop("quantization", None)
+    kept = options.pop("kept", False)
     networks = []
     for fused in (False, True):
         unet = make_unet(family)
@@ -74,13 +77,16 @@ def test_outputs_and_gradients_are_those_of_the_plain_unet(
                 assert found == replaced, module
         if recomputes:
             checkpoint_activations(unet)
+        if kept:  # as in training: then DoRA's layers are joined, too
+            trained = [each for each in unet.parameters() if each.requires_grad]
+            reuse_norms(unet, torch.optim.SGD(trained))
         networks.append(unet)
     plain, unet = networks
     assert_same(step(unet), step(plain))
     joined = [
         each.processor.joined is not None for each in unet.modules() if isinstance(each, Attention)
     ]
-    if options.get("kind") != "dora" or kind is not None:
+    if options.get("axis") != "input":
         assert set(joined) == {kind is None}, "what is quantised has no weights to be joined"
 
 

@@ -10,6 +10,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from elf import adapters
+from elf.adapters.joined import JoinedLayers
 from elf.fused import fuse
 from elf.generation import GenerationConfig, generate
 from elf.tiny import base
@@ -89,6 +90,37 @@ def test_it_trains_wherever_the_weights_were_put(
     for ours, wanted in zip(train(unet, step), train(plain, step), strict=True):
         assert_same(ours, wanted, 1e-4)
     assert joined(unet)
+
+
+PRODUCTS: dict[str, tuple[dict[str, Any], bool]] = {
+    "lora": ({}, True),
+    "pissa": ({"init": "pissa"}, True),
+    "dora": ({"kind": "dora"}, True),
+    "dropout": ({"dropout": 0.1}, False),
+    "other ranks": ({"groups": [adapters.AdapterGroup("to_v", rank=2)]}, False),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_it_is_one_product_where_it_can_be(
+    name: str,
+    make_unet: Function,
+    adapted: Function,
+    conditions: Function,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options, joins = PRODUCTS[name]
+    unet = adapted(make_unet(), **options)
+    fuse(unet)
+    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    adapters.reuse_norms(unet, torch.optim.SGD(trained))
+    used, join = [], JoinedLayers.join
+    monkeypatch.setattr(JoinedLayers, "join", lambda self: used.append(self) or join(self))
+    for on, expected in ((True, len(attentions(unet)) if joins else 0), (False, 0)):
+        adapters.set_enabled(unet, on)
+        unet(**conditions(unet))
+        assert len(used) == expected, f"adapter on: {on}"
+        used.clear()
 
 
 def test_other_weights_are_those_that_work(
