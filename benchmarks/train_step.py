@@ -31,7 +31,8 @@ from elf.adapters import AdapterConfig
 from elf.bases.text import encode_tokens
 from elf.compiling import Scope, compile_network
 from elf.denoiser import Denoiser
-from elf.fused import can_fuse, fuse
+from elf.fused import fuse
+from elf.kernels import can_compile
 from elf.losscheck import LossCheck
 from elf.objective import ObjectiveConfig
 from elf.quantized import quantize
@@ -158,7 +159,7 @@ class Ours:
             quantize(unet, options.quantization, torch.device(options.device))
         adapters.inject(unet, AdapterConfig(options.kind, RANK))
         unet.train()
-        if fused and scope is None and can_fuse(torch.device(options.device)):
+        if fused and scope is None and can_compile(torch.device(options.device)):
             fuse(unet, torch.device(options.device))
         if options.checkpointing:
             checkpoint_activations(unet)

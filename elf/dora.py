@@ -9,8 +9,6 @@ positions (1 for a linear layer), r is the rank, L counts layers of one shape. A
 (out, in, *kernel), A is (r, in, *kernel), B is (out, r).
 """
 
-import functools
-import importlib.util
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -18,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+
+from elf.kernels import can_compile
 
 Axis = Literal["output", "input"]
 
@@ -203,12 +203,7 @@ def less_backward(
 
 def has_kernels(tensor: Tensor) -> bool:
     """Whether there are kernels of Elf's own where a tensor is; a compiler makes others."""
-    return tensor.is_cuda and not torch.compiler.is_compiling() and _has_triton()
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    return tensor.is_cuda and not torch.compiler.is_compiling() and can_compile(tensor.device)
 
 
 def output_axis(

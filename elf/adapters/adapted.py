@@ -82,11 +82,14 @@ class _OwnForward:
     def dropped(self, x: Tensor) -> Tensor | None:
         """Return x with elements dropped, or None where nothing is dropped."""
         layer: Any = self
-        dropout = layer.lora_dropout[NAME]
-        if isinstance(dropout, nn.Identity) or not layer.training:
-            return None
-        result: Tensor = dropout(x)
+        result: Tensor | None = layer.lora_dropout[NAME](x) if self.drops else None
         return result
+
+    @property
+    def drops(self) -> bool:
+        """Whether elements of the adapter's input are dropped now."""
+        layer: Any = self
+        return layer.training and not isinstance(layer.lora_dropout[NAME], nn.Identity)
 
 
 class LoraLinear(_OwnForward, Linear):  # type: ignore[misc]

@@ -66,7 +66,7 @@ class JoinedLayers:
         for layer in layers:
             if layer.disable_adapters or layer.merged or NAME not in layer.active_adapters:
                 return None
-            if layer.dropped(x[:0]) is not None:
+            if layer.drops:
                 return None
             if type(layer) is OutputLinear and layer.lost(computing_type(x)) is None:
                 return None  # its norms are not kept

@@ -26,9 +26,9 @@ from elf.checkpoints import evaluated_state, last_good
 from elf.compiling import Scope, compile_network, notice, uncompiled
 from elf.denoiser import Batch, Denoiser
 from elf.errors import ElfError
-from elf.fused import can_fuse
 from elf.generation import GenerationConfig, generate
 from elf.identity import flatten, refuse_other_run, warn_of_precision
+from elf.kernels import can_compile
 from elf.modules.stepped import SteppedModule
 from elf.objective import ObjectiveConfig
 from elf.optimization import LearningRates, OptimizerFactory, adamw
@@ -160,7 +160,7 @@ class DiffusionModule(SteppedModule):
             gradient_checkpointing=self.gradient_checkpointing,
             quantization=self.quantization,
             device=device,
-            fused=self.fused_kernels and self.torch_compile is None and can_fuse(device),
+            fused=self.fused_kernels and self.torch_compile is None and can_compile(device),
         )
         self.denoiser, self.injected, self.tokenizers = built
         if self.torch_compile is not None:

@@ -136,9 +136,10 @@ class SteppedModule(LightningModule):
             shared = self.trainer.strategy.reduce(shared.clone(), reduce_op="mean")
         self._losses.add(loss.detach(), shared, self.global_step, batch["id"])
         self._losses.check(wait=False)
-        # Lightning looks at what is for the bar after each batch, and so waits for the device
-        bar = not getattr(self.trainer.progress_bar_callback, "looks_itself", False)
-        self.log("train/loss", shared, prog_bar=bar, batch_size=len(errors))
+        # Lightning looks at what is for a bar after each batch, and so waits for the device
+        bar = self.trainer.progress_bar_callback
+        told = bar is not None and not getattr(bar, "looks_itself", False)
+        self.log("train/loss", shared, prog_bar=told, batch_size=len(errors))
         drawn = {key: batch[key] for key in ("timesteps", "id")}
         return {"loss": loss, "errors": errors.detach(), **drawn}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from elf.buckets import Size
 from elf.building import adapter_optimizer, build
-from elf.fused import can_fuse
+from elf.kernels import can_compile
 from elf.planning.steps import Choice, PlannedTraining
 from elf.stepping import Stepper
 
@@ -62,7 +62,7 @@ def probe(
         choice.gradient_checkpointing,
         choice.quantization,
         device,
-        fused=training.fused and can_fuse(device),
+        fused=training.fused and can_compile(device),
     )
     denoiser = built.denoiser.to(device)
     optimizer = adapter_optimizer(denoiser, built.injected, choice.optimizer, training.rates)

@@ -11,9 +11,10 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from elf.adapters import AdapterGroup, reuse_norms
-from elf.fused import can_fuse, fuse
+from elf.fused import fuse
 from elf.fused.attention import FusedAttention
 from elf.fused.blocks import FUSED
+from elf.kernels import can_compile
 from elf.quantized import quantize
 from elf.recomputing import checkpoint_activations
 
@@ -244,12 +245,13 @@ def test_a_copy_is_fused_too_and_apart(
 
 
 def test_there_is_nothing_to_fuse_for_on_a_cpu() -> None:
-    assert not can_fuse(torch.device("cpu"))
-    assert not can_fuse(torch.device("mps"))
+    assert not can_compile(torch.device("cpu"))
+    assert not can_compile(torch.device("mps"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU that works")
 def test_where_triton_does_not_work_a_warning_says_so() -> None:
     pytest.importorskip("triton")
-    with pytest.warns(UserWarning, match=r"training without Elf's fused kernels, slower: .+"):
-        assert not can_fuse(torch.device("cuda"))
+    can_compile.cache_clear()
+    with pytest.warns(UserWarning, match=r"working without Elf's fused kernels, slower: .+"):
+        assert not can_compile(torch.device("cuda"))

@@ -48,7 +48,7 @@ def column(folder: Path, name: str) -> torch.Tensor:
 @pytest.fixture
 def _wherever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fuse on a CPU, too, where the operators are their formulas."""
-    monkeypatch.setattr("elf.modules.diffusion.can_fuse", lambda device: True)
+    monkeypatch.setattr("elf.modules.diffusion.can_compile", lambda device: True)
 
 
 @pytest.mark.usefixtures("_wherever")

@@ -193,7 +193,6 @@ def test_what_is_exported_is_what_was(unets: tuple[Any, Any]) -> None:
     assert all(torch.equal(tensor, unet[name]) for name, tensor in plain.items())
 
 
-@pytest.mark.xfail(reason="JoinedLayers.join makes an inference tensor of it", strict=True)
 def test_a_validation_without_gradients_does_not_keep_it_from_training(
     unets: tuple[Any, Any], step: Function, conditions: Function, assert_same: Function
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from elf import trainer
@@ -67,7 +68,9 @@ OPTIONS: dict[str, list[str]] = {
 class Fit:
     """A run, and what its steps were."""
 
-    def __init__(self, folder: Path, arguments: list[str], steps: int = STEPS) -> None:
+    def __init__(
+        self, folder: Path, arguments: list[str], steps: int = STEPS, rows: int = 1
+    ) -> None:
         cli = trainer.run(
             "fit",
             [
@@ -78,7 +81,7 @@ class Fit:
                 "--trainer.devices=1",
                 f"--trainer.max_steps={steps}",
                 "--trainer.num_sanity_val_steps=0",
-                "--trainer.log_every_n_steps=1",
+                f"--trainer.log_every_n_steps={rows}",
                 "--model.validation_strata=2",
             ],
         )
@@ -176,6 +179,36 @@ def test_a_run_in_two_parts_is_one_in_one(
     for key, tensor in whole.state["state_dict"].items():
         assert torch.equal(parts.state["state_dict"][key], tensor), key
     assert torch.equal(parts.losses, whole.losses)
+
+
+class NoWaiting(Callback):
+    """Makes whatever waits for the device an error, in steps whose graphs are there."""
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        torch.cuda.set_sync_debug_mode("error" if 40 <= trainer.global_step < 60 else "default")
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
+def test_no_step_waits_for_the_device(
+    precision: str, training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = trainer.ElfCLI.instantiate_trainer
+
+    def with_callback(self: trainer.ElfCLI, **options: Any) -> Any:
+        made = make(self, **options)
+        made.callbacks.append(NoWaiting())
+        return made
+
+    monkeypatch.setattr(trainer.ElfCLI, "instantiate_trainer", with_callback)
+    arguments = [
+        *training,
+        f"--trainer.precision={precision}",
+        FUSED,
+        "--model.ema.decay=0.9",
+        "--trainer.gradient_clip_val=1",
+        "--trainer.enable_progress_bar=false",
+    ]
+    assert Fit(tmp_path, arguments, 62, rows=100).passes.eager == 0
 
 
 def test_adapter_dropout_is_another_in_each_replay(training: list[str], tmp_path: Path) -> None:

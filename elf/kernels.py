@@ -1,0 +1,30 @@
+"""Whether kernels of Elf's own work on a device; Triton compiles them when they are needed."""
+
+import functools
+import importlib.util
+import warnings
+
+import torch
+
+
+@functools.cache
+def can_compile(device: torch.device) -> bool:
+    """Whether Triton works for a device: CUDA's, not everywhere on Windows.
+
+    It is tried once, as it needs a C compiler and does not support every card; a warning says why
+    not, and PyTorch's operations do the same then.
+    """
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        from elf.dora_kernels import scale
+
+        one = torch.zeros(32, device=device)
+        scale(one, one, None)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # Triton has many
+        reason = " ".join(str(error).split())[:200]
+        warnings.warn(f"working without Elf's fused kernels, slower: {reason}", stacklevel=2)
+        return False
+    return True
