@@ -208,7 +208,7 @@ def test_no_step_waits_for_the_device(
         "--trainer.gradient_clip_val=1",
         "--trainer.enable_progress_bar=false",
     ]
-    assert Fit(tmp_path, arguments, 62, rows=100).passes.eager == 0
+    assert Fit(tmp_path, arguments, 62, rows=31).passes.eager == 0
 
 
 def test_adapter_dropout_is_another_in_each_replay(training: list[str], tmp_path: Path) -> None:
