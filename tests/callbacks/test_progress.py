@@ -30,7 +30,7 @@ class Line(LightningModule):
 
     def training_step(self, batch: Any, index: int) -> torch.Tensor:
         loss: torch.Tensor = self.weight.sum() + self.global_step
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)  # Lightning would look at what is for a bar in each batch
         return loss
 
     def validation_step(self, batch: Any, index: int) -> None:

@@ -2,10 +2,12 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from elf import trainer
 from elf.callbacks import SpeedRecorder, TrainingRecorder, with_watching
@@ -76,6 +78,48 @@ def test_a_run_in_parts_records_what_one_piece_does(
     assert [row["step"] for row in speed] == ["2", "5", "8"]
     assert all(float(row["speed/pictures_per_s"]) > 0 for row in speed)
     assert all(0 <= float(row["speed/data_wait"]) < 1 for row in speed)
+
+
+def test_a_wait_that_ends_before_the_gpu_is_done_delays_nothing() -> None:
+    class Work:
+        done = False
+
+        def query(self) -> bool:
+            return self.done
+
+    recorder, module = SpeedRecorder(), LightningModule()
+    loader = SimpleNamespace(waited=0.0, handed=1.0)
+    training: Any = SimpleNamespace(train_dataloader=loader)
+    recorder._done = work = Work()
+    loader.waited = 2.0
+    recorder.on_train_batch_start(training, module)
+    assert (recorder.delay, recorder._fetching) == (0, 2)
+    work.done, loader.waited = True, 5.0
+    recorder.on_train_batch_start(training, module)
+    assert (recorder.delay, recorder._fetching) == (3, 5)
+
+
+def test_no_metric_of_a_step_is_for_the_bar(training: list[str], tmp_path: Path) -> None:
+    """Lightning looks at these after each batch, and so waits for the device."""
+    seen = set[str]()
+
+    class Looking(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+            results: Any = trainer._results
+            seen.update(item.meta.name for item in results.values() if item.meta.prog_bar)
+            assert any(item.meta.name == "train/loss" for item in results.values())
+
+    class Watched(trainer.ElfCLI):
+        def instantiate_trainer(self, **options: Any) -> Trainer:
+            made = super().instantiate_trainer(**options)
+            made.callbacks.append(Looking())  # type: ignore[attr-defined]
+            return made
+
+    more = [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=2"]
+    bar = "--trainer.enable_progress_bar=true"
+    with trainer.one_line([*training, *more, bar]):
+        Watched(["fit", *training, *more, bar, "--trainer.limit_val_batches=0"])
+    assert not seen
 
 
 def test_nothing_waits_for_the_device_between_two_rows() -> None:
