@@ -19,8 +19,9 @@ def can_compile(device: torch.device) -> bool:
     try:
         from elf.dora_kernels import scale
 
-        one = torch.zeros(32, device=device)
-        scale(one, one, None)
+        with torch.cuda.device(device):
+            one = torch.zeros(32, device=device)
+            scale(one, one, None)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # Triton has many
@@ -28,3 +29,11 @@ def can_compile(device: torch.device) -> bool:
         warnings.warn(f"working without Elf's fused kernels, slower: {reason}", stacklevel=2)
         return False
     return True
+
+
+def expected() -> bool:
+    """Whether a run on this machine's GPU has such kernels; so it is taken to where there is none.
+
+    That is for a plan, which may be of another machine's card.
+    """
+    return not torch.cuda.is_available() or can_compile(torch.device("cuda"))

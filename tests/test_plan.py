@@ -100,6 +100,17 @@ def test_a_card_without_figures(
     assert found["time"] == ["unknown: the Fast 1 is no card that Elf has figures of"]
 
 
+def test_memory_is_more_where_there_are_no_fused_kernels(
+    unprepared: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = plan(capsys, *unprepared)["memory"]
+    plain = plan(capsys, *unprepared, "--model.fused_kernels=false")["memory"]
+    assert fused != plain
+    monkeypatch.setattr("elf.planrequest.expected", lambda: False)  # a GPU without Triton
+    assert plan(capsys, *unprepared)["memory"] == plain
+    assert plan(capsys, *unprepared, "--model.torch_compile=blocks")["memory"] == plain
+
+
 def test_what_does_not_fit_is_advised(
     unprepared: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
