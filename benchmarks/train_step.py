@@ -342,7 +342,8 @@ def main() -> None:
     parser.add_argument("--quantization", choices=["nf4", "int8"], help="of Elf's base")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="at a time")
+    at_a_time = "at a time, of which the first waits for the CPU"
+    parser.add_argument("--steps", type=int, default=10, help=at_a_time)
     parser.add_argument("--sides", nargs="*", choices=list(SIDES), help="without the compiled ones")
     parser.add_argument("--json", type=Path, help="file for the rows")
     options = parser.parse_args()
