@@ -7,7 +7,7 @@ import pytest
 from elf.errors import ElfError
 from elf.planning.cards import CARDS, Card, _matching, find_card
 from elf.planning.kernels import Kernel
-from elf.planning.timing import KERNEL, LAUNCH, step_seconds
+from elf.planning.timing import KERNEL, LAUNCH, MATRIX, STREAM, step_seconds
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def test_a_step_without_work_is_its_launches() -> None:
 def test_time_is_arithmetic_or_traffic() -> None:
     idle = step_seconds([kernel()], 0, CARD)
     products = step_seconds([kernel(flops=10**12)], 0, CARD) - idle
-    assert products == pytest.approx(1e12 / (100e12 * 0.35))
+    assert products == pytest.approx(1e12 / (100e12 * MATRIX))
     both = step_seconds([kernel(flops=10**12, size=10**6)], 0, CARD) - idle
     assert both == products  # at once
     moved = step_seconds([kernel(size=10**9)], 0, CARD) - idle
-    assert moved == pytest.approx(1e9 / (1000e9 * 0.8))
+    assert moved == pytest.approx(1e9 / (1000e9 * STREAM))
     slow = step_seconds([kernel(flops=10**12, half=False)], 0, CARD) - idle
     assert slow == pytest.approx(10 * products)
 

@@ -217,7 +217,7 @@ MEASURED = [
     Measured("sd15", "lora", 1, True, ms=15.2, gib=2.31, slow=False),
     Measured("sd15", "lora", 8, True, ms=51.5, gib=6.50),
     Measured("sd15", "dora", 1, True, ms=17.4, gib=2.55),
-    Measured("sd15", "dora", 8, True, ms=54.6, gib=7.68, slow=False),
+    Measured("sd15", "dora", 8, True, ms=54.6, gib=7.68),
     Measured("sd15", "lora", 1, True, ms=20.5, gib=1.96, checkpointing=True),
     Measured("sdxl", "lora", 1, True, ms=62.5, gib=9.72),
     Measured("sdxl", "lora", 1, True, ms=104.1, gib=6.00, checkpointing=True),
