@@ -14,20 +14,16 @@ come every 250 steps and are not in it; the run makes no sample pictures.
 """
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from random_base import write_base, write_pictures
-from train_step import Ours, prepare, synchronize
+from train_step import Ours, add_rows, prepare, synchronize
 
 from elf import trainer as commands
 from elf.callbacks import SpeedRecorder
@@ -186,16 +182,7 @@ def main() -> None:
             beside = f"   bare {row['baseline']:.2f} ms  ×{row['ratio']:.3f}"
         print(f"{row['name']:<62}{row['value']:9.2f} {row['unit']}{beside}")
     if options.json:
-        on_gpu = torch.device(options.device).type == "cuda"
-        about = {
-            "date": datetime.date.today().isoformat(),
-            "card": torch.cuda.get_device_name() if on_gpu else None,
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        }
-        known = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
-        options.json.write_text(json.dumps({"about": about, "rows": known + rows}, indent=2) + "\n")
+        add_rows(options.json, rows, options.kind_of_device == "cuda")
 
 
 if __name__ == "__main__":

@@ -331,6 +331,19 @@ def matrix_rate(options: argparse.Namespace) -> float:
     return 20 * 2 * side**3 / (time.perf_counter() - start) / 1e12
 
 
+def add_rows(file: Path, rows: list[dict[str, Any]], on_gpu: bool) -> None:
+    """Add rows to those of a file, with what they were measured on."""
+    about = {
+        "date": datetime.date.today().isoformat(),
+        "card": torch.cuda.get_device_name() if on_gpu else None,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    known = json.loads(file.read_text())["rows"] if file.exists() else []
+    file.write_text(json.dumps({"about": about, "rows": known + rows}, indent=2) + "\n")
+
+
 def main() -> None:
     """Measure, print a table, add rows to a file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -364,16 +377,7 @@ def main() -> None:
             f"{row['reserved_gib']:7.2f} GiB  first {row['first_step_s']:.1f} s"
         )
     if options.json:
-        on_gpu = options.kind_of_device == "cuda"
-        about = {
-            "date": datetime.date.today().isoformat(),
-            "card": torch.cuda.get_device_name() if on_gpu else None,
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        }
-        known = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
-        options.json.write_text(json.dumps({"about": about, "rows": known + rows}, indent=2) + "\n")
+        add_rows(options.json, rows, options.kind_of_device == "cuda")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def can_compile(device: torch.device) -> bool:
     return True
 
 
-def expected() -> bool:
+def can_compile_here() -> bool:
     """Whether a run on this machine's GPU has such kernels; so it is taken to where there is none.
 
     That is for a plan, which may be of another machine's card.

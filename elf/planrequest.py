@@ -8,7 +8,7 @@ import torch
 
 from elf.building import base_dtype
 from elf.errors import ElfError
-from elf.kernels import expected
+from elf.kernels import can_compile_here
 from elf.measuring import make_placing
 from elf.planning import Choice, PlannedTraining, card_at_hand, find_card
 from elf.planning.pictures import Pictures, of_prepared, of_sources
@@ -105,7 +105,7 @@ class Request:
             averaged=model.ema is not None,
             masked=model.objective.masked and self.pictures.masks,
             preserved=share,
-            fused=model.fused_kernels and model.torch_compile is None and expected(),
+            fused=model.fused_kernels and model.torch_compile is None and can_compile_here(),
         )
 
     def steps(self) -> tuple[int, int]:

@@ -106,7 +106,7 @@ def test_memory_is_more_where_there_are_no_fused_kernels(
     fused = plan(capsys, *unprepared)["memory"]
     plain = plan(capsys, *unprepared, "--model.fused_kernels=false")["memory"]
     assert fused != plain
-    monkeypatch.setattr("elf.planrequest.expected", lambda: False)  # a GPU without Triton
+    monkeypatch.setattr("elf.planrequest.can_compile_here", lambda: False)  # a GPU without Triton
     assert plan(capsys, *unprepared)["memory"] == plain
     assert plan(capsys, *unprepared, "--model.torch_compile=blocks")["memory"] == plain
 

@@ -1,4 +1,4 @@
-"""What a UNet does between its products, as operators with gradients: one kernel each on a GPU.
+"""What a UNet does between its products, as operators with gradients: in few kernels on a GPU.
 
 Each is an operator of torch with a formula for any device, a Triton kernel for CUDA, and shapes for
 tensors without numbers, so that a plan counts it as one kernel too. The parameters of norms are
