@@ -1,7 +1,7 @@
 """Pictures from prompts: one fixed seed each, whatever the batch size and the device."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+Encode = Callable[[list[str]], Mapping[str, Tensor]]
 DENOISERS = ("unet", "transformer")
 """Parts of a pipeline that stay where they are: what is trained, on the device already."""
 
@@ -40,6 +41,51 @@ class GenerationConfig:
     batch_size: int = 1
 
 
+class RememberedPrompts:
+    """Text states of prompts, each made once: sample pictures have the same ones all along.
+
+    SDXL's text encoders take 1.5 GiB of the device, which a small card has no more once steps are
+    captured.
+
+    Args:
+        encode: Makes those of a list, from text encoders that do not change.
+    """
+
+    def __init__(self, encode: Encode) -> None:
+        self._encode = encode
+        self._known: dict[str, dict[str, Tensor]] = {}
+
+    def know(self, prompts: Iterable[str]) -> bool:
+        """Whether no text encoder is needed for prompts."""
+        return all(prompt in self._known for prompt in prompts)
+
+    def __call__(self, prompts: list[str]) -> dict[str, Tensor]:
+        """Return the states of prompts, on the CPU."""
+        for prompt in prompts:
+            if prompt not in self._known:  # one at a time: a batch's sums come in another order
+                states = self._encode([prompt])
+                self._known[prompt] = {kind: state.cpu() for kind, state in states.items()}
+        found = [self._known[prompt] for prompt in prompts]
+        return {kind: torch.cat([each[kind] for each in found]) for kind in found[0]}
+
+
+@torch.no_grad()
+def encode_prompts(
+    pipeline: Any, prompts: Sequence[str], config: GenerationConfig, device: torch.device,
+    encode: Encode,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return a pipeline's arguments that say what to draw, of each batch of prompts.
+
+    ``encode`` makes the text states of prompts, ``text`` (B, N, D) and perhaps ``pooled`` (B, P),
+    as training does: the pipeline cuts prompts at 77 tokens. The text encoders are on the device
+    only as long as it works.
+    """
+    unwanted = config.negative_prompt
+    known = isinstance(encode, RememberedPrompts) and encode.know([*prompts, unwanted])
+    with _parts_on(pipeline, device, [] if known else text_parts(pipeline)):
+        return [_conditions(each, unwanted, device, encode) for each in _batches(prompts, config)]
+
+
 # Not inference_mode: what a network keeps from one forward pass to the next (norms of weights, say)
 # could then no longer be trained with.
 @torch.no_grad()
@@ -51,16 +97,14 @@ def generate(
     device: torch.device,
     output_type: Literal["pil", "np"] = "pil",
     stop: Callable[[], bool] | None = None,
-    encode: Callable[[list[str]], Mapping[str, Tensor]] | None = None,
+    encode: Encode | None = None,
 ) -> list[Any]:
     """Sample one picture for each prompt and its seed, as PIL or as float arrays (H, W, 3) in 0..1.
 
     The pipeline's parts are moved to the device for it, and those that were elsewhere back there
     afterwards: training needs the memory. Starting noise comes from CPU generators, so that a seed
-    gives the same picture on every device, up to rounding. ``encode`` makes the text states of
-    prompts, ``text`` (B, N, D) and perhaps ``pooled`` (B, P), as training does: the pipeline cuts
-    prompts at 77 tokens. Then text encoders are on the device only as long as it works: SDXL's
-    take 1.5 GiB.
+    gives the same picture on every device, up to rounding. ``encode`` makes the prompts' text
+    states (`encode_prompts`); without it the pipeline does.
 
     Raises:
         SamplingStopped: After the denoising step during which ``stop`` began to return True.
@@ -71,16 +115,22 @@ def generate(
             raise SamplingStopped
         return kept
 
-    starts = range(0, len(prompts), config.batch_size)
-    batches = [prompts[start : start + config.batch_size] for start in starts]
-    unwanted = config.negative_prompt
-    encoders = [] if encode is None else [name for name in pipeline.components if "text" in name]
-    with _parts_on(pipeline, device, encoders):
-        conditions = [_conditions(each, [unwanted] * len(each), encode) for each in batches]
+    batches = _batches(prompts, config)
+    conditions: list[dict[str, Any]]
+    if encode is None:
+        elsewhere: list[str] = []
+        unwanted = config.negative_prompt
+        conditions = [
+            {"prompt": each, "negative_prompt": [unwanted] * len(each)} for each in batches
+        ]
+    else:
+        elsewhere = text_parts(pipeline)
+        conditions = encode_prompts(pipeline, prompts, config, device, encode)
     pictures: list[Any] = []
-    rest = [name for name in pipeline.components if name not in (*DENOISERS, *encoders)]
+    rest = [name for name in pipeline.components if name not in (*DENOISERS, *elsewhere)]
     with _parts_on(pipeline, device, rest):
-        for start, chosen, condition in zip(starts, batches, conditions, strict=True):
+        for number, (chosen, condition) in enumerate(zip(batches, conditions, strict=True)):
+            start = number * config.batch_size
             result = pipeline(
                 **condition,
                 num_inference_steps=config.steps,
@@ -98,18 +148,24 @@ def generate(
     return pictures
 
 
+def text_parts(pipeline: Any) -> list[str]:
+    """Return the names of a pipeline's text encoders."""
+    return [name for name in pipeline.components if name.startswith("text_encoder")]
+
+
+def _batches(prompts: Sequence[str], config: GenerationConfig) -> list[list[str]]:
+    starts = range(0, len(prompts), config.batch_size)
+    return [list(prompts[start : start + config.batch_size]) for start in starts]
+
+
 def _conditions(
-    prompts: list[str],
-    negative: list[str],
-    encode: Callable[[list[str]], Mapping[str, Tensor]] | None,
+    prompts: list[str], unwanted: str, device: torch.device, encode: Encode
 ) -> dict[str, Any]:
     """Return a pipeline's arguments that say what to draw, both halves of one length."""
-    if encode is None:
-        return {"prompt": prompts, "negative_prompt": negative}
-    wanted, unwanted = encode(prompts), encode(negative)
+    wanted, other = encode(prompts), encode([unwanted] * len(prompts))
     names = {"text": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
-    given = {names[kind]: state for kind, state in wanted.items()}
-    return given | {f"negative_{names[kind]}": state for kind, state in unwanted.items()}
+    given = {names[kind]: state.to(device) for kind, state in wanted.items()}
+    return given | {f"negative_{names[kind]}": state.to(device) for kind, state in other.items()}
 
 
 @contextlib.contextmanager

@@ -96,15 +96,27 @@ class SamplePictures(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show what the base makes of the prompts; of a run that goes on, what it shows already."""
         step = self._sampled = trainer.global_step
-        if step % self.every_n_steps:
-            return
         path = Path(trainer.default_root_dir) / NAME / f"step-{step:06d}.png"
-        if step and path.is_file():
-            if trainer.is_global_zero:
+        due = step % self.every_n_steps == 0
+        if due and not (step and path.is_file()):  # also what a signal kept from being finished
+            self._sample(trainer, pl_module)
+        elif trainer.is_global_zero:
+            self._remember(pl_module)
+            if due:
                 with Image.open(path) as sheet:
                     log_picture(trainer, NAME, sheet, step, again=True)
-        else:  # also what a signal kept from being finished
-            self._sample(trainer, pl_module)
+
+    def _remember(self, module: Any) -> None:
+        """Have the prompts encoded before the first step is captured, as sampling would at step 0.
+
+        Later the text encoders may not fit beside what training has taken.
+        """
+        try:
+            for group in self._groups():
+                module.remember_prompts([prompt.prompt for prompt, _ in group], group[0][1])
+        except Exception as error:  # then there is none to sample either, which that will tell
+            if not is_out_of_memory(error):
+                raise
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -26,13 +27,14 @@ from elf.checkpoints import evaluated_state, last_good
 from elf.compiling import Scope, compile_network, notice, uncompiled
 from elf.denoiser import Batch, Denoiser
 from elf.errors import ElfError
-from elf.generation import GenerationConfig, generate
+from elf.generation import GenerationConfig
 from elf.identity import flatten, refuse_other_run, warn_of_precision
 from elf.kernels import can_compile
 from elf.modules.stepped import SteppedModule
 from elf.objective import ObjectiveConfig
 from elf.optimization import LearningRates, OptimizerFactory, adamw
 from elf.quantized import Kind
+from elf.sampling import Sampler
 from elf.schedules import ScheduleConfig
 from elf.validation import ValidationRun
 from elf.validationsets import HELD_OUT
@@ -119,7 +121,6 @@ class DiffusionModule(SteppedModule):
         self.weights: EvaluatedWeights
         self._base: Base | None = None
         self.tokenizers: dict[str, Any] = {}
-        self._pipeline: Any = None
         self._base_errors: dict[str, Tensor] = {}  # id → (K,) errors with the adapter off
         self._configured: list[dict[str, Any]] = []
         self._made, self._saved_identity = dict[str, Any](), dict[str, Any]()
@@ -300,19 +301,16 @@ class DiffusionModule(SteppedModule):
         """
         if seeds is None:
             seeds = list(range(config.seed, config.seed + len(prompts)))
-        if self._pipeline is None:
-            encoders: Any = dict(self.denoiser.text_encoders)
-            self._pipeline = self.base.pipeline(self.unet, encoders, self.denoiser.dtype)
-        encode = self.base.prompt_encoder(self._pipeline)
-        was_training = self.denoiser.training
-        self.denoiser.eval()
-        try:
-            with self.weights.in_place(), uncompiled():
-                return generate(
-                    self._pipeline, prompts, seeds, config, self.device, stop=stop, encode=encode
-                )
-        finally:
-            self.denoiser.train(was_training)
+        with self.weights.in_place():
+            return self._sampler(prompts, seeds, config, self.device, stop)
+
+    def remember_prompts(self, prompts: list[str], config: GenerationConfig) -> None:
+        """Make what is needed of the text encoders to sample, while there is memory for them."""
+        self._sampler.remember(prompts, config, self.device)
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        return Sampler(self.base, self.denoiser, self.adapter.text_targets is not None)
 
     # --- checkpoints ------------------------------------------------------------------------
 

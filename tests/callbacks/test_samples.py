@@ -104,7 +104,7 @@ def test_without_memory_the_preview_is_left_out_and_training_goes_on(
         torch.rand(5)
         return generate(*arguments, stop=out_of_memory)
 
-    monkeypatch.setattr("elf.modules.diffusion.generate", failing)
+    monkeypatch.setattr("elf.sampling.generate", failing)
     callbacks = f"{samples(strengths='[0.5]')}, {CHECKPOINT}"
     with pytest.warns(UserWarning) as warned:
         cli = fit(training, tmp_path / "with", 3, callbacks, dropout)
@@ -133,7 +133,7 @@ def test_the_graphs_memory_is_given_up_before_a_preview_is(
         asked.append("release")
         return True
 
-    monkeypatch.setattr("elf.modules.diffusion.generate", failing)
+    monkeypatch.setattr("elf.sampling.generate", failing)
     monkeypatch.setattr(DiffusionModule, "release_graphs", release)
     fit(training, tmp_path, 3, samples())
     sheet = ["pictures", "pictures"]  # of two prompts that cannot be sampled together
@@ -142,19 +142,51 @@ def test_the_graphs_memory_is_given_up_before_a_preview_is(
     assert list((tmp_path / "samples").iterdir())
 
 
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
 def test_text_encoders_are_on_the_device_only_to_encode(
-    tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    trained: bool, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = DiffusionModule(str(tiny_models["base"]))
+    """And a prompt once, but where its states change."""
+    adapter = AdapterConfig(text_targets="attention" if trained else None)
+    module = DiffusionModule(str(tiny_models["base"]), adapter)
     module.configure_model()
     config = GenerationConfig(steps=1, width=64, height=64)
-    module.generate(["a"], config)  # makes the pipeline
-    pipeline, seen = module._pipeline, []
+    pipeline, seen = module._sampler._pipeline, list[str]()
     for name in ("text_encoder", "vae"):
         monkeypatch.setattr(getattr(pipeline, name), "to", lambda _, name=name: seen.append(name))
     module.unet.register_forward_hook(lambda *_: seen.append("unet"))
-    module.generate(["a", "b"], config)
-    assert seen == ["text_encoder", "text_encoder", "vae", "unet", "unet", "vae"]
+    first = module.generate(["a", "b"], config)
+    drawn = ["vae", "unet", "unet", "vae"]
+    encoded = ["text_encoder", "text_encoder"]
+    assert seen == encoded + drawn
+    again = module.generate(["a", "b"], config)
+    assert seen[6:] == (encoded + drawn if trained else drawn)
+    assert [each.tobytes() for each in again] == [each.tobytes() for each in first]
+    module.generate(["b", "c"], config)
+    assert seen[-6:] == encoded + drawn
+
+
+def test_prompts_are_encoded_before_the_first_step_of_a_run_that_goes_on(
+    training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later the text encoders may not fit; where they do not at all, sampling says so."""
+    fit(training, tmp_path, 2, f"{samples()}, {CHECKPOINT}")
+    seen = list[Any]()
+    remember, errors = DiffusionModule.remember_prompts, list[Exception]()
+
+    def spy(self: DiffusionModule, prompts: list[str], config: Any) -> None:
+        seen.append((self.global_step, prompts))
+        for error in errors:
+            raise error
+        remember(self, prompts, config)
+
+    monkeypatch.setattr(DiffusionModule, "remember_prompts", spy)
+    resumed = "--ckpt_path=last"
+    fit(training, tmp_path, 3, f"{samples()}, {CHECKPOINT}", resumed)
+    assert seen == [(2, ["a"]), (2, ["b"])]
+    errors.append(torch.OutOfMemoryError("CUDA out of memory."))
+    fit(training, tmp_path, 4, f"{samples()}, {CHECKPOINT}", resumed)
+    assert (tmp_path / "samples" / "step-000004.png").is_file()
 
 
 def test_another_error_of_sampling_is_raised(
@@ -163,7 +195,7 @@ def test_another_error_of_sampling_is_raised(
     def failing(*_: Any, **__: Any) -> Any:
         raise RuntimeError("the shapes do not match")
 
-    monkeypatch.setattr("elf.modules.diffusion.generate", failing)
+    monkeypatch.setattr("elf.sampling.generate", failing)
     with pytest.raises(RuntimeError, match="the shapes do not match"):
         fit(training, tmp_path, 1, samples())
 
@@ -185,7 +217,7 @@ def test_a_signal_ends_a_preview_and_the_run_that_goes_on_draws_it(
     fit(training, tmp_path / "whole", 6, f"{samples()}, {CHECKPOINT}")
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
         callbacks = samples().replace("every_n_steps: 2", "every_n_steps: 4")
-        patch.setattr("elf.modules.diffusion.generate", signalled)
+        patch.setattr("elf.sampling.generate", signalled)
         patch.setattr(SamplePictures, "on_train_start", lambda self, *_: None)
         fit(training, tmp_path / "parts", 6, f"{callbacks}, {CHECKPOINT}")
     assert end.value.code == 128 + signal.SIGTERM
