@@ -56,8 +56,7 @@ def relative_changes(network: nn.Module, squares: Mapping[str, Tensor]) -> dict[
     """
     change: dict[str, list[Tensor]] = defaultdict(list)
     weight: dict[str, list[Tensor]] = defaultdict(list)
-    for name, layer in named_layers(network).items():
-        square = change_square(layer)
+    for name, square in change_squares(named_layers(network)).items():
         for block in (block_of(name), ALL):
             change[block].append(square)
             weight[block].append(squares[name])
@@ -68,20 +67,41 @@ def relative_changes(network: nn.Module, squares: Mapping[str, Tensor]) -> dict[
 
 
 @torch.no_grad()
-def change_square(layer: Any) -> Tensor:
-    """Return ‖ΔW‖² of a layer as a float32 scalar.
+def change_squares(layers: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return ‖ΔW‖² of each layer as a float32 scalar.
 
-    Other adapters' (DoRA, PiSSA …) ΔW is made for it, one layer at a time.
+    Products of matrices of the same sizes are one batch of them: a UNet's hundreds of layers have
+    about a dozen sizes. Other adapters' (DoRA, PiSSA …) ΔW is made for it, one layer at a time.
     """
+    alike: dict[Any, list[str]] = defaultdict(list)
+    squares: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        if _is_product(layer):
+            down, up = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
+            alike[down.shape, up.shape, layer.scaling[NAME]].append(name)
+        else:
+            squares[name] = adapters.delta_weight(layer).square().sum()
+    for (*_, scaling), names in alike.items():
+        # (N, rank, in · k · k) and (N, out, rank)
+        down, up = (
+            torch.stack([factors[NAME].weight.float().flatten(1) for factors in each])
+            for each in (
+                [layers[name].lora_A for name in names],
+                [layers[name].lora_B for name in names],
+            )
+        )
+        products = ((up.mT @ up) * (down @ down.mT)).sum((1, 2)) * scaling**2
+        # below 0 is rounding of what is nearly nothing
+        squares |= dict(zip(names, products.clamp(min=0).unbind(), strict=True))
+    return squares
+
+
+def _is_product(layer: Any) -> bool:
+    """Whether ΔW is a layer's B · A and no more."""
     base = layer.get_base_layer()
     plain = isinstance(base, nn.Linear) or (isinstance(base, nn.Conv2d) and base.groups == 1)
     dora = getattr(layer, "use_dora", {}).get(NAME, False)
-    if dora or not plain or hasattr(layer, INITIAL_A):
-        return adapters.delta_weight(layer).square().sum()
-    down = layer.lora_A[NAME].weight.float().flatten(1)  # (rank, in · k · k)
-    up = layer.lora_B[NAME].weight.float().flatten(1)  # (out, rank)
-    square: Tensor = ((up.T @ up) * (down @ down.T)).sum() * layer.scaling[NAME] ** 2
-    return square.clamp(min=0)  # rounding of what is nearly nothing
+    return plain and not dora and not hasattr(layer, INITIAL_A)
 
 
 def _weight_square(layer: Any) -> Tensor:

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from elf import adapters
-from elf.adapter_norms import block_of, change_square, relative_changes, weight_squares
+from elf.adapter_norms import (
+    block_of,
+    change_squares,
+    named_layers,
+    relative_changes,
+    weight_squares,
+)
 from elf.adapters import AdapterConfig
 
 
@@ -18,7 +24,8 @@ class Network(nn.Module):
         super().__init__()
         layers = {"to_q": nn.Linear(12, 10), "conv1": nn.Conv2d(6, 8, 3, padding=1)}
         self.down_blocks = nn.ModuleList([nn.ModuleDict(layers)])
-        self.mid_block = nn.ModuleDict({"to_q": nn.Linear(5, 7, bias=False)})
+        alike = {name: nn.Linear(5, 7, bias=False) for name in ("to_q", "to_k")}
+        self.mid_block = nn.ModuleDict(alike)
 
 
 def network(kind: Any) -> Network:
@@ -35,9 +42,12 @@ def network(kind: Any) -> Network:
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_the_closed_form_is_the_norm_of_the_update(kind: str) -> None:
     made = network(kind)
-    for layer in adapters.layers(made):
+    layers = named_layers(made)
+    squares = change_squares(layers)
+    assert set(squares) == set(layers)
+    for name, layer in layers.items():
         torch.testing.assert_close(
-            change_square(layer), adapters.delta_weight(layer).square().sum(), rtol=1e-5, atol=1e-6
+            squares[name], adapters.delta_weight(layer).square().sum(), rtol=1e-5, atol=1e-6
         )
 
 
