@@ -8,8 +8,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from elf.arrivals import Arrivals
+
 EVERY = 0.5
-"""Seconds between two looks at the metrics: each waits for the device."""
+"""Seconds between two looks at the metrics."""
 
 
 class StepBar(ProgressBar):
@@ -27,6 +29,8 @@ class StepBar(ProgressBar):
         self._steps: tqdm[Any] | None = None
         self._batches: tqdm[Any] | None = None
         self._looked = 0.0
+        self._losses: Arrivals[None] = Arrivals(most=2)
+        self._loss: float | None = None
 
     def disable(self) -> None:
         """Show nothing from here on."""
@@ -59,7 +63,7 @@ class StepBar(ProgressBar):
             return
         last = trainer.global_step == bar.total
         if last or time.monotonic() - self._looked >= EVERY:
-            bar.set_postfix_str(self._metrics(trainer, pl_module), refresh=False)
+            bar.set_postfix_str(self._metrics(trainer, pl_module, last), refresh=False)
             self._looked = time.monotonic()
         bar.update(trainer.global_step - bar.n)
 
@@ -104,11 +108,16 @@ class StepBar(ProgressBar):
                 bar.close()
         self._batches = self._steps = None
 
-    def _metrics(self, trainer: Trainer, pl_module: LightningModule) -> str:
+    def _metrics(self, trainer: Trainer, pl_module: LightningModule, last: bool) -> str:
+        """Return what the bar says; the loss may be of a look ago, as nothing waits for it."""
         values = self.get_metrics(trainer, pl_module)
         values.pop("v_num", None)
         if "train/loss" in trainer.callback_metrics:
-            values = {"train/loss": float(trainer.callback_metrics["train/loss"]), **values}
+            self._losses.send(trainer.callback_metrics["train/loss"], None)
+        for loss, _ in self._losses.take(wait=last):
+            self._loss = float(loss)
+        if self._loss is not None:
+            values = {"train/loss": self._loss, **values}
         shown = (
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in values.items()

@@ -1,32 +1,53 @@
 """Figures of a training: loss by timestep, learning rates, data seen, size of the update."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from elf.adapter_norms import relative_changes, weight_squares
+from elf.arrivals import Arrivals
+from elf.callbacks.rows import LateRows
 from elf.errors import ElfError
 from elf.seen import Seeing
 from elf.watching import log_figures
 
+OF_A_STEP = ("train/loss", "train/grad_norm")
+"""What the module measures in each step."""
 
-class TrainingRecorder(Callback):
-    """Logs what the loss alone does not say, in the rows of ``train/loss``.
+ON_THEIR_WAY = 16
+"""Rows that may wait for the device."""
+
+
+class _Row(NamedTuple):
+    """A row: what is known, and the names of what is on its way from the device."""
+
+    step: int
+    known: Mapping[str, float]
+    names: list[str]
+
+
+class TrainingRecorder(LateRows):
+    """Logs a step's loss and the norm of its gradients, and what these alone do not say.
 
     ``train/loss_stratum_k`` is the mean error before any weight of the samples since the last row
     whose timestep is in the k-th part of the schedule; ``lr/GROUP`` the learning rate of the step;
     ``data/…`` what was seen of the data; ``adapter/BLOCK`` ‖ΔW‖ / ‖W‖.
 
-    Between two rows nothing waits for the device: sums stay on it. They are in the checkpoints, so
-    that a run in parts logs what a run in one piece does.
+    Nothing waits for the device: sums stay on it, and a row is written when its figures have
+    arrived, some steps later. The sums are in the checkpoints, so that a run in parts logs what a
+    run in one piece does.
 
     Args:
         strata: Equal parts of the timesteps.
         norms_every_n_steps: Optimizer steps between two measurements of ‖ΔW‖ / ‖W‖, rounded up to
             a logged step; 0 measures it never.
     """
+
+    logs_steps = True
+    """Lightning, which waits for the device to log, need not."""
 
     def __init__(self, strata: int = 8, norms_every_n_steps: int = 50) -> None:
         if strata < 1:
@@ -43,6 +64,7 @@ class TrainingRecorder(Callback):
         self._sums: Tensor | None = None  # (2, K) errors and samples of each stratum
         self._restored: Tensor | None = None
         self._rates: dict[str, float | Tensor] = {}
+        self._rows: Arrivals[_Row] = Arrivals(ON_THEIR_WAY)
         self._seeing: Seeing | None = None
         self._squares: dict[str, Tensor] = {}
 
@@ -88,17 +110,38 @@ class TrainingRecorder(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Add up a batch; log at each ``log_every_n_steps``-th step."""
+        """Add up a batch; each ``log_every_n_steps``-th step makes a row."""
         self._add(pl_module, outputs)
-        if trainer.global_step == self._step:
-            return  # within an accumulation
+        stepped = trainer.global_step != self._step  # else it is within an accumulation
         self._step = trainer.global_step
-        if self._is_logged(trainer, self._step):
-            # every process sums up the strata; the first alone logs
-            figures = {**self._strata(), **self._rates}
-            if trainer.is_global_zero:
-                figures |= {**self._data(trainer), **self._norms(trainer, pl_module)}
-            log_figures(trainer, figures, self._step - 1)
+        if stepped and self._is_logged(trainer, self._step):
+            self._make_row(trainer, pl_module)
+        self.write_rows(trainer, wait=False)
+
+    def _make_row(self, trainer: Trainer, module: LightningModule) -> None:
+        """Send a row's figures on their way, and begin new sums."""
+        assert self._sums is not None
+        sums = self._summed(self._sums)  # of every process; the first alone logs
+        if trainer.is_global_zero:
+            metrics = trainer.callback_metrics
+            figures: dict[str, float | Tensor] = {"epoch": trainer.current_epoch}
+            figures |= {name: metrics[name] for name in OF_A_STEP if name in metrics}
+            figures |= {**self._rates, **self._data(trainer), **self._norms(trainer, module)}
+            sent = {k: v for k, v in figures.items() if isinstance(v, Tensor) and not v.is_cpu}
+            known = {k: float(v) for k, v in figures.items() if k not in sent}
+            numbers = [value.to(sums).flatten() for value in sent.values()]
+            row = _Row(self._step - 1, known, list(sent))
+            self._rows.send(torch.cat([sums.flatten(), *numbers]), row)
+        self._sums.zero_()
+
+    def write_rows(self, trainer: Trainer, wait: bool) -> None:
+        """Write the rows that have arrived; all of them, if they are waited for."""
+        for values, row in self._rows.take(wait):
+            numbers = values.tolist()
+            figures = dict(zip(row.names, numbers[2 * self.strata :], strict=True))
+            pairs = zip(numbers[: self.strata], numbers[self.strata : 2 * self.strata], strict=True)
+            strata = {f"train/loss_stratum_{k}": e / n for k, (e, n) in enumerate(pairs) if n}
+            log_figures(trainer, {**row.known, **figures, **strata}, row.step)
 
     def _is_logged(self, trainer: Trainer, step: int) -> bool:
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -114,13 +157,6 @@ class TrainingRecorder(Callback):
         # where: an error that is not finite is of its own stratum alone
         self._sums[0] += torch.where(member, errors[:, None], 0.0).sum(0)
         self._sums[1] += member.sum(0)
-
-    def _strata(self) -> dict[str, float | Tensor]:
-        assert self._sums is not None
-        errors, samples = self._summed(self._sums).tolist()
-        self._sums.zero_()
-        pairs = enumerate(zip(errors, samples, strict=True))
-        return {f"train/loss_stratum_{k}": e / n for k, (e, n) in pairs if n}
 
     def _summed(self, sums: Tensor) -> Tensor:
         if self._trainer is None or self._trainer.world_size == 1:

@@ -1,24 +1,69 @@
 """How fast a training is and how much memory it takes: what differs from run to run."""
 
 import time
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
-from elf.callbacks.spilling import SpillWatch, spill_watch
+from elf.callbacks.rows import LateRows
+from elf.callbacks.spilling import SpillWatch, spill_watch, timed_event
 from elf.watching import log_figures
 
 GIB = 1 << 30
 
 
-class SpeedRecorder(Callback):
+class _Now:
+    """What an event is on a GPU, where nothing is late: a point in time."""
+
+    def record(self) -> None:
+        self.seconds = time.perf_counter()
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: "_Now") -> float:
+        return 1e3 * (end.seconds - self.seconds)
+
+
+@dataclass
+class _Row:
+    """What is measured between two rows.
+
+    Attributes:
+        start: Where a stretch of training begins that is not in ``seconds`` yet.
+        end: Where the last batch ends.
+        seconds: Of earlier stretches.
+        delay: Of them, those in which the device waited for data.
+    """
+
+    start: Any = None
+    end: Any = None
+    seconds: float = 0.0
+    delay: float = 0.0
+    steps: int = 0
+    pictures: int = 0
+    step: int = 0
+    peak: int | None = None
+
+    def close(self) -> None:
+        """Add a stretch, which the device has done."""
+        if self.end is not None:
+            self.seconds += self.start.elapsed_time(self.end) / 1e3
+
+
+class SpeedRecorder(LateRows):
     """Logs ``speed/…`` and ``memory/…`` in the rows of ``train/loss``; they go to ``speed.csv``.
 
-    Only the training itself is timed: the wait for a batch, and from there to the step's end.
-    Validation, sample pictures and checkpoints are not part of it. ``speed/data_wait`` is the share
-    in which a GPU had nothing to do meanwhile: the CPU is ahead of it, and a wait that ends before
-    the GPU is done costs nothing. ``memory/peak_gib`` is the most
+    Only the training itself is timed, on a GPU by the GPU: whatever lets it run dry between two
+    batches (validation, sample pictures, checkpoints) is not part of it. ``speed/data_wait`` is the
+    share in which it had nothing to do for want of data: the CPU is ahead of it, and a wait that
+    ends before the GPU is done costs nothing. ``memory/peak_gib`` is the most
     that PyTorch had reserved on the GPU since the last row, of all that is done. Where a driver
     lends a GPU system memory, it is told once when that seems to have happened (`elf.spilling`).
 
@@ -27,39 +72,41 @@ class SpeedRecorder(Callback):
 
     def __init__(self) -> None:
         self._step = 0
-        self._started = 0.0
+        self._event: type[_Now] | Any = _Now
+        self._row = _Row()
+        self._complete: deque[_Row] = deque()  # but the device may be at work on them
         self._spills: SpillWatch | None = None
-        self._done: Any = None  # an event at the end of the last batch's work
         self._waited = 0.0  # so far, of what the loader counts
         self.delay = 0.0
         """Seconds in which the device waited for data, of the whole run."""
-        self._begin()
-
-    def _begin(self) -> None:
-        self._busy = self._fetching = 0.0
-        self._pictures = self._steps = 0
-        self._delay = self.delay
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start at nothing."""
         self._step = trainer.global_step
-        self._begin()
+        self._row = _Row()
+        self._complete.clear()
         self._waited = getattr(trainer.train_dataloader, "waited", 0.0)
         self._spills = spill_watch(pl_module.device)
+        self._event = _Now
         if pl_module.device.type == "cuda":
-            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event = timed_event
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
-        """Note when the batch came, or now if its loader does not say."""
+        """Begin a stretch of training where the device has nothing left to do."""
         loader: Any = trainer.train_dataloader
-        self._started = getattr(loader, "handed", None) or time.perf_counter()
         waited = getattr(loader, "waited", 0.0)
-        self._fetching += waited - self._waited
-        if self._done is None or self._done.query():
+        row, last = self._row, self._row.end or self._row.start
+        if last is None or last.query():
+            now = time.perf_counter()
+            row.close()
+            row.end = None
+            row.seconds += waited - self._waited + now - (getattr(loader, "handed", None) or now)
+            row.delay += waited - self._waited
             self.delay += waited - self._waited
+            row.start = self._marked()
         self._waited = waited
         if self._spills is not None:
             self._spills.begin()
@@ -72,34 +119,48 @@ class SpeedRecorder(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Add up a batch; log at each ``log_every_n_steps``-th step."""
+        """Count a batch; each ``log_every_n_steps``-th step completes a row."""
+        row = self._row
         stepped = trainer.global_step != self._step
         self._step = trainer.global_step
         if self._spills is not None:
             self._spills.end(batch, stepped, pl_module)
+        row.end = self._marked()
+        row.steps += stepped
+        row.pictures += len(batch["id"]) if isinstance(batch, dict) and "id" in batch else 0
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        due = stepped and every > 0 and self._step % every == 0
-        on_gpu = pl_module.device.type == "cuda"
-        if due and on_gpu:
-            torch.cuda.synchronize(pl_module.device)  # once a row: what was asked for is done
-        elif self._done is not None:
-            self._done.record()
-        self._busy += time.perf_counter() - self._started
-        self._steps += stepped
-        self._pictures += len(batch["id"]) if isinstance(batch, dict) and "id" in batch else 0
-        if not due:
-            return
-        if self._spills is not None:
-            self._spills.look()
-        seconds = max(self._busy + self._fetching, 1e-9)
-        figures: dict[str, Any] = {
-            "speed/steps_per_s": self._steps / seconds,
-            "speed/pictures_per_s": self._pictures * trainer.world_size / seconds,
-            "speed/data_wait": (self.delay - self._delay) / seconds,
-        }
-        if on_gpu:
-            peak = torch.cuda.max_memory_reserved(pl_module.device)
-            figures["memory/peak_gib"] = peak / GIB
-            torch.cuda.reset_peak_memory_stats(pl_module.device)
-        log_figures(trainer, figures, self._step - 1)
-        self._begin()
+        if stepped and every > 0 and self._step % every == 0:
+            row.step = self._step
+            if pl_module.device.type == "cuda":
+                row.peak = torch.cuda.max_memory_reserved(pl_module.device)
+                torch.cuda.reset_peak_memory_stats(pl_module.device)
+            self._complete.append(row)
+            self._row = _Row(start=row.end)
+        self.write_rows(trainer, wait=False)
+
+    def write_rows(self, trainer: Trainer, wait: bool) -> None:
+        """Write the rows whose last step the device has done; all of them, if it is waited for."""
+        while self._complete:
+            row = self._complete[0]
+            if wait:
+                row.end.synchronize()
+            elif not row.end.query():
+                return
+            self._complete.popleft()
+            row.close()
+            seconds = max(row.seconds, 1e-9)
+            figures = {
+                "speed/steps_per_s": row.steps / seconds,
+                "speed/pictures_per_s": row.pictures * trainer.world_size / seconds,
+                "speed/data_wait": row.delay / seconds,
+            }
+            if row.peak is not None:
+                figures["memory/peak_gib"] = row.peak / GIB
+            log_figures(trainer, figures, row.step - 1)
+            if self._spills is not None:
+                self._spills.look()
+
+    def _marked(self) -> Any:
+        mark = self._event()
+        mark.record()
+        return mark

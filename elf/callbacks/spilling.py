@@ -1,6 +1,7 @@
 """Measures what tells that GPU memory spilled into system memory; nothing waits for the device."""
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ class Laps:
         self._event = event
         self._spare: list[_Pair] = []
         self._running: _Pair | None = None
-        self._laps: list[tuple[Hashable, _Pair]] = []
+        self._laps: deque[tuple[Hashable, _Pair]] = deque()
 
     def start(self) -> None:
         """Begin a lap."""
@@ -55,10 +56,12 @@ class Laps:
         self._running = None
 
     def taken(self) -> list[tuple[Hashable, float]]:
-        """Return names and seconds since the last call; the device must have done all of it."""
-        laps = [(name, pair.start.elapsed_time(pair.stop) / 1e3) for name, pair in self._laps]
-        self._spare += [pair for _, pair in self._laps]
-        self._laps.clear()
+        """Return names and seconds of the laps since the last call that the device has done."""
+        laps = []
+        while self._laps and self._laps[0][1].stop.query():
+            name, pair = self._laps.popleft()
+            laps.append((name, pair.start.elapsed_time(pair.stop) / 1e3))
+            self._spare.append(pair)
         return laps
 
 
@@ -94,7 +97,7 @@ class SpillWatch:
         self._laps.stop(None if captured else (form, stepped))
 
     def look(self) -> None:
-        """Look at the steps since the last time; the device must have done all of them."""
+        """Look at the steps since the last time that the device has done."""
         for form, seconds in self._laps.taken():
             self._detector.times.add(form, seconds)
         told = self._detector.look(self._memory())

@@ -111,6 +111,12 @@ class SteppedModule(LightningModule):
         """The loss scaler of fp16 training, which leaves out steps with gradients not finite."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
+    @property
+    def _logs_steps(self) -> bool:
+        """Whether Lightning is to log a step's figures; it waits for the device to do so."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return not any(getattr(each, "logs_steps", False) for each in callbacks)
+
     # --- the step ---------------------------------------------------------------------------
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -139,7 +145,7 @@ class SteppedModule(LightningModule):
         # Lightning looks at what is for a bar after each batch, and so waits for the device
         bar = self.trainer.progress_bar_callback
         told = bar is not None and not getattr(bar, "looks_itself", False)
-        self.log("train/loss", shared, prog_bar=told, batch_size=len(errors))
+        self.log("train/loss", shared, told, self._logs_steps, batch_size=len(errors))
         drawn = {key: batch[key] for key in ("timesteps", "id")}
         return {"loss": loss, "errors": errors.detach(), **drawn}
 
@@ -166,7 +172,7 @@ class SteppedModule(LightningModule):
         optimizer_closure()
         call._call_callback_hooks(self.trainer, "on_before_optimizer_step", optimizer)
         call._call_lightning_module_hook(self.trainer, "on_before_optimizer_step", optimizer)
-        self.log("train/grad_norm", self.stepper.step())
+        self.log("train/grad_norm", self.stepper.step(), logger=self._logs_steps)
 
     def configure_gradient_clipping(
         self,
@@ -184,4 +190,4 @@ class SteppedModule(LightningModule):
             scaler.unscale_(optimizer)
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         norm = optimization.clip_gradients(trained, gradient_clip_val, gradient_clip_algorithm)
-        self.log("train/grad_norm", norm)
+        self.log("train/grad_norm", norm, logger=self._logs_steps)

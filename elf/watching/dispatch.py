@@ -20,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image, PngImagePlugin
-from torch import Tensor
 
 from elf.files import atomic_path, sha256_file
 from elf.watching.steptable import StepTable
@@ -47,16 +45,11 @@ class Picture:
     texts: Mapping[str, str]
 
 
-def log_figures(trainer: Trainer, figures: Mapping[str, float | Tensor], step: int) -> None:
-    """Show figures at a step; those on a device are fetched at once."""
-    on_device = {k: v for k, v in figures.items() if isinstance(v, Tensor) and not v.is_cpu}
-    values: dict[str, float] = {k: float(v) for k, v in figures.items() if k not in on_device}
-    if names := list(on_device):
-        fetched = torch.stack([on_device[name].double() for name in names])
-        values |= dict(zip(names, fetched.tolist(), strict=True))
-    if trainer.is_global_zero and values:
+def log_figures(trainer: Trainer, figures: Mapping[str, float], step: int) -> None:
+    """Show figures at a step."""
+    if trainer.is_global_zero and figures:
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=step)
+            logger.log_metrics(dict(figures), step=step)
 
 
 def log_picture(

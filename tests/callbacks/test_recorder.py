@@ -80,23 +80,90 @@ def test_a_run_in_parts_records_what_one_piece_does(
     assert all(0 <= float(row["speed/data_wait"]) < 1 for row in speed)
 
 
-def test_a_wait_that_ends_before_the_gpu_is_done_delays_nothing() -> None:
-    class Work:
-        done = False
+class Event:
+    """A CUDA event of a device whose clock stands where the test puts it."""
 
-        def query(self) -> bool:
-            return self.done
+    clock = 0.0  # ms that the device has worked
+    asked = 0.0  # ms that it was asked for
 
-    recorder, module = SpeedRecorder(), LightningModule()
-    loader = SimpleNamespace(waited=0.0, handed=1.0)
-    training: Any = SimpleNamespace(train_dataloader=loader)
-    recorder._done = work = Work()
-    loader.waited = 2.0
-    recorder.on_train_batch_start(training, module)
-    assert (recorder.delay, recorder._fetching) == (0, 2)
-    work.done, loader.waited = True, 5.0
-    recorder.on_train_batch_start(training, module)
-    assert (recorder.delay, recorder._fetching) == (3, 5)
+    def record(self) -> None:
+        self.at = max(Event.asked, Event.clock)
+
+    def query(self) -> bool:
+        return Event.clock >= self.at
+
+    def synchronize(self) -> None:
+        Event.clock = max(Event.clock, self.at)
+
+    def elapsed_time(self, end: "Event") -> float:
+        assert end.query()
+        return end.at - self.at
+
+
+class Training:
+    """Batches as Lightning tells callbacks of them, on a device of `Event`'s."""
+
+    def __init__(self, recorder: SpeedRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Event, "clock", 0.0)
+        monkeypatch.setattr(Event, "asked", 0.0)
+        self.recorder, self.rows = recorder, list[dict[str, float]]()
+        logger = SimpleNamespace(
+            log_metrics=lambda row, step: self.rows.append(row | {"step": step})
+        )
+        self.loader = SimpleNamespace(waited=0.0)
+        self.trainer: Any = SimpleNamespace(
+            train_dataloader=self.loader, global_step=0, log_every_n_steps=2, world_size=1,
+            is_global_zero=True, loggers=[logger],
+        )  # fmt: skip
+        self.module = LightningModule()
+        recorder.on_train_start(self.trainer, self.module)
+        recorder._event = Event
+
+    def batch(self, milliseconds: float, waited: float = 0.0) -> None:
+        """Wait so many seconds for a batch, and ask the device for so much work."""
+        self.loader.waited += waited
+        self.recorder.on_train_batch_start(self.trainer, self.module)
+        Event.asked = max(Event.asked, Event.clock) + milliseconds
+        self.trainer.global_step += 1
+        self.recorder.on_train_batch_end(self.trainer, self.module, {}, {"id": ["a", "b"]}, 0)
+
+
+def test_a_wait_that_ends_before_the_gpu_is_done_delays_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training = Training(SpeedRecorder(), monkeypatch)
+    training.batch(3000)
+    training.batch(1000, waited=2.0)
+    assert training.rows == [], "the device is at work on them"
+    Event.clock = 4000
+    training.batch(1000, waited=4.0)  # for which it had nothing to do
+    assert training.recorder.delay == 4.0
+    (row,) = training.rows
+    assert row["step"] == 1
+    assert row["speed/steps_per_s"] == 0.5 and row["speed/pictures_per_s"] == 1
+    assert row["speed/data_wait"] == 0
+    training.batch(1000)
+    training.recorder.on_validation_start(training.trainer, training.module)
+    assert Event.clock == 6000, "it was waited for"
+    row = training.rows[1]
+    assert (row["step"], row["speed/steps_per_s"]) == (3, pytest.approx(2 / 6))
+    assert row["speed/data_wait"] == pytest.approx(4 / 6)
+
+
+def test_what_is_done_between_two_batches_is_not_the_trainings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A validation lets the device come to its end; a short look into a file does not."""
+    training = Training(SpeedRecorder(), monkeypatch)
+    training.batch(1000)
+    Event.clock = 900  # the next batch comes while it is at work
+    training.batch(1000)
+    training.recorder.on_validation_start(training.trainer, training.module)
+    Event.clock = 60_000
+    training.batch(500)
+    training.batch(500)
+    training.recorder.on_train_end(training.trainer, training.module)
+    assert [round(row["speed/steps_per_s"], 3) for row in training.rows] == [1, 2]
 
 
 def test_no_metric_of_a_step_is_for_the_bar(training: list[str], tmp_path: Path) -> None:
@@ -144,10 +211,8 @@ def test_an_error_that_is_not_finite_stays_in_its_stratum() -> None:
     }
     module: Any = torch.nn.Module()
     recorder._add(module, outputs)
-    figures = recorder._strata()
-    assert figures["train/loss_stratum_1"] == 3.0
-    assert figures["train/loss_stratum_0"] != figures["train/loss_stratum_0"]
-    assert recorder._strata() == {}, "sums begin anew after a row"
+    assert recorder._sums[:, 1].tolist() == [6.0, 2.0]
+    assert recorder._sums[0, 0].isnan() and recorder._sums[1, 0] == 1
 
 
 def test_learning_rates_have_their_groups_names() -> None:

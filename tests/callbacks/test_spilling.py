@@ -1,5 +1,6 @@
 """A run whose steps become slower on a full card is told so, once; its clock is made up."""
 
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.done = math.inf  # where the device stands: it has done all
 
     def event(self) -> "Event":
         return Event(self)
@@ -35,6 +37,9 @@ class Event:
 
     def record(self) -> None:
         self.at = self._clock.seconds
+
+    def query(self) -> bool:
+        return self.at is not None and self.at <= self._clock.done
 
     def elapsed_time(self, end: "Event") -> float:
         assert self.at is not None and end.at is not None
@@ -174,6 +179,12 @@ def test_events_are_used_again_and_their_number_has_a_limit() -> None:
         assert [seconds for _, seconds in laps.taken()] == pytest.approx([1.0 + turn] * MOST)
     assert len(made) == 2 * MOST
     assert laps.taken() == []
+    clock.done = 0
+    laps.start()
+    laps.stop(1)
+    assert laps.taken() == [], "the device is at work on it"
+    clock.done = clock.seconds
+    assert len(laps.taken()) == 1
 
 
 def test_nothing_is_watched_where_nothing_spills(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,18 @@ def busy(milliseconds: float) -> None:
     torch.cuda._sleep(int(2.1e6 * milliseconds))
 
 
-def test_laps_are_the_gpus_time_and_nothing_waits_for_it() -> None:
+def test_laps_are_the_gpus_time_and_nothing_waits_for_it(
+    waiting_is_an_error: Callable[[], AbstractContextManager[None]],
+) -> None:
     laps = Laps()
     busy(1)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         for name, milliseconds in ((0, 5), (1, 50), (None, 80), (2, 5)):
             laps.start()
             busy(milliseconds)
             laps.stop(name)
             busy(30)  # no part of any
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert not torch.cuda.current_stream().query(), "the processor is ahead"
     torch.cuda.synchronize()
     taken = dict(laps.taken())
