@@ -47,7 +47,7 @@ class PlanCLI(ElfCLI):
             "--probe",
             type=bool,
             default=False,
-            help="true: take two real steps, too, and print measured beside predicted",
+            help="true: take a few real steps, too, and print measured beside predicted",
         )
 
 

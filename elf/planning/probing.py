@@ -1,4 +1,4 @@
-"""Two real steps with a batch that is made up, to set measured beside predicted."""
+"""A few real steps with a batch that is made up, to set measured beside predicted."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -13,12 +13,15 @@ from elf.kernels import can_compile
 from elf.planning.steps import Choice, PlannedTraining
 from elf.stepping import Stepper
 
+IN_A_ROW = 4
+"""Steps that are timed on a GPU, after the first; one alone would wait for the processor's part."""
+
 
 class Measured(NamedTuple):
     """What steps took.
 
     Attributes:
-        seconds: Of the second step's passes and update.
+        seconds: Of a later step's passes and update.
         first: Seconds of the first step, graphs captured.
         reserved: Bytes that torch reserved on the GPU at the peak; None on a CPU.
     """
@@ -38,7 +41,7 @@ def probe(
     limit: float | None,
     algorithm: str | None,
 ) -> Measured:
-    """Take two optimizer steps, with weights and optimizer as in training.
+    """Take a few optimizer steps, with weights and optimizer as in training.
 
     Args:
         training: What is trained.
@@ -87,23 +90,29 @@ def probe(
         changed=denoiser.refresh_norms,
     )
     batch = filled(training.batch(choice.batch, size, built), device)
-    times = [_timed(stepper, batch, passes, device) for _ in range(2)]
+    first, later = (
+        _timed(stepper, batch, passes, device, steps) for steps in (1, IN_A_ROW if on_gpu else 1)
+    )
     reserved = torch.cuda.max_memory_reserved(device) if on_gpu else None
     stepper.passes.release()
-    return Measured(times[1], times[0], reserved)
+    return Measured(later, first, reserved)
 
 
-def _timed(stepper: Stepper, batch: Mapping[str, Any], passes: int, device: torch.device) -> float:
+def _timed(
+    stepper: Stepper, batch: Mapping[str, Any], passes: int, device: torch.device, steps: int
+) -> float:
+    """Return the seconds of a step, of some that nothing waits for in between."""
     synchronize: Callable[[], None] = lambda: None  # noqa: E731
     if device.type == "cuda":
         synchronize = torch.cuda.synchronize
     synchronize()
     start = time.perf_counter()
-    for _ in range(passes):
-        stepper(batch)
-    stepper.step()
+    for _ in range(steps):
+        for _ in range(passes):
+            stepper(batch)
+        stepper.step()
     synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / steps
 
 
 def filled(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

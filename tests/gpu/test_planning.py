@@ -29,7 +29,10 @@ CUDA = torch.device("cuda")
 
 
 class RandomParts:
-    """The parts of a published base by their configurations, with random weights on the GPU."""
+    """The parts of a published base by their configurations, with random weights.
+
+    On the CPU, as they come from a file: on the GPU those that get quantized would count twice.
+    """
 
     def __init__(self, family: str) -> None:
         self.where = Path(family)
@@ -40,10 +43,11 @@ class RandomParts:
         return CONFIGS[self.family.name][part]
 
     def network(self, part: str, cls: Any, dtype: torch.dtype) -> nn.Module:
-        network: nn.Module = empty(cls, self.config(part)).to(dtype).to_empty(device=CUDA)
+        network: nn.Module = empty(cls, self.config(part)).to(dtype).to_empty(device="cpu")
         for name, parameter in network.named_parameters():
             if parameter.dim() > 1:
-                parameter.data.normal_(0, parameter[0].numel() ** -0.5)
+                drawn = torch.empty(parameter.shape, dtype=dtype, device=CUDA)
+                parameter.data.copy_(drawn.normal_(0, parameter[0].numel() ** -0.5))
             else:
                 parameter.data.fill_(float("norm" in name and name.endswith("weight")))
         return network.eval()
