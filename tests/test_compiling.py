@@ -40,7 +40,11 @@ def gradients(unet: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize(
     ("scope", "kind"),
-    [("blocks", "lora"), ("blocks", "dora"), pytest.param("full", "lora", marks=pytest.mark.slow)],
+    [
+        ("blocks", "lora"),
+        pytest.param("blocks", "dora", marks=pytest.mark.slow),
+        pytest.param("full", "lora", marks=pytest.mark.slow),
+    ],
 )
 def test_gradients_are_those_of_the_network_as_it_is_written(scope: Scope, kind: str) -> None:
     """Without inductor, whose code takes minutes to compile for a CPU."""

@@ -100,6 +100,7 @@ def test_a_card_without_figures(
     assert found["time"] == ["unknown: the Fast 1 is no card that Elf has figures of"]
 
 
+@pytest.mark.slow
 def test_memory_is_more_where_there_are_no_fused_kernels(
     unprepared: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def test_blocks_that_are_advised_make_it_fit(
     assert "with model.gradient_checkpointing true: " in other["fits"][1]
 
 
+@pytest.mark.slow
 def test_where_no_change_suffices_all_are_tried(
     unprepared: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
