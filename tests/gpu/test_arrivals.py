@@ -14,7 +14,9 @@ pytestmark = [
 def test_values_arrive_when_the_gpu_has_come_to_them() -> None:
     arrivals: Arrivals[int] = Arrivals(most=2)
     values = torch.zeros(3, device="cuda")
-    torch.cuda.synchronize()
+    for number in range(3):  # the first pinned memory of its size waits for the GPU
+        arrivals.send(values, number)
+    assert len(list(arrivals.take(wait=True))) == 3
     for number in range(2):
         torch.cuda._sleep(int(2e8))  # some 0.1 s
         values += 1
