@@ -113,7 +113,9 @@ def test_losses_are_those_of_the_eager_step(
 ) -> None:
     arguments = [*training, *OPTIONS[name], f"--trainer.precision={precision}"]
     arguments += [] if "not captured" in name else [FUSED]
-    if precision == "32-true":  # attention's backward pass in float32 else sums up as it comes
+    # Attention's backward pass in float32 else sums up as it comes; and Prodigy divides sums of
+    # products that are mostly rounding at first, which makes much of the least difference.
+    if precision == "32-true" or "prodigy" in name:
         arguments.append("--trainer.deterministic=true")
     if name == "text encoder":
         arguments.append(f"--data.shards={labelled / 'shards-live'}")
@@ -131,8 +133,6 @@ def test_losses_are_those_of_the_eager_step(
     close = {"32-true": 1e-6, "16-mixed": 1e-2, "bf16-mixed": 3e-2}[precision]
     print(name, precision, difference(graphs.losses, eager.losses))
     assert difference(graphs.losses[:5], eager.losses[:5]) < close
-    if "prodigy" in name:  # it divides sums of products that are mostly rounding at first
-        close = max(close, 2e-2)
     assert difference(graphs.losses, eager.losses) < close
 
 
@@ -151,12 +151,15 @@ def test_masked_losses_are_those_of_the_eager_step(
         f"--data.pictures={pictures}",
         f"--data.shards={tmp_path / 'shards'}",
         "--model.objective.masked=true",
+        "--trainer.deterministic=true",
+        FUSED,
     ]
     trainer.prepare(arguments)
     graphs = Fit(tmp_path / "graphs", arguments, 40)
     eager = Fit(tmp_path / "eager", [*arguments, "--model.cuda_graphs=false"], 40)
-    assert graphs.passes.eager == 0
-    assert difference(graphs.losses, eager.losses) < 1e-5
+    assert (graphs.passes.eager, graphs.passes.replays, graphs.update.replays) == (0, 40, 40)
+    print("masked", difference(graphs.losses, eager.losses))
+    assert difference(graphs.losses, eager.losses) < 1e-6
 
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
