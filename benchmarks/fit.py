@@ -68,10 +68,12 @@ class Alternating(Callback):
             return
         if place == 0:
             synchronize(self.options)
+            speed.write_rows(trainer, wait=True)
             self._start, self._waited = time.perf_counter(), speed.delay
         elif place == block:
             synchronize(self.options)
             seconds = time.perf_counter() - self._start
+            speed.write_rows(trainer, wait=True)
             self.fit_seconds.append(seconds / block)
             self.waits.append((speed.delay - self._waited) / seconds)
             self.bare_seconds.append(self._bare())

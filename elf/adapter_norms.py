@@ -21,6 +21,9 @@ _BLOCK = re.compile(
 
 ALL = "all"
 
+TOGETHER = 16
+"""Layers in a batch of products; their factors are copied, some 20 MiB of SDXL's at rank 128."""
+
 
 def block_of(name: str) -> str:
     """Return the block that a layer belongs to, by its name: ``down_blocks.0``, ``mid_block`` ….
@@ -70,8 +73,8 @@ def relative_changes(network: nn.Module, squares: Mapping[str, Tensor]) -> dict[
 def change_squares(layers: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return ‖ΔW‖² of each layer as a float32 scalar.
 
-    Products of matrices of the same sizes are one batch of them: a UNet's hundreds of layers have
-    about a dozen sizes. Other adapters' (DoRA, PiSSA …) ΔW is made for it, one layer at a time.
+    Products of matrices of the same sizes come in batches: a UNet's hundreds of layers have about a
+    dozen sizes. Other adapters' (DoRA, PiSSA …) ΔW is made for it, one layer at a time.
     """
     alike: dict[Any, list[str]] = defaultdict(list)
     squares: dict[str, Tensor] = {}
@@ -81,7 +84,12 @@ def change_squares(layers: Mapping[str, Any]) -> dict[str, Tensor]:
             alike[down.shape, up.shape, layer.scaling[NAME]].append(name)
         else:
             squares[name] = adapters.delta_weight(layer).square().sum()
-    for (*_, scaling), names in alike.items():
+    groups = [
+        (scaling, names[start : start + TOGETHER])
+        for (*_, scaling), names in alike.items()
+        for start in range(0, len(names), TOGETHER)
+    ]
+    for scaling, names in groups:
         # (N, rank, in · k · k) and (N, out, rank)
         down, up = (
             torch.stack([factors[NAME].weight.float().flatten(1) for factors in each])

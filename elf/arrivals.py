@@ -27,11 +27,11 @@ class Arrivals(Generic[T]):
     """Values that were sent to the CPU, in their order, each with what they are about.
 
     Args:
-        most: How many may be on their way when others are asked for; of more the oldest is waited
-            for.
+        most: How many may be on their way when they are looked at; of more the oldest is waited
+            for. None: any number.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self._most = most
         self._sent: deque[_Sent] = deque()
 
@@ -56,7 +56,8 @@ class Arrivals(Generic[T]):
         while self._sent:
             ready = self._sent[0].ready
             if ready is not None:
-                if not wait and len(self._sent) <= self._most and not ready.query():
+                too_many = self._most is not None and len(self._sent) > self._most
+                if not (wait or too_many or ready.query()):
                     return
                 ready.synchronize()
             values, _, about = self._sent.popleft()

@@ -29,7 +29,7 @@ class StepBar(ProgressBar):
         self._steps: tqdm[Any] | None = None
         self._batches: tqdm[Any] | None = None
         self._looked = 0.0
-        self._losses: Arrivals[None] = Arrivals(most=2)
+        self._losses: Arrivals[None] = Arrivals()
         self._loss: float | None = None
 
     def disable(self) -> None:
@@ -46,6 +46,7 @@ class StepBar(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with the steps that are done."""
+        self._losses, self._loss = Arrivals(), None
         total = trainer.estimated_stepping_batches
         self._steps = self._bar(
             desc="training",

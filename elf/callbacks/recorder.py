@@ -17,9 +17,6 @@ from elf.watching import log_figures
 OF_A_STEP = ("train/loss", "train/grad_norm")
 """What the module measures in each step."""
 
-ON_THEIR_WAY = 16
-"""Rows that may wait for the device."""
-
 
 class _Row(NamedTuple):
     """A row: what is known, and the names of what is on its way from the device."""
@@ -64,7 +61,7 @@ class TrainingRecorder(LateRows):
         self._sums: Tensor | None = None  # (2, K) errors and samples of each stratum
         self._restored: Tensor | None = None
         self._rates: dict[str, float | Tensor] = {}
-        self._rows: Arrivals[_Row] = Arrivals(ON_THEIR_WAY)
+        self._rows: Arrivals[_Row] = Arrivals()
         self._seeing: Seeing | None = None
         self._squares: dict[str, Tensor] = {}
 
@@ -92,6 +89,7 @@ class TrainingRecorder(LateRows):
         if self._restored is not None and trainer.is_global_zero:  # they are of all processes
             self._sums += self._restored.to(self._sums)
         self._restored = None
+        self._rows = Arrivals()
         self._seeing = None
         self._squares = {}
 

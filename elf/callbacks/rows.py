@@ -10,8 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class LateRows(Callback):
     """A callback whose rows wait for the device, and the training does not wait for the rows.
 
-    They are all written before a validation, a checkpoint and the end, each of which waits for the
-    device anyway: what a checkpoint follows on is on disk before it.
+    All that are left are written before a validation, a checkpoint and the end, each of which waits
+    for the device anyway: when a checkpoint is on disk, the rows before it are.
     """
 
     @abstractmethod
@@ -35,6 +35,6 @@ class LateRows(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Write what is left, unless the device itself has failed."""
-        with suppress(RuntimeError):
+        """Write what is left, if that can be: what went wrong is on its way to the user already."""
+        with suppress(Exception):
             self.write_rows(trainer, wait=True)

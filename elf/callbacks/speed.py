@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,7 +16,7 @@ GIB = 1 << 30
 
 
 class _Now:
-    """What an event is on a GPU, where nothing is late: a point in time."""
+    """Stands for a CUDA event on a CPU, where nothing is late: a point in time."""
 
     def record(self) -> None:
         self.seconds = time.perf_counter()
@@ -31,17 +31,44 @@ class _Now:
         return 1e3 * (end.seconds - self.seconds)
 
 
+class _Idle(NamedTuple):
+    """Before a stretch of training the device had nothing to do.
+
+    Attributes:
+        since: Where its last work ended; None before the first.
+        waited: Seconds that the processor waited for the batch.
+        prepared: Seconds that it needed for it then.
+    """
+
+    since: Any
+    waited: float
+    prepared: float
+
+    def until(self, start: Any) -> tuple[float, float]:
+        """Return seconds of training, and of them those in which data was waited for.
+
+        The device may have been at work in part of them; and it may have been idle for longer, for
+        a validation.
+        """
+        seconds = self.waited + self.prepared
+        if self.since is not None:
+            seconds = min(seconds, self.since.elapsed_time(start) / 1e3)
+        return seconds, min(max(seconds - self.prepared, 0.0), self.waited)
+
+
 @dataclass
 class _Row:
     """What is measured between two rows.
 
     Attributes:
+        idle: What came before ``start``, if the device was at its end.
         start: Where a stretch of training begins that is not in ``seconds`` yet.
         end: Where the last batch ends.
         seconds: Of earlier stretches.
         delay: Of them, those in which the device waited for data.
     """
 
+    idle: _Idle | None = None
     start: Any = None
     end: Any = None
     seconds: float = 0.0
@@ -53,8 +80,14 @@ class _Row:
 
     def close(self) -> None:
         """Add a stretch, which the device has done."""
-        if self.end is not None:
-            self.seconds += self.start.elapsed_time(self.end) / 1e3
+        if self.end is None:
+            return
+        self.seconds += self.start.elapsed_time(self.end) / 1e3
+        if self.idle is not None:
+            seconds, delay = self.idle.until(self.start)
+            self.seconds += seconds
+            self.delay += delay
+        self.idle = self.end = None
 
 
 class SpeedRecorder(LateRows):
@@ -78,7 +111,7 @@ class SpeedRecorder(LateRows):
         self._spills: SpillWatch | None = None
         self._waited = 0.0  # so far, of what the loader counts
         self.delay = 0.0
-        """Seconds in which the device waited for data, of the whole run."""
+        """Seconds in which the device waited for data, of all rows that are written."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start at nothing."""
@@ -100,12 +133,10 @@ class SpeedRecorder(LateRows):
         waited = getattr(loader, "waited", 0.0)
         row, last = self._row, self._row.end or self._row.start
         if last is None or last.query():
-            now = time.perf_counter()
             row.close()
-            row.end = None
-            row.seconds += waited - self._waited + now - (getattr(loader, "handed", None) or now)
-            row.delay += waited - self._waited
-            self.delay += waited - self._waited
+            now = time.perf_counter()
+            prepared = now - (getattr(loader, "handed", None) or now)
+            row.idle = _Idle(last, waited - self._waited, prepared)
             row.start = self._marked()
         self._waited = waited
         if self._spills is not None:
@@ -148,6 +179,7 @@ class SpeedRecorder(LateRows):
                 return
             self._complete.popleft()
             row.close()
+            self.delay += row.delay
             seconds = max(row.seconds, 1e-9)
             figures = {
                 "speed/steps_per_s": row.steps / seconds,

@@ -50,6 +50,7 @@ def log_figures(trainer: Trainer, figures: Mapping[str, float], step: int) -> No
     if trainer.is_global_zero and figures:
         for logger in trainer.loggers:
             logger.log_metrics(dict(figures), step=step)
+            logger.save()  # as Lightning has it: some write nothing else
 
 
 def log_picture(

@@ -29,15 +29,22 @@ class StepTable:
                 self.columns = list(reader.fieldnames or self.columns)
 
     def add(self, row: Mapping[str, str]) -> None:
-        """Write a row; one of the step that was written last is merged into it."""
+        """Write a row in its place; figures of a step that has one are merged into it.
+
+        Some arrive late, and go before rows of later steps.
+        """
         new = [key for key in row if key not in self.columns]
         self.columns += new
-        same = bool(self.rows) and self.rows[-1]["step"] == row["step"]
+        place, step = len(self.rows), int(row["step"])
+        while place and int(self.rows[place - 1]["step"]) >= step:
+            place -= 1
+        same = place < len(self.rows) and int(self.rows[place]["step"]) == step
         if same:
-            self.rows[-1].update(row)
+            self.rows[place].update(row)
         else:
-            self.rows.append(dict(row))
-        if new or not self.path.exists() or (same and not self._replace_last()):
+            self.rows.insert(place, dict(row))
+        late = place < len(self.rows) - 1
+        if new or late or not self.path.exists() or (same and not self._replace_last()):
             self._rewrite()
         elif not same:
             data = self._text([self.rows[-1]]).encode()

@@ -1,6 +1,7 @@
 """Figures of a training, in real runs: right, the same for a run in parts, and cheap."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from elf import trainer
+from elf.arrivals import Arrivals
 from elf.callbacks import SpeedRecorder, TrainingRecorder, with_watching
 from elf.callbacks.recorder import learning_rates
 from elf.errors import ElfError
+from elf.watching import log_figures
 
 CHECKPOINT = "{class_path: AdapterCheckpoint, init_args: {every_n_steps: 2}}"
 RECORDER = "{class_path: TrainingRecorder, init_args: {strata: 4, norms_every_n_steps: 4}}"
@@ -80,90 +83,112 @@ def test_a_run_in_parts_records_what_one_piece_does(
     assert all(0 <= float(row["speed/data_wait"]) < 1 for row in speed)
 
 
-class Event:
-    """A CUDA event of a device whose clock stands where the test puts it."""
+class Device:
+    """A GPU and a processor that asks it for work, on one clock; milliseconds."""
 
-    clock = 0.0  # ms that the device has worked
-    asked = 0.0  # ms that it was asked for
+    def __init__(self) -> None:
+        self.now = 0.0  # the processor's time
+        self.end = 0.0  # when the device has done what it was asked for
+
+    def work(self, milliseconds: float) -> None:
+        self.end = max(self.end, self.now) + milliseconds
+
+    def event(self) -> "Event":
+        return Event(self)
+
+
+class Event:
+    def __init__(self, device: Device) -> None:
+        self._device = device
 
     def record(self) -> None:
-        self.at = max(Event.asked, Event.clock)
+        self.at = max(self._device.end, self._device.now)
 
     def query(self) -> bool:
-        return Event.clock >= self.at
+        return self._device.now >= self.at
 
     def synchronize(self) -> None:
-        Event.clock = max(Event.clock, self.at)
+        self._device.now = max(self._device.now, self.at)
 
     def elapsed_time(self, end: "Event") -> float:
-        assert end.query()
+        assert self.query() and end.query()
         return end.at - self.at
 
 
 class Training:
-    """Batches as Lightning tells callbacks of them, on a device of `Event`'s."""
+    """Batches as Lightning tells callbacks of them; a row is of two steps."""
 
-    def __init__(self, recorder: SpeedRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Event, "clock", 0.0)
-        monkeypatch.setattr(Event, "asked", 0.0)
-        self.recorder, self.rows = recorder, list[dict[str, float]]()
-        logger = SimpleNamespace(
-            log_metrics=lambda row, step: self.rows.append(row | {"step": step})
-        )
+    def __init__(self) -> None:
+        self.device, self.rows = Device(), list[dict[str, float]]()
+
+        def log_metrics(row: dict[str, float], step: int) -> None:
+            self.rows.append({name.split("/")[1]: round(x, 6) for name, x in row.items()})
+            self.rows[-1]["step"] = step
+
+        logger = SimpleNamespace(log_metrics=log_metrics, save=lambda: None)
         self.loader = SimpleNamespace(waited=0.0)
         self.trainer: Any = SimpleNamespace(
             train_dataloader=self.loader, global_step=0, log_every_n_steps=2, world_size=1,
             is_global_zero=True, loggers=[logger],
         )  # fmt: skip
-        self.module = LightningModule()
-        recorder.on_train_start(self.trainer, self.module)
-        recorder._event = Event
+        self.recorder, self.module = SpeedRecorder(), LightningModule()
+        self.recorder.on_train_start(self.trainer, self.module)
+        self.recorder._event = self.device.event
 
-    def batch(self, milliseconds: float, waited: float = 0.0) -> None:
-        """Wait so many seconds for a batch, and ask the device for so much work."""
+    def batch(self, work: float, waited: float = 0.0) -> None:
+        """Wait so many seconds for a batch, and ask the device for so many of work."""
+        self.device.now += 1e3 * waited
         self.loader.waited += waited
         self.recorder.on_train_batch_start(self.trainer, self.module)
-        Event.asked = max(Event.asked, Event.clock) + milliseconds
+        self.device.work(1e3 * work)
         self.trainer.global_step += 1
         self.recorder.on_train_batch_end(self.trainer, self.module, {}, {"id": ["a", "b"]}, 0)
 
+    def end(self) -> None:
+        self.recorder.on_train_end(self.trainer, self.module)
 
-def test_a_wait_that_ends_before_the_gpu_is_done_delays_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    training = Training(SpeedRecorder(), monkeypatch)
-    training.batch(3000)
-    training.batch(1000, waited=2.0)
+
+def test_a_wait_that_ends_before_the_gpu_is_done_delays_nothing() -> None:
+    training = Training()
+    training.batch(3)
+    training.batch(1, waited=2)
     assert training.rows == [], "the device is at work on them"
-    Event.clock = 4000
-    training.batch(1000, waited=4.0)  # for which it had nothing to do
-    assert training.recorder.delay == 4.0
+    training.batch(1, waited=2)  # just as long as it was at work
+    training.batch(1)
+    training.end()
+    assert training.device.now == 6000, "it was waited for"
+    figures = {"steps_per_s": 0.5, "pictures_per_s": 1, "data_wait": 0}
+    assert training.rows[0] == {**figures, "step": 1}
+    assert training.rows[1] == {"steps_per_s": 1, "pictures_per_s": 2, "data_wait": 0, "step": 3}
+    assert training.recorder.delay == 0
+
+
+def test_a_wait_counts_from_where_the_gpu_has_nothing_to_do() -> None:
+    training = Training()
+    training.batch(1)
+    training.batch(1, waited=1.5)
+    training.end()
     (row,) = training.rows
-    assert row["step"] == 1
-    assert row["speed/steps_per_s"] == 0.5 and row["speed/pictures_per_s"] == 1
-    assert row["speed/data_wait"] == 0
-    training.batch(1000)
-    training.recorder.on_validation_start(training.trainer, training.module)
-    assert Event.clock == 6000, "it was waited for"
-    row = training.rows[1]
-    assert (row["step"], row["speed/steps_per_s"]) == (3, pytest.approx(2 / 6))
-    assert row["speed/data_wait"] == pytest.approx(4 / 6)
+    assert row["steps_per_s"] == round(2 / 2.5, 6)
+    assert row["data_wait"] == round(0.5 / 2.5, 6)
+    assert training.recorder.delay == 0.5
 
 
-def test_what_is_done_between_two_batches_is_not_the_trainings(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_is_done_between_two_batches_is_not_the_trainings() -> None:
     """A validation lets the device come to its end; a short look into a file does not."""
-    training = Training(SpeedRecorder(), monkeypatch)
-    training.batch(1000)
-    Event.clock = 900  # the next batch comes while it is at work
-    training.batch(1000)
+    training = Training()
+    training.batch(1)
+    training.device.now += 900  # the next batch comes while it is at work
+    training.batch(1)
     training.recorder.on_validation_start(training.trainer, training.module)
-    Event.clock = 60_000
-    training.batch(500)
-    training.batch(500)
-    training.recorder.on_train_end(training.trainer, training.module)
-    assert [round(row["speed/steps_per_s"], 3) for row in training.rows] == [1, 2]
+    assert [row["steps_per_s"] for row in training.rows] == [1]
+    training.device.work(60_000)
+    training.device.now = training.device.end
+    training.batch(0.5, waited=0.25)
+    training.batch(0.5)
+    training.end()
+    assert training.rows[1]["steps_per_s"] == 1.6
+    assert training.rows[1]["data_wait"] == 0.2
 
 
 def test_no_metric_of_a_step_is_for_the_bar(training: list[str], tmp_path: Path) -> None:
@@ -187,6 +212,61 @@ def test_no_metric_of_a_step_is_for_the_bar(training: list[str], tmp_path: Path)
     with trainer.one_line([*training, *more, bar]):
         Watched(["fit", *training, *more, bar, "--trainer.limit_val_batches=0"])
     assert not seen
+
+
+class Own(Callback):
+    """A user's callback, which logs at once."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        log_figures(trainer, {"own/figure": trainer.global_step}, trainer.global_step - 1)
+
+
+def test_rows_that_come_late_are_those_that_come_at_once(
+    training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, with figures that are there at once; also within a validation's steps."""
+    make = trainer.ElfCLI.instantiate_trainer
+
+    def with_own(self: trainer.ElfCLI, **options: Any) -> Trainer:
+        made = make(self, **options)
+        made.callbacks.append(Own())  # type: ignore[attr-defined]
+        return made
+
+    monkeypatch.setattr(trainer.ElfCLI, "instantiate_trainer", with_own)
+    more = ["--trainer.max_steps=7", "--trainer.log_every_n_steps=1",
+            "--trainer.limit_val_batches=1", "--trainer.val_check_interval=3"]  # fmt: skip
+    fit(training, tmp_path / "at once", *more)
+    take = Arrivals.take
+
+    def late(self: Arrivals[Any], wait: bool = False) -> Iterator[Any]:
+        kept = [] if wait else [self._sent.pop() for _ in range(min(2, len(self._sent)))]
+        yield from take(self, wait)
+        self._sent.extend(reversed(kept))
+
+    monkeypatch.setattr(Arrivals, "take", late)
+    fit(training, tmp_path / "late", *more)
+    at_once, others = (rows(tmp_path / name / "metrics.csv") for name in ("at once", "late"))
+    assert [row["step"] for row in at_once] == [str(step) for step in range(7)]
+    assert all(row["own/figure"] and row["train/loss"] for row in at_once)
+    assert [dict(sorted(row.items())) for row in at_once] == [
+        dict(sorted(row.items())) for row in others
+    ]
+
+
+def test_an_error_is_not_hidden_by_a_row_that_cannot_be_written() -> None:
+    training = Training()
+    training.batch(1)
+    training.batch(1)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("the disk is full")
+
+    training.trainer.loggers[0].log_metrics = full
+    training.recorder.on_exception(training.trainer, training.module, ValueError())
+    with pytest.raises(OSError, match="the disk is full"):
+        training.batch(1)
+        training.batch(1)
+        training.end()
 
 
 def test_nothing_waits_for_the_device_between_two_rows() -> None:

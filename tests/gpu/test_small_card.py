@@ -109,6 +109,8 @@ def preset(name: str, folder: Path) -> list[str]:
     )
     samples["every_n_steps"] = STEPS
     samples["generation"]["steps"] = 5
+    norms = {"norms_every_n_steps": STEPS // 2}
+    config["trainer"]["callbacks"].append({"class_path": "TrainingRecorder", "init_args": norms})
     for key in ("pictures", "labels"):  # the sets' own
         del config["data"]["init_args"][key]
     path = folder / f"{name}.yaml"

@@ -50,7 +50,7 @@ def test_a_preview_that_does_not_fit_is_left_out(
             ],
         )
     assert cli.trainer.global_step == 3
-    pipeline = cli.model._pipeline
+    pipeline = cli.model._sampler._pipeline
     assert {part.device.type for part in (pipeline.vae, pipeline.text_encoder)} == {"cpu"}
     assert cli.model.unet.training
     with open(tmp_path / "speed.csv", newline="") as file:
