@@ -29,7 +29,10 @@ def read_captioned(each: PictureSet, number: int, threads: ThreadPoolExecutor) -
     """
     root = Path(each.pictures or "")
     if not root.is_dir():
-        raise ElfError(f"data.sets[{number}].pictures: no folder {root}")
+        raise ElfError(
+            f"data.sets[{number}].pictures: no folder {root}; give one that is there, or drop "
+            "the set"
+        )
     masks = Masks(each, number)
     if not masks.pictures:
         raise ElfError(f"data.sets[{number}].pictures: no pictures in {root}")

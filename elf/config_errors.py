@@ -102,7 +102,10 @@ def explain(
         where = place_of(name, files)
         if "/" in name:
             return f"{'.'.join(keys)}: expected a mapping (KEY: VALUE), got {name!r}{where}"
-        return f"{'.'.join(keys)}: no class {name!r} fits there{where}{_nearest(name, known)}"
+        hint = _nearest(name, known)
+        if not hint and "." not in name:
+            hint = "; name it with its package, as in torch.optim.AdamW"
+        return f"{'.'.join(keys)}: no class {name!r} fits there{where}{hint}"
     if match := _YAML.search(message):
         reason = " ".join(match[1].replace('in "<unicode string>", ', "").split())
         return f"{', '.join(list(broken) or files)} is not valid YAML: {reason}"[:300]

@@ -51,7 +51,10 @@ class Masks:
         if each.masks:
             folder = Path(each.masks)
             if not folder.is_dir():
-                raise ElfError(f"data.sets[{number}].masks: no folder {folder}")
+                raise ElfError(
+                    f"data.sets[{number}].masks: no folder {folder}; give one that is there, or "
+                    "leave it out"
+                )
             below = os.path.relpath(folder, self._root).replace(os.sep, "/")
             if below == ".":
                 raise ElfError(

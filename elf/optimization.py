@@ -46,6 +46,24 @@ class LearningRates:
             if value is not None and not value > 0:
                 raise ElfError(f"model.learning_rates.{key} {value} must be above 0")
 
+    def refuse_others(self, trained: Iterable[str]) -> None:
+        """Refuse rates of parts that are not trained, which would change nothing.
+
+        Raises:
+            ElfError: With the key.
+        """
+        parts = set(trained)
+        if "text_encoder_2" in parts:  # it may take the first one's
+            parts.add("text_encoder")
+        for key in ("unet", "text_encoder", "text_encoder_2"):
+            rate = getattr(self, key)
+            if rate is not None and key not in parts:
+                raise ElfError(
+                    f"model.learning_rates.{key} {rate}: there is no such part in training "
+                    f"({', '.join(sorted(parts))}); leave it out, or set "
+                    "model.adapter.text_targets if the base has it"
+                )
+
     def of(self, part: str) -> float | None:
         """Return the rate of a part; None for the optimizer's own."""
         if part == "text_encoder_2" and self.text_encoder_2 is None:
@@ -70,7 +88,11 @@ def make_optimizer(
         factory: Makes the optimizer.
         parts: The trained parameters of each part.
         rates: Their rates.
+
+    Raises:
+        ElfError: If there is a rate of what is not trained.
     """
+    rates.refuse_others(parts)
     groups: list[dict[str, Any]] = []
     factors: list[float] = []
     for part, scaled in parts.items():

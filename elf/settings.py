@@ -83,8 +83,9 @@ class Settings(CaptionOptions):
         return None
 
     def _options(self) -> dict[str, Any]:
-        # text_states first: it decides which of the others count
-        values = {"text_states": self.text_states, **asdict(self), "sets": f"{len(self.sets)} sets"}
+        # these first: they decide which of the others count
+        sets = f"{len(self.sets)} sets" if self.sets else None
+        values = {"text_states": self.text_states, "sets": sets, **asdict(self)} | {"sets": sets}
         options = {key: value for key, value in values.items() if not self._only_drawn(key)}
         for number, each in enumerate(self.sets):
             stored = self._stored(each).items()

@@ -34,6 +34,7 @@ from elf.callbacks import (
 from elf.checkpoints import AtomicCheckpointIO, last_checkpoint
 from elf.command_parser import broken
 from elf.config_errors import ALLOWED, explain, known_names, refuse_circular
+from elf.datamodules.reading import WORKER_DIED, is_of_dead_worker
 from elf.errors import ElfError
 from elf.explain import explain as explain_label
 from elf.files import write_atomic
@@ -178,6 +179,11 @@ class ElfCLI(LightningCLI):
             trainer.default_root_dir = f"models/{name}"
         trainer.default_root_dir = os.fspath(trainer.default_root_dir)
         refuse_half_precision_on_cpu(str(trainer.precision or ""), str(trainer.accelerator))
+        limit = trainer.gradient_clip_val
+        if limit is not None and not limit >= 0:
+            raise ElfError(
+                f"trainer.gradient_clip_val {limit} must be above 0; null or 0 clips nothing"
+            )
         folder = Path(trainer.default_root_dir)
         if folder.exists() and not folder.is_dir():
             raise ElfError(f"trainer.default_root_dir: {folder} is a file; give a folder")
@@ -306,7 +312,7 @@ def run(command: str, arguments: list[str]) -> ElfCLI:
 
 @contextlib.contextmanager
 def one_line(arguments: list[str]) -> Iterator[None]:
-    """Turn what YAML, jsonargparse and Lightning say of a wrong configuration into one line."""
+    """Turn what YAML, jsonargparse and Lightning say of what is wrong into one line."""
     try:
         yield
     except yaml.YAMLError as error:
@@ -319,6 +325,10 @@ def one_line(arguments: list[str]) -> Iterator[None]:
         ) from None
     except MisconfigurationException as error:
         raise ElfError(f"trainer: {' '.join(str(error).split())}") from None
+    except RuntimeError as error:
+        if not is_of_dead_worker(error):
+            raise
+        raise ElfError(WORKER_DIED) from None
 
 
 def _first_reason(error: ValueError) -> ElfError:

@@ -177,6 +177,8 @@ def test_settings_come_back_from_what_is_written_down():
     back = Settings.of_record(json.loads(json.dumps(settings.record())))
     assert back.difference(settings) is None and back.sets[0].flip
     assert settings.difference(replace(settings, no_upscale=False)) == ("no_upscale", True, False)
+    plain = Settings(caption="sentence")
+    assert plain.difference(settings) == ("sets", None, f"{len(settings.sets)} sets")
 
 
 def test_a_hash_of_another_format_version_makes_everything_stale(monkeypatch):

@@ -373,7 +373,10 @@ def test_masks_that_do_not_fit_are_refused_by_name(project, capsys):
 
 def test_a_folder_of_masks_that_is_none_is_refused(project):
     project.add("a", flat(1))
-    with pytest.raises(ElfError, match=r"^data\.sets\[0\]\.masks: no folder none$"):
+    with pytest.raises(
+        ElfError,
+        match=r"^data\.sets\[0\]\.masks: no folder none; give one that is there, or leave it out$",
+    ):
         project.prepare(masks="none")
     message = r"is the pictures' folder; masks beside pictures are called name\.mask\.png and need"
     with pytest.raises(ElfError, match=message):

@@ -403,7 +403,10 @@ def test_a_default_caption_stands_in_for_a_missing_one(world):
 
 
 def test_a_folder_that_is_missing_or_empty_is_named(world):
-    with pytest.raises(ElfError, match=r"^data\.sets\[0\]\.pictures: no folder none$"):
+    missing = (
+        r"^data\.sets\[0\]\.pictures: no folder none; give one that is there, or drop the set$"
+    )
+    with pytest.raises(ElfError, match=missing):
         world.prepared([PictureSet("none")])
     (world.root / "empty").mkdir()
     with pytest.raises(ElfError, match=r"^data\.sets\[0\]\.pictures: no pictures in .*empty$"):

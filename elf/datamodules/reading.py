@@ -143,6 +143,17 @@ class Plan(Protocol):
     def __iter__(self) -> Iterator[list[Draw]]: ...
 
 
+WORKER_DIED = (
+    "a process that reads the shards died (killed, perhaps for want of memory): "
+    "start again with --ckpt_path last, or with a smaller data.workers"
+)
+
+
+def is_of_dead_worker(error: RuntimeError) -> bool:
+    """Whether torch tells of a worker that died: it may, in whatever the main thread is doing."""
+    return "DataLoader worker" in str(error)
+
+
 class BatchReading:
     """Reads planned batches with workers that stay alive from one pass to the next."""
 
@@ -167,14 +178,11 @@ class BatchReading:
                 yield batch.batch()
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
             # the last three: a batch was on its way when the worker that holds it died
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            if isinstance(error, RuntimeError) and not is_of_dead_worker(error):
                 raise
             with contextlib.suppress(RuntimeError):  # torch raises its own once more, in whatever
                 self.close()  # is being done then, and that had better be this
-            raise ElfError(
-                "a process that reads the shards died (killed, perhaps for want of memory): "
-                "start again with --ckpt_path last, or with a smaller data.workers"
-            ) from error
+            raise ElfError(WORKER_DIED) from error
 
     def close(self) -> None:
         """End the workers; they start again when needed.

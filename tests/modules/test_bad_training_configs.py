@@ -53,6 +53,19 @@ def refusal(command: Any, *arguments: str) -> str:
         ),
         ("--model.schedule.warmup=9", "model.schedule.warmup 9 is no less than the run's 2 steps"),
         ("--model.learning_rates.unet=0", "model.learning_rates.unet 0.0 must be above 0"),
+        (
+            "--model.learning_rates.text_encoder=1e-4",
+            "model.learning_rates.text_encoder 0.0001: there is no such part in training (unet); "
+            "leave it out, or set model.adapter.text_targets",
+        ),
+        (
+            "--trainer.gradient_clip_val=-1",
+            "trainer.gradient_clip_val -1 must be above 0; null or 0 clips nothing",
+        ),
+        (
+            "--model.optimizer.class_path=Prodigy",
+            "no class 'Prodigy' fits there; name it with its package, as in torch.optim.AdamW",
+        ),
         ("--model.optimizer.class_path=os.system", "'os.system' must not be imported"),
         (
             "--model.optimizer.class_path=prodigyopt.Prodigi",
@@ -113,7 +126,9 @@ def test_a_regularisation_set_that_is_not_there(training: list[str], tmp_path: P
         tmp_path,
         f"[{{pictures: {tmp_path}}}, {{pictures: {tmp_path}/none, regularisation: true}}]",
     )
-    assert f"{tmp_path}/none" in message
+    assert message == (
+        f"data.sets[1].pictures: no folder {tmp_path}/none; give one that is there, or drop the set"
+    )
 
 
 def test_all_sets_are_of_class_pictures(training: list[str], tmp_path: Path) -> None:
@@ -140,4 +155,4 @@ def test_a_mask_of_another_shape(training: list[str], tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("wood_elf, forest")
     Image.new("L", (64, 32)).save(tmp_path / "a.mask.png")
     message = prepared_with(training, tmp_path, f"[{{pictures: {tmp_path}}}]")
-    assert "a.mask.png" in message or "mask" in message
+    assert "its mask a.mask.png is 64×32 px, the picture 64×64" in message
