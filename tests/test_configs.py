@@ -13,6 +13,7 @@ CONFIGS = sorted(shipped("configs").rglob("*.yaml"))
 COMMANDS = {"tag": "predict", "train": "fit", "eval": "test", "hardware": "fit"}
 OVERLAYS = [path for path in CONFIGS if path.parent.name == "hardware"]
 TRAININGS = [path for path in CONFIGS if path.parent.name == "train"]
+PRESETS = [path for path in TRAININGS if path.stem != "quickstart"]
 
 
 class Parsed(ElfCLI):
@@ -75,6 +76,17 @@ def test_every_value_of_a_shipped_config_is_explained(path: Path) -> None:
         if value.strip() and "#" not in line and key not in evident:
             silent.append(line)
     assert silent == []
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_holds_every_option_of_model_and_data(path: Path, tmp_path: Path) -> None:
+    parsed = flatten(instantiated("fit", tmp_path, path).config["fit"].as_dict())
+    said = flatten(yaml.safe_load(path.read_text()))
+    of_torch = "model.init_args.optimizer.init_args."  # other classes take others
+    options = [key for key in parsed if key.startswith(("model.", "data.")) and of_torch not in key]
+    assert len(options) > 60
+    missing = ", ".join(key for key in options if key not in said)
+    assert not missing, f"{path.name} lacks {missing}"
 
 
 def test_configs_have_a_head_with_the_command() -> None:
