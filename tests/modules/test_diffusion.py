@@ -5,14 +5,18 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from elf import adapters, trainer
 from elf.checkpoints import read_checkpoint
 from elf.diffusion import add_noise
 from elf.errors import ElfError
+from elf.images import picture_id
 from elf.modules import DiffusionModule
 
 
@@ -259,6 +263,60 @@ def test_validation_does_not_depend_on_the_batch_size(training: list[str], tmp_p
         cli = trainer.run("validate", arguments)
         losses.append(float(cli.trainer.callback_metrics["val/loss"]))
     assert losses[1:] == pytest.approx([losses[0]] * 2, abs=1e-6)
+
+
+def test_unrelated_pictures_are_validated_and_never_trained_on(
+    training: list[str], labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, names = tmp_path / "unrelated", set()
+    folder.mkdir()
+    for number in range(5):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+        path = folder / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        path.with_suffix(".txt").write_text("noise\n")
+        names.add(picture_id(path.read_bytes()))
+    learnt = f"pictures: {labelled / 'pictures'}, labels: {labelled / 'labels'}"
+    arguments = [
+        *training,
+        "--data.pictures=data/raw",  # as they are by default: the sets have others
+        "--data.labels=data/labels",
+        f"--data.sets=[{{{learnt}}}, {{pictures: {folder}, unrelated: true}}]",
+        f"--data.shards={tmp_path / 'shards'}",
+    ]
+    trainer.prepare(arguments)
+    trained, validated = set[str](), dict[str, set[str]]()
+    training_errors, validation_step = (
+        DiffusionModule.training_errors,
+        DiffusionModule.validation_step,
+    )
+
+    def train(module: DiffusionModule, batch: dict[str, Any]) -> Any:
+        trained.update(batch["id"])
+        return training_errors(module, batch)
+
+    def validate(module: DiffusionModule, batch: dict[str, Any], *numbers: int) -> None:
+        validated.setdefault(batch["kind"], set()).update(batch["id"])
+        validation_step(module, batch, *numbers)
+
+    monkeypatch.setattr(DiffusionModule, "training_errors", train)
+    monkeypatch.setattr(DiffusionModule, "validation_step", validate)
+    cli = fit(
+        arguments, tmp_path / "run", "--trainer.max_steps=8", "--trainer.val_check_interval=8"
+    )
+    everything = {picture_id(path.read_bytes()) for path in (labelled / "pictures").iterdir()}
+    assert trained == everything - validated["held_out"], "an epoch has 7 steps"
+    assert validated["unrelated"] == names
+    assert not names & (validated["held_out"] | validated["trained"])
+    with (tmp_path / "run/metrics.csv").open() as file:
+        row = next(row for row in csv.DictReader(file) if row["val_unrelated/loss"])
+    loss, base, ratio, low, high = (
+        float(row[f"val_unrelated/{key}"])
+        for key in ("loss", "loss_base", "ratio", "ratio_low", "ratio_high")
+    )
+    assert ratio == pytest.approx(loss / base, rel=1e-5)
+    assert low < ratio < high and ratio != 1
+    assert ratio == pytest.approx(float(cli.trainer.callback_metrics["val_unrelated/ratio"]))
 
 
 def test_a_validation_within_an_accumulation_drops_none_of_it(
