@@ -1,28 +1,64 @@
 """Every option of a training that a CPU can run: it trains, goes on bit by bit, and exports."""
 
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from elf import trainer
+from elf.adapters import AdapterConfig
 from elf.checkpoints import evaluated_state, read_checkpoint
+from elf.datamodules import ShardDataModule
+from elf.diffusion import draw_uniform, generators
+from elf.errors import ElfError
 from elf.export import export_diffusers
+from elf.modules import DiffusionModule
+from elf.objective import HuberConfig
+from elf.objective.timesteps import timesteps_at
+from elf.shards import Reader
 
 STEPS, STOP = 4, 2
 
 
+@dataclass
+class Run:
+    """What a row's training was, to see whether its options took effect."""
+
+    module: DiffusionModule
+    batches: list[dict[str, Any]]
+    checkpoint: dict[str, Any]
+
+    @property
+    def data(self) -> ShardDataModule:
+        data: ShardDataModule = self.module.trainer.datamodule
+        return data
+
+    @property
+    def adapter(self) -> dict[str, torch.Tensor]:
+        state: dict[str, torch.Tensor] = self.checkpoint["state_dict"]
+        return state
+
+    def column(self, name: str) -> torch.Tensor:
+        return torch.cat([batch[name] for batch in self.batches])
+
+
 @dataclass(frozen=True)
 class Option:
-    """A row of the table: options of `elf fit`, and how they are prepared."""
+    """A row of the table: options of `elf fit`, how they are prepared, and what shows of them."""
 
     fit: tuple[str, ...] = ()
     base: str = "base"  # base, or sdxl
     live: bool = False
     tokens: int = 75  # of a caption
+    data: Callable[[Path], tuple[str, ...]] | None = None  # makes, in a folder, pictures of its own
+    took: Callable[[Run], None] | None = None
 
 
 def optimizer(path: str, **arguments: Any) -> tuple[str, ...]:
@@ -31,6 +67,120 @@ def optimizer(path: str, **arguments: Any) -> tuple[str, ...]:
         f"--model.optimizer.class_path={path}",
         *(f"--model.optimizer.init_args.{key}={value}" for key, value in given.items()),
     )
+
+
+def masked(folder: Path) -> tuple[str, ...]:
+    """The pictures, each with a mask of its left half."""
+    pictures = folder / "masked"
+    shutil.copytree(folder / "pictures", pictures)
+    for picture in list(pictures.iterdir()):
+        with Image.open(picture) as image:
+            mask = Image.new("L", image.size)
+            mask.paste(255, (0, 0, image.width // 2, image.height))
+            mask.save(picture.with_suffix(".mask.png"))
+    return (f"--data.pictures={pictures}",)
+
+
+def classes(folder: Path) -> tuple[str, ...]:
+    """The pictures, mirrored at times, beside class pictures that count half."""
+    (folder / "classes").mkdir()
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "classes" / f"{number}.png")
+    learnt = f"pictures: {folder / 'pictures'}, labels: {folder / 'labels'}, flip: true"
+    known = f"pictures: {folder / 'classes'}, default_caption: forest, regularisation: true"
+    return (
+        "--data.pictures=data/raw",  # as they are by default: the sets have others
+        "--data.labels=data/labels",
+        f"--data.sets=[{{{learnt}}}, {{{known}, weight: 0.5}}]",
+    )
+
+
+def shuffled(_: Path) -> tuple[str, ...]:
+    return ("--data.shuffle_tags=true", "--data.caption_variants=3")
+
+
+def masks_and_objective_count(run: Run) -> None:
+    batch, denoiser = run.batches[-1], run.module.denoiser.eval()
+    config = denoiser.config
+    with torch.no_grad():
+        given = denoiser.training_errors(batch)[1]
+        for change in (
+            {"masked": False},
+            {"unmasked_weight": 0.0},
+            {"mask_by_area": False},
+            {"weighting": "none"},
+            {"huber": HuberConfig(schedule="snr")},
+        ):
+            denoiser.config = replace(config, **change)
+            assert not torch.allclose(denoiser.training_errors(batch)[1], given), change
+
+
+def timesteps_are_of_their_distribution(run: Run) -> None:
+    config = run.module.objective.timesteps
+    drawn, u = run.column("timesteps"), draw_uniform(generators(run.column("seed")))
+    uniform = replace(config, distribution="uniform")
+    assert not torch.equal(drawn, timesteps_at(u, uniform, 1000))
+    last = 999 if config.last is None else config.last
+    assert config.first > 0 and ((config.first <= drawn) & (drawn <= last)).all()
+
+
+def classes_count_half_and_others_are_mirrored(run: Run) -> None:
+    timesteps_are_of_their_distribution(run)
+    classes, weights = run.column("regularisation"), run.column("loss_weight")
+    assert classes.any() and not classes.all()
+    assert torch.equal(weights, torch.where(classes, 0.5, 1.0))
+    data, found = run.data, set[tuple[bool | str, ...]]()
+    assert data.prepared is not None
+    reader, examples = Reader(Path(data.shards)), {each.id: each for each in data.prepared.train}
+    for batch in data.train_dataloader():
+        for name, mean in zip(batch["id"], batch["latent_mean"].numpy(), strict=True):
+            example = examples[name]
+            forms = {"plain": example.latent, "mirrored": example.flipped}
+            stored = {form: cached.read(reader)[0] for form, cached in forms.items() if cached}
+            same = [form for form, latent in stored.items() if np.array_equal(mean, latent)]
+            found.add((example.regularisation, *same))
+    reader.close()
+    assert found == {(False, "plain"), (False, "mirrored"), (True, "plain")}
+
+
+def captions_have_another_order(run: Run) -> None:
+    assert run.data.prepared is not None
+    plain = {each.id: each.captions.drawn(None, False) for each in run.data.prepared.train}
+    drawn = [
+        (caption, plain[name])
+        for batch in run.batches
+        for name, caption in zip(batch["id"], batch["caption"], strict=True)
+    ]
+    same_tags = [(a, b) for a, b in drawn if sorted(a.split(", ")) == sorted(b.split(", "))]
+    assert any(caption != as_it_stands for caption, as_it_stands in same_tags)
+
+
+def a_rate_for_each_network(run: Run) -> None:
+    groups = run.checkpoint["optimizer_states"][0]["param_groups"]
+    rates = {group["name"]: group["lr"] for group in groups}
+    assert rates == {"unet": 2e-3, "text_encoder": 1e-3, "text_encoder_2": 5e-4}
+
+
+def projections_are_trained(run: Run) -> None:
+    layers = {key.split(".lora_")[0].rsplit(".", 1)[1] for key in run.adapter}
+    assert {"to_q", "proj_in", "proj_out"} <= layers
+
+
+def b_began_as_columns_of_q(run: Run) -> None:
+    first = [tensor for key, tensor in run.adapter.items() if key.endswith("lora_initial_B")]
+    assert first
+    for b in first:
+        torch.testing.assert_close(b.T @ b, torch.eye(b.shape[1]), atol=1e-5, rtol=0)
+
+
+def norms_are_of_columns_and_b_began_away_from_zero(run: Run) -> None:
+    for key in [key for key in run.adapter if key.endswith("lora_A.weight")]:
+        name = key.removesuffix("lora_A.weight")
+        a, b = run.adapter[key], run.adapter[f"{name}lora_B.weight"]
+        magnitude = run.adapter[f"{name}lora_magnitude_vector.weight"]
+        assert magnitude.numel() == a.shape[1]
+        assert b.abs().max() > 0.02, "AdamW moves a value by 0.002 a step at most, from 0"
 
 
 TE = ("--model.adapter.text_targets=attention", "--model.learning_rates.text_encoder=1e-3")
@@ -43,12 +193,25 @@ OPTIONS = {
             "--model.adapter.targets=attention+feedforward+convolutions",
         )
     ),
+    "dora, input axis, orthogonal": Option(
+        (
+            "--model.adapter.kind=dora",
+            "--model.adapter.axis=input",
+            "--model.adapter.init=orthogonal",
+        ),
+        took=norms_are_of_columns_and_b_began_away_from_zero,
+    ),
     "pissa": Option(("--model.adapter.init=pissa",)),
-    "groups, lora plus": Option(
+    "olora, rslora": Option(
+        ("--model.adapter.init=olora", "--model.adapter.rslora=true"), took=b_began_as_columns_of_q
+    ),
+    "groups, lora plus, projections": Option(
         (
             "--model.adapter.groups=[{pattern: mid_block.*, rank: 2, alpha: 4, lr_scale: 0.5}]",
             "--model.learning_rates.lora_plus=4",
-        )
+            "--model.adapter.targets=attention+feedforward+projections",
+        ),
+        took=projections_are_trained,
     ),
     "text encoder": Option((*TE, "--data.prior_preservation=0.33"), live=True),
     "text encoder, checkpointing": Option((*TE, "--model.gradient_checkpointing=true"), live=True),
@@ -67,15 +230,49 @@ OPTIONS = {
     "int8, pissa": Option(("--model.quantization=int8", "--model.adapter.init=pissa")),
     "nf4, sdxl": Option(("--model.quantization=nf4",), base="sdxl"),
     "sdxl": Option(("--model.adapter.kind=dora",), base="sdxl"),
-    "sdxl, text encoders": Option(TE, base="sdxl", live=True),
-    "long captions": Option(("--data.caption_dropout=0.3",), tokens=150),
+    "sdxl, text encoders": Option(
+        (*TE, "--model.learning_rates.text_encoder_2=5e-4"),
+        base="sdxl",
+        live=True,
+        took=a_rate_for_each_network,
+    ),
+    "long captions, shuffled": Option(
+        ("--data.caption_dropout=0.3",),
+        tokens=150,
+        data=shuffled,
+        took=captions_have_another_order,
+    ),
     "sdxl, text encoders, long captions": Option(TE, base="sdxl", live=True, tokens=225),
-    "v, zero-terminal snr, debiased": Option(
+    "v, zero-terminal snr, debiased, cosmap": Option(
         (
             "--model.prediction_type=v_prediction",
             "--model.zero_terminal_snr=true",
             "--model.objective.weighting=debiased",
-        )
+            "--model.objective.timesteps.distribution=cosmap",
+            "--model.objective.timesteps.first=100",
+        ),
+        took=timesteps_are_of_their_distribution,
+    ),
+    "masks, debiased, constant huber": Option(
+        (
+            "--model.objective.masked=true",
+            "--model.objective.unmasked_weight=0.2",
+            "--model.objective.mask_by_area=true",
+            "--model.objective.weighting=debiased",
+            "--model.objective.error=huber",
+            "--model.objective.huber.schedule=constant",
+        ),
+        data=masked,
+        took=masks_and_objective_count,
+    ),
+    "class pictures, flips, mode": Option(
+        (
+            "--model.objective.timesteps.distribution=mode",
+            "--model.objective.timesteps.first=100",
+            "--model.objective.timesteps.last=899",
+        ),
+        data=classes,
+        took=classes_count_half_and_others_are_mirrored,
     ),
     "huber, noise, timesteps": Option(
         (
@@ -128,15 +325,20 @@ ROWS = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for
 
 @dataclass
 class Prepared:
-    """Shards by base, by whether captions are encoded live and by their length, each made once."""
+    """Shards by base, by whether captions are encoded live, by their length and by their pictures.
+
+    Each is made once.
+    """
 
     training: list[str]
     folder: Path
     bases: dict[str, Path]
-    made: set[str] = field(default_factory=set)
+    made: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what names their pictures
 
     def arguments(self, option: Option) -> list[str]:
         name = f"shards-{option.base}-{option.tokens}" + ("-live" if option.live else "")
+        if option.data is not None:
+            name += f"-{option.data.__name__}"
         arguments = [
             *self.training,
             f"--model.base={self.bases[option.base]}",
@@ -145,9 +347,10 @@ class Prepared:
             *(["--data.text_states=live"] if option.live else []),
         ]
         if name not in self.made:
-            trainer.prepare(arguments)
-            self.made.add(name)
-        return arguments
+            own = option.data(self.folder) if option.data is not None else ()
+            trainer.prepare([*arguments, *own])
+            self.made[name] = own
+        return [*arguments, *self.made[name]]
 
 
 @pytest.fixture(scope="module")
@@ -201,12 +404,31 @@ def different(first: object, second: object) -> list[str]:
     ]
 
 
+def watched(patch: pytest.MonkeyPatch) -> list[tuple[DiffusionModule, dict[str, Any]]]:
+    """Return a list that gets the module and the batch of each training step."""
+    steps: list[tuple[DiffusionModule, dict[str, Any]]] = []
+    training_errors = DiffusionModule.training_errors
+
+    def watching(module: DiffusionModule, batch: dict[str, Any]) -> Any:
+        steps.append((module, batch))
+        return training_errors(module, batch)
+
+    patch.setattr(DiffusionModule, "training_errors", watching)
+    return steps
+
+
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.filterwarnings("ignore:min_snr gives timestep")
-def test_it_trains_goes_on_and_exports(name: str, prepared: Prepared, tmp_path: Path) -> None:
+def test_it_trains_goes_on_and_exports(
+    name: str, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     option = OPTIONS[name]
     arguments = [*prepared.arguments(option), *option.fit]
-    whole = fit(arguments, tmp_path / "whole", STEPS)
+    with monkeypatch.context() as patch:
+        steps = watched(patch)
+        whole = fit(arguments, tmp_path / "whole", STEPS)
+    if option.took is not None:
+        option.took(Run(steps[-1][0], [batch for _, batch in steps], whole))
     fit(arguments, tmp_path / "parts", STOP)
     parts = fit(arguments, tmp_path / "parts", STEPS, "--ckpt_path=last")
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "elf"):
@@ -217,10 +439,17 @@ def test_it_trains_goes_on_and_exports(name: str, prepared: Prepared, tmp_path: 
     evaluated = evaluated_state(whole)
     assert bool(different(evaluated, whole["state_dict"])) == (name in AVERAGED)
     assert ("averaged" in whole["elf"]) == (name in AVERAGED)
+    if "input axis" in name:
+        refusal = r"^model\.adapter\.axis: a DoRA with axis input scales the columns of W, for whi"
+        with pytest.raises(ElfError, match=refusal):
+            export_diffusers(tmp_path / "whole", tmp_path / "adapter", "float32")
+        return
     exported = load_file(export_diffusers(tmp_path / "whole", tmp_path / "adapter", "float32"))
     assert {key.split(".")[0] for key in exported} == {key.split(".")[0] for key in evaluated}
     key = next(key for key in exported if key.endswith("lora_B.weight") and key.startswith("unet."))
-    if "pissa" not in name:  # whose file holds the difference to what it began as
+    if not AdapterConfig(
+        **whole["elf"]["adapter"]
+    ).subtracts:  # whose file holds the difference to what it began as
         assert torch.equal(exported[key], evaluated[key])
 
 
