@@ -5,7 +5,7 @@ Of a LoRA no ΔW is made for it: ‖BA‖² = ⟨BᵀB, AAᵀ⟩, two matrices o
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -90,18 +90,16 @@ def change_squares(layers: Mapping[str, Any]) -> dict[str, Tensor]:
         for start in range(0, len(names), TOGETHER)
     ]
     for scaling, names in groups:
-        # (N, rank, in · k · k) and (N, out, rank)
-        down, up = (
-            torch.stack([factors[NAME].weight.float().flatten(1) for factors in each])
-            for each in (
-                [layers[name].lora_A for name in names],
-                [layers[name].lora_B for name in names],
-            )
-        )
+        down = _stacked(layers[name].lora_A for name in names)  # (N, rank, in · k · k)
+        up = _stacked(layers[name].lora_B for name in names)  # (N, out, rank)
         products = ((up.mT @ up) * (down @ down.mT)).sum((1, 2)) * scaling**2
         # below 0 is rounding of what is nearly nothing
         squares |= dict(zip(names, products.clamp(min=0).unbind(), strict=True))
     return squares
+
+
+def _stacked(factors: Iterable[Any]) -> Tensor:
+    return torch.stack([each[NAME].weight.float().flatten(1) for each in factors])
 
 
 def _is_product(layer: Any) -> bool:

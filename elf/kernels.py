@@ -2,10 +2,7 @@
 
 import functools
 import importlib.util
-import os
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 
@@ -19,10 +16,6 @@ def can_compile(device: torch.device) -> bool:
     """
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
-    if none_compiled(os.environ) and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(
-            "compiling kernels for this GPU, once: some 10 to 20 s until the first step", flush=True
-        )
     try:
         from elf.dora_kernels import scale
 
@@ -36,13 +29,6 @@ def can_compile(device: torch.device) -> bool:
         warnings.warn(f"working without Elf's fused kernels, slower: {reason}", stacklevel=2)
         return False
     return True
-
-
-def none_compiled(environment: Mapping[str, str]) -> bool:
-    """Whether Triton has nothing on disk that it has compiled before."""
-    home = environment.get("TRITON_HOME") or str(Path.home())
-    cache = Path(environment.get("TRITON_CACHE_DIR") or Path(home) / ".triton" / "cache")
-    return not (cache.is_dir() and any(cache.iterdir()))
 
 
 def can_compile_here() -> bool:

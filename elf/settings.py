@@ -83,9 +83,9 @@ class Settings(CaptionOptions):
         return None
 
     def _options(self) -> dict[str, Any]:
-        # these first: they decide which of the others count
         sets = f"{len(self.sets)} sets" if self.sets else None
-        values = {"text_states": self.text_states, "sets": sets, **asdict(self)} | {"sets": sets}
+        first = {"text_states": self.text_states, "sets": sets}  # they decide what else counts
+        values = {**first, **asdict(self), **first}
         options = {key: value for key, value in values.items() if not self._only_drawn(key)}
         for number, each in enumerate(self.sets):
             stored = self._stored(each).items()

@@ -171,6 +171,11 @@ class ElfCLI(LightningCLI):
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         with refuse_circular(self.config_files):
             refuse_nulls(config.as_dict(), Trainer, self.config_files)
+        limit = config.trainer.gradient_clip_val
+        if limit is not None and not limit >= 0:
+            raise ElfError(
+                f"trainer.gradient_clip_val {limit} must be above 0; null or 0 clips nothing"
+            )
         if self.subcommand is None:
             return  # nothing will run
         trainer = config.trainer
@@ -179,11 +184,6 @@ class ElfCLI(LightningCLI):
             trainer.default_root_dir = f"models/{name}"
         trainer.default_root_dir = os.fspath(trainer.default_root_dir)
         refuse_half_precision_on_cpu(str(trainer.precision or ""), str(trainer.accelerator))
-        limit = trainer.gradient_clip_val
-        if limit is not None and not limit >= 0:
-            raise ElfError(
-                f"trainer.gradient_clip_val {limit} must be above 0; null or 0 clips nothing"
-            )
         folder = Path(trainer.default_root_dir)
         if folder.exists() and not folder.is_dir():
             raise ElfError(f"trainer.default_root_dir: {folder} is a file; give a folder")

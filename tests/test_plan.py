@@ -183,6 +183,7 @@ def test_a_run_that_is_there_is_told(
         ("--model.base=nowhere", "nowhere"),
         ("--model.adapter.targets=[nothing]", "nothing"),
         ("--model.gradient_checkpointing=[up_block.1]", "'up_block.1'; did you mean up_blocks.1"),
+        ("--trainer.gradient_clip_val=-1", "gradient_clip_val -1 must be above 0"),
     ],
 )
 def test_what_fit_refuses_is_refused(
