@@ -39,6 +39,7 @@ _NO_CALLABLE = re.compile(
 _EXTRAS = {"bitsandbytes": "elf[8bit]"}
 """What installs a library that Elf does without."""
 _YAML = re.compile(r"Problems parsing config: (.*)", re.DOTALL)
+_NO_MAPPING = re.compile(r"Unexpected config: (.*)", re.DOTALL)
 _NO_FILE = re.compile(r"File does not exist: '([^']+)'")
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$", re.MULTILINE)
@@ -49,6 +50,11 @@ _NO_INIT_ARGS = re.compile(
 )
 _UNSAID = ("typing.", "lightning.")
 """What the parser takes for the class where none is named."""
+
+
+def missing(key: str) -> str:
+    """Return what is said of a key that must be given."""
+    return f"{key!r} is required: give it in a config (--config FILE) or as --{key} VALUE"
 
 
 def explain(
@@ -81,7 +87,7 @@ def explain(
         return f"{match[1][:80]!r} stands alone: name the key that it is for, as in --KEY VALUE"
     if match := _REQUIRED.search(message):
         key = ".".join([*keys, match[1]])
-        return f"{key!r} is required: give it in a config (--config FILE) or as --{key} VALUE"
+        return missing(key)
     if match := _DENIED.search(message):
         if match[1].startswith(_UNSAID) and not place_of(match[1], files):
             key = ".".join(keys)
@@ -109,6 +115,11 @@ def explain(
     if match := _YAML.search(message):
         reason = " ".join(match[1].replace('in "<unicode string>", ', "").split())
         return f"{', '.join(list(broken) or files)} is not valid YAML: {reason}"[:300]
+    if match := _NO_MAPPING.search(message):
+        text = match[1].strip()
+        of_text = [path for path in files if Path(path).read_text(encoding="utf-8").strip() == text]
+        where = of_text[0] if of_text else "a config"
+        return f"{where}: expected lines of KEY: VALUE, got {text[:40]!r}"
     if match := _NO_FILE.search(message):
         return f"no config file {match[1]}"
     if keys:

@@ -21,7 +21,8 @@ from elf.planning.cards import GIB, USABLE, Card
 from elf.planning.probing import Measured, probe
 from elf.planrequest import Request
 from elf.quiet import silence_harmless_warnings
-from elf.trainer import ElfCLI, one_line, refuse_half_precision_on_cpu
+from elf.refusals import refuse_half_precision_on_cpu
+from elf.trainer import ElfCLI, one_line
 
 ELSEWHERE = ("accelerator", "devices", "num_nodes", "strategy", "precision", "callbacks", "logger",
              "plugins", "profiler", "default_root_dir", "sync_batchnorm")  # fmt: skip

@@ -13,9 +13,9 @@ from elf.measuring import make_placing
 from elf.planning import Choice, PlannedTraining, card_at_hand, find_card
 from elf.planning.pictures import Pictures, of_prepared, of_sources
 from elf.prepared import read_prepared
+from elf.refusals import refuse_half_precision_on_cpu
 from elf.remote import is_remote, local_path
 from elf.schedules import length, run_length
-from elf.trainer import refuse_half_precision_on_cpu
 
 
 class Request:

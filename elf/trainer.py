@@ -33,7 +33,7 @@ from elf.callbacks import (
 )
 from elf.checkpoints import AtomicCheckpointIO, last_checkpoint
 from elf.command_parser import broken
-from elf.config_errors import ALLOWED, explain, known_names, refuse_circular
+from elf.config_errors import ALLOWED, explain, known_names, missing, refuse_circular
 from elf.datamodules.reading import WORKER_DIED, is_of_dead_worker
 from elf.errors import ElfError
 from elf.explain import explain as explain_label
@@ -41,6 +41,12 @@ from elf.files import write_atomic
 from elf.loggers import LoggerName, make_loggers
 from elf.nulls import refuse_nulls
 from elf.quiet import silence_harmless_warnings
+from elf.refusals import (
+    refuse_half_precision_on_cpu,
+    refuse_negative_clip,
+    refuse_null_trainer,
+    refuse_used_folder,
+)
 from elf.resources import resolve_configs
 from elf.watching import log_config
 
@@ -170,14 +176,13 @@ class ElfCLI(LightningCLI):
         """Settle the run's folder, resolve ``--ckpt_path last``, refuse what would go wrong."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         with refuse_circular(self.config_files):
+            refuse_null_trainer(config.trainer, self.config_files)
             refuse_nulls(config.as_dict(), Trainer, self.config_files)
-        limit = config.trainer.gradient_clip_val
-        if limit is not None and not limit >= 0:
-            raise ElfError(
-                f"trainer.gradient_clip_val {limit} must be above 0; null or 0 clips nothing"
-            )
+        refuse_negative_clip(config.trainer.gradient_clip_val)
         if self.subcommand is None:
             return  # nothing will run
+        if config.get("data") is None:
+            raise ElfError(missing("data"))
         trainer = config.trainer
         if trainer.default_root_dir is None:
             name = Path(self.config_files[-1]).stem if self.config_files else "run"
@@ -249,35 +254,6 @@ class ElfCLI(LightningCLI):
             written = sorted((folder / "adapter").glob("*.safetensors"))
             where = written[0] if written else f"elf export --input {folder} --output FOLDER"
             print(f"{self.trainer.global_step} steps are done. The file that others load: {where}")
-
-
-def refuse_half_precision_on_cpu(precision: str, accelerator: str) -> None:
-    """Refuse fp16 where Lightning would silently train in bf16 instead.
-
-    Raises:
-        ElfError: If the precision is 16-bit floating point and the trainer would use a CPU.
-    """
-    import torch
-
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    if precision.startswith("16") and on_cpu:
-        raise ElfError(
-            f"trainer.precision: {precision!r} needs a GPU and there is none in use; "
-            "on a CPU take --trainer.precision 32-true"
-        )
-
-
-def refuse_used_folder(folder: Path) -> None:
-    """Refuse to start a new run over the checkpoints of another.
-
-    Raises:
-        ElfError: If the folder holds checkpoints.
-    """
-    if any((folder / "checkpoints").glob("*.ckpt")):
-        raise ElfError(
-            f"trainer.default_root_dir: {folder} holds a run already; go on with it by "
-            "--ckpt_path last, or choose another folder by --trainer.default_root_dir"
-        )
 
 
 def _refusal_in(error: BaseException | None) -> ElfError | None:

@@ -55,6 +55,21 @@ def test_a_null_is_refused_by_its_key(tmp_path: Path, key: str, message: str, co
 
 
 @pytest.mark.parametrize(
+    ("command", "arguments"),
+    [(trainer.fit, []), (trainer.prepare, []), (trainer.prepare, ["--trainer.max_steps=1"])],
+)
+def test_an_empty_trainer_is_refused(tmp_path: Path, command: Any, arguments: list[str]) -> None:
+    """As it is when each line under ``trainer:`` is commented out."""
+    path = tmp_path / "null.yaml"
+    path.write_text(yaml.safe_dump(config_with("trainer")))
+    with pytest.raises(ElfError) as error:
+        command([f"--config={path}", *arguments])
+    message = f"trainer: expected a mapping, got null in {path}, line "
+    assert str(error.value).startswith(message)
+    assert str(error.value).endswith("; leave it out")
+
+
+@pytest.mark.parametrize(
     "key",
     [
         "data.init_args.trigger", "model.init_args.adapter.alpha", "model.init_args.lr_scheduler",

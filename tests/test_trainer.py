@@ -176,6 +176,31 @@ def test_a_missing_required_key_is_named(tmp_path: Path) -> None:
     assert "'model.base' is required" in refusal([f"--config={path}"])
 
 
+@pytest.mark.parametrize("data", ["", "data:"])
+def test_a_training_needs_data(tmp_path: Path, data: str) -> None:
+    path = tmp_path / "short.yaml"
+    path.write_text(
+        f"model: {{class_path: DiffusionModule, init_args: {{base: models/tiny/base}}}}\n{data}"
+    )
+    assert refusal([f"--config={path}"]) == (
+        "'data' is required: give it in a config (--config FILE) or as --data VALUE"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("hello\n", "'hello'"), ("# none\n", "'# none'"), ("", "''"), ("x:\n", "'x:'")],
+)
+def test_a_config_that_is_no_mapping(
+    training: list[str], tmp_path: Path, text: str, shown: str
+) -> None:
+    path = tmp_path / "overlay.yaml"
+    path.write_text(text)
+    assert refusal([*training, f"--config={path}"]) == (
+        f"{path}: expected lines of KEY: VALUE, got {shown}"
+    )
+
+
 def test_last_without_a_checkpoint(training: list[str], tmp_path: Path) -> None:
     message = refusal([*training, f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"])
     assert message == (
