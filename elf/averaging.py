@@ -60,7 +60,12 @@ class MovingAverage:
     def __init__(self, config: EMAConfig, parameters: Parameters) -> None:
         self.config = config
         self._parameters = parameters
-        self.averages = {name: value.detach().clone() for name, value in parameters().items()}
+        self.averages: dict[str, Tensor] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin again, from the parameters' present values."""
+        self.averages = {name: value.detach().clone() for name, value in self._parameters().items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from elf import trainer
+from elf.checkpoints import read_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo and spawn differ there")
 
@@ -61,6 +63,27 @@ def test_two_processes_train_what_one_does(training: list[str], tmp_path: Path) 
         assert other[key] == pytest.approx(one[key], abs=1e-6), key
     # one process goes on with what two left, and the other way round is refused by no one
     trainer.fit(arguments(training, tmp_path / "two", "--trainer.max_steps=4", "--ckpt_path=last"))
+
+
+@pytest.mark.parametrize("init", ["lora_ga", pytest.param("corda", marks=pytest.mark.slow)])
+def test_two_processes_begin_where_one_does(training: list[str], tmp_path: Path, init: str) -> None:
+    """Each sees its own part of the samples that an adapter begins from."""
+    options = (f"--model.adapter.init={init}", "--model.adapter.init_samples=12")
+    trainer.fit(arguments(training, tmp_path / "one", *options))
+    result = two(training, tmp_path / "two", *options)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("The adapter begins from 12 samples") == 1
+    one, other = (metrics(tmp_path / name)["train/loss"] for name in ("one", "two"))
+    assert len(one) == 3
+    assert other == pytest.approx(one, abs=1e-6, rel=1e-4)
+    states = [
+        read_checkpoint(tmp_path / name / "checkpoints/last.ckpt")["state_dict"]
+        for name in ("one", "two")
+    ]
+    for key in [key for key in states[0] if "lora_initial_" in key]:
+        factors = [state[key] if key.endswith("A") else state[key].T for state in states]
+        squares = [factor.T @ factor for factor in factors]  # whatever the signs of their rows
+        torch.testing.assert_close(*squares, rtol=0, atol=1e-2 * float(squares[0].max()))
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_both(

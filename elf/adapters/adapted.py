@@ -93,7 +93,7 @@ class _OwnForward:
 
 
 class LoraLinear(_OwnForward, Linear):  # type: ignore[misc]
-    """A LoRA layer; with PiSSA and OLoRA its update is s (BA − B₀A₀)."""
+    """A LoRA layer; where it began at some A₀ and B₀ its update is s (BA − B₀A₀)."""
 
     def adapted(self, x: Tensor) -> Tensor:
         """Return W₀x + b + s BA x."""

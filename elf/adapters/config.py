@@ -8,12 +8,15 @@ from typing import Any, Literal
 from elf.dora import Axis
 from elf.errors import ElfError
 
-INITIALISATIONS = ("kaiming", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
+FROM_DATA = ("eva", "corda", "lora_ga")
+"""Those that some of the training's own samples decide, before its first step."""
+
+INITIALISATIONS = (
+    *("kaiming", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora"),
+    *FROM_DATA,
+)
 EXACTLY = tuple(name for name in INITIALISATIONS if not name.endswith("_N"))
 REFUSED = {
-    "eva": "it needs activations of your data before training starts",
-    "corda": "it needs activations of your data before training starts",
-    "lora_ga": "it needs gradients of your data before training starts",
     "loftq": "it repairs a quantised base, and its file is loaded onto one that is not",
     "mica": "it freezes B, of which no other part of a run knows",
 }
@@ -62,7 +65,9 @@ class AdapterConfig:
         dropout: Probability that the update W' − W does not see an input, while training.
         axis: Of DoRA's norms: ``output`` is the paper's; ``input`` is Elf's own variant.
         rslora: s = alpha / √rank (Kalajdzievski 2023) instead of alpha / rank.
-        init: How A and B begin: kaiming, gaussian, orthogonal, pissa, pissa_niter_N or olora.
+        init: How A and B begin: kaiming, gaussian, orthogonal, pissa, pissa_niter_N, olora, eva,
+            corda or lora_ga.
+        init_samples: From how many samples of the training eva, corda and lora_ga begin.
         text_targets: Which layers of the text encoders; none when left out.
         groups: Layers with a rank, alpha or learning rate of their own; the first that fits counts.
     """
@@ -75,6 +80,7 @@ class AdapterConfig:
     axis: Axis = "output"
     rslora: bool = False
     init: str = "kaiming"
+    init_samples: int = 64
     text_targets: TextTargets | list[str] | None = None
     groups: list[AdapterGroup] = field(default_factory=list)
 
@@ -87,7 +93,12 @@ class AdapterConfig:
     @property
     def subtracts(self) -> bool:
         """Whether A and B begin away from zero, so that the update is s (B A − B₀ A₀)."""
-        return self.init.startswith(("pissa", "olora"))
+        return self.init.startswith(("pissa", "olora", "corda", "lora_ga"))
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether A and B are known only once some samples were seen."""
+        return self.init in FROM_DATA
 
     def scaling(self, rank: int, alpha: float) -> float:
         """Return s of a layer."""
@@ -130,6 +141,10 @@ def _refuse_init(config: AdapterConfig) -> None:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ElfError(
             f"model.adapter.init: {init!r} is none of {', '.join(INITIALISATIONS)}{hint}"
+        )
+    if config.init_samples < 1:
+        raise ElfError(
+            f"model.adapter.init_samples: {config.init_samples} must be at least 1; 64 is usual"
         )
     ranks = [config.rank, *(group.rank for group in config.groups if group.rank is not None)]
     odd = [rank for rank in ranks if rank % 2]

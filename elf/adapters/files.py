@@ -28,8 +28,8 @@ def adapted_names(state: State) -> list[str]:
 def without_initial(state: State) -> dict[str, Tensor]:
     """Return a state whose updates are plain ones: s (BA − B₀A₀) as s [B − B₀, B₀] [A; A − A₀].
 
-    So a file of a PiSSA or OLoRA adapter gives the trained network on the base as it is. It has
-    twice the rank, and survives 16 bit: no large halves have to cancel out.
+    So a file of an adapter that began at some A₀ and B₀ gives the trained network on the base as it
+    is. It has twice the rank, and survives 16 bit: no large halves have to cancel out.
     """
     result = {key: value for key, value in state.items() if ".lora_initial_" not in key}
     for name in adapted_names(state):
@@ -44,7 +44,7 @@ def without_initial(state: State) -> dict[str, Tensor]:
 def changes_nothing(state: State) -> bool:
     """Whether every update BA of a state is zero, as far as rounding lets one tell.
 
-    So it is in a new adapter, also where neither A nor B is zero (orthogonal, pissa, olora).
+    So it is in a new adapter, also where neither A nor B is zero (orthogonal, pissa …).
     """
     plain_state = without_initial(state)
     for name in adapted_names(plain_state):

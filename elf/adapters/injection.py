@@ -87,8 +87,10 @@ def inject(network: nn.Module, config: AdapterConfig, part: Part = "unet") -> In
         layer: Any = network.get_submodule(name)
         layer.lora_A[NAME].weight.data.copy_(a)
         layer.lora_B[NAME].weight.data.copy_(b)
-        layer.register_buffer(INITIAL_A, a)
-        layer.register_buffer(INITIAL_B, b)
+    if config.subtracts:  # from what they are now, or become when data were seen
+        for each in layers(network):
+            each.register_buffer(INITIAL_A, each.lora_A[NAME].weight.detach().clone())
+            each.register_buffer(INITIAL_B, each.lora_B[NAME].weight.detach().clone())
     set_magnitudes(network)
     return _record(network, part, values)
 
@@ -110,7 +112,7 @@ def _initial(
         weight = frozen_weight(module).detach()
         scale = config.scaling(value.rank, value.alpha)
         refuse_layer(name, weight.shape, value.rank, config.init)
-        if config.subtracts:
+        if config.subtracts and not config.needs_data:
             initial[name] = initial_factors(weight, value.rank, scale, config.init)
     return initial
 

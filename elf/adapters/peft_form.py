@@ -25,8 +25,8 @@ def peft_config(
     """
     rank = _most_common([values.rank for values in layers.values()], config.rank)
     alpha = _most_common([values.alpha for values in layers.values()], rank)
-    # A and B that are taken from the weights are set afterwards: peft would change the weights.
-    init = "kaiming" if config.subtracts else config.init
+    # A and B that are taken from weights or data are set afterwards: peft would change the weights.
+    init = "kaiming" if config.subtracts or config.needs_data else config.init
     start = "^" if anchored else ""
     result = LoraConfig(
         r=rank,

@@ -29,7 +29,7 @@ def file_key(name: str) -> str:
 def adapter_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the adapter's tensors by their names in files (not copied).
 
-    With PiSSA and OLoRA the A₀ and B₀ that the update is measured from are among them.
+    The A₀ and B₀ that PiSSA's update and others' are measured from are among them.
     """
     own = [*network.named_parameters(), *network.named_buffers()]
     return {file_key(name): tensor.detach() for name, tensor in own if is_adapter_key(name)}

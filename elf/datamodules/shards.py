@@ -1,5 +1,9 @@
 """The data of a training run: pictures and labels for `elf prepare`, shards for `elf fit`."""
 
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -7,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 
 from elf.captionoptions import NOTHING, CaptionKind, CaptionOptions, TextStates, resolve
 from elf.datamodules.loader import EpochLoader, HeldOutLoader, Treatment
-from elf.datamodules.reading import CachedExamples
+from elf.datamodules.reading import Batch, CachedExamples
 from elf.epoch import batches, bucket_counts, id_words, uniform
 from elf.errors import ElfError
 from elf.prepared import REMEDY, Example, Prepared, read_prepared
@@ -211,6 +215,23 @@ class ShardDataModule(LightningDataModule):
         Raises:
             ElfError: If no batch can be filled.
         """
+        loader = self._epochs(self.workers)
+        self._loaders.append(loader)
+        self._tell_of_fills(len(loader) * self.batch_size * self._world()[0])
+        return loader
+
+    def first_batches(self, samples: int) -> Iterator[Batch]:
+        """Yield this rank's part of the first so many samples of a run, as training draws them.
+
+        A run that has begun is not moved on. What fills the last batch comes, too.
+        """
+        loader = self._epochs(workers=0)
+        number = math.ceil(samples / (self.batch_size * self._world()[0]))
+        with contextlib.closing(loader):
+            epochs = itertools.chain.from_iterable(itertools.repeat(loader))
+            yield from itertools.islice(epochs, number)
+
+    def _epochs(self, workers: int) -> EpochLoader:
         examples = self._require().train
         world, rank = self._world()
         loader = EpochLoader(
@@ -221,7 +242,7 @@ class ShardDataModule(LightningDataModule):
             self._require().index_hash,
             world,
             rank,
-            self.workers,
+            workers,
             self._treatment(examples),
             self.remainder == "drop",
             self._drawn_from(),
@@ -231,8 +252,6 @@ class ShardDataModule(LightningDataModule):
                 f"data.remainder=drop leaves no batch: no bucket has the {self.batch_size * world} "
                 "pictures of a batch; use fill or a smaller data.batch_size"
             )
-        self._loaders.append(loader)
-        self._tell_of_fills(len(loader) * self.batch_size * world)
         return loader
 
     def batches_an_epoch(self) -> int:

@@ -22,6 +22,7 @@ from elf.averaging import (
     is_schedule_free,
 )
 from elf.bases import Base, LatentEncoder, open_base, tokenize
+from elf.beginning import begin_from_data
 from elf.building import adapter_optimizer, base_dtype, build
 from elf.checkpoints import evaluated_state, last_good
 from elf.compiling import Scope, compile_network, notice, uncompiled
@@ -376,6 +377,13 @@ class DiffusionModule(SteppedModule):
             checkpoint["state_dict"] = evaluated_state(checkpoint)
         elif self.average is not None:
             self.average.load(checkpoint["elf"]["averaged"])
+
+    def on_fit_start(self) -> None:
+        """Let an adapter that needs data to begin see some; one from a checkpoint has begun."""
+        if self.adapter.needs_data and not self.trainer.ckpt_path:
+            begin_from_data(self, self.trainer)
+            if self.average is not None:
+                self.average.restart()
 
     def on_train_start(self) -> None:
         """Refuse to go on silently with another learning rate than the configuration's."""

@@ -18,9 +18,7 @@ from elf.errors import ElfError
         (AdapterConfig(alpha=0), "model.adapter.alpha: 0 must be above 0"),
         (AdapterConfig(dropout=1), "model.adapter.dropout: 1 must be in [0, 1)"),
         (AdapterConfig(axis="input"), "input is an axis of DoRA's norms; set kind: dora"),
-        (AdapterConfig(init="eva"), "init: eva is not offered: it needs activations of your data"),
-        (AdapterConfig(init="corda"), "init: corda is not offered: it needs activations"),
-        (AdapterConfig(init="lora_ga"), "init: lora_ga is not offered: it needs gradients"),
+        (AdapterConfig(init_samples=0), "init_samples: 0 must be at least 1; 64 is usual"),
         (AdapterConfig(init="loftq"), "init: loftq is not offered: it repairs a quantised base"),
         (AdapterConfig(init="mica"), "init: mica is not offered: it freezes B"),
         (AdapterConfig(init="gausian"), "'gausian' is none of kaiming, gaussian, orthogonal, "),
@@ -46,7 +44,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
 
 
 def test_it_is_plain_values_that_give_it_back() -> None:
-    config = AdapterConfig("dora", 8, 4, ["a"], 0.1, "input", True, "olora", "attention")
+    config = AdapterConfig("dora", 8, 4, ["a"], 0.1, "input", True, "eva", 16, "attention")
     config.groups = [AdapterGroup("to_q", 4, 2.0, 0.5)]
     described = json.loads(json.dumps(adapters.describe(config)))
     assert AdapterConfig(**described) == config

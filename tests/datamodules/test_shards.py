@@ -112,6 +112,15 @@ def test_another_seed_gives_another_order(make_data):
     )
 
 
+@pytest.mark.parametrize(("samples", "number"), [(1, 1), (2, 1), (3, 2), (21, 11)])
+def test_the_first_batches_are_those_of_training(make_data, samples, number):
+    data = make_data(workers=2)
+    loader = data.train_dataloader()
+    first = draws(data.first_batches(samples))
+    assert len(first) == number  # of 2 samples; 8 are an epoch
+    assert first == (draws(loader) + draws(loader))[:number], "which begins at its own beginning"
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_state_counts_what_was_handed_over_not_what_was_read_ahead(make_data, workers):
     loader = make_data(workers=workers).train_dataloader()

@@ -47,6 +47,13 @@ OPTIONS = {
         *CHECKPOINTING,
     ],
     "int8": ["--model.quantization=int8"],
+    "eva, dora": ["--model.adapter.init=eva", "--model.adapter.kind=dora"],
+    "corda, nf4": ["--model.adapter.init=corda", "--model.quantization=nf4"],
+    "lora_ga, text encoder, checkpointing": [
+        "--model.adapter.init=lora_ga",
+        *TEXT,
+        *CHECKPOINTING,
+    ],
     "text encoder": [*TEXT, "--data.prior_preservation=0.33"],
     "text encoder, checkpointing": [*TEXT, *CHECKPOINTING],
     "text encoder, long captions": [*TEXT, "--model.caption_tokens=150"],

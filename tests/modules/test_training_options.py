@@ -183,6 +183,18 @@ def norms_are_of_columns_and_b_began_away_from_zero(run: Run) -> None:
         assert b.abs().max() > 0.02, "AdamW moves a value by 0.002 a step at most, from 0"
 
 
+def a_began_as_axes(run: Run) -> None:
+    for state in (run.adapter, evaluated_state(run.checkpoint)):
+        for key in [key for key in state if key.endswith("lora_A.weight")]:
+            a = state[key]  # four steps of at most 0.002 away, or on average less
+            torch.testing.assert_close(a @ a.T, torch.eye(len(a)), atol=0.2, rtol=0)
+
+
+def a_product_began_away_from_zero(run: Run) -> None:
+    first = [tensor for key, tensor in run.adapter.items() if key.endswith("lora_initial_B")]
+    assert first and all(tensor.any() for tensor in first)
+
+
 TE = ("--model.adapter.text_targets=attention", "--model.learning_rates.text_encoder=1e-3")
 OPTIONS = {
     "dora": Option(("--model.adapter.kind=dora", "--model.adapter.dropout=0.1")),
@@ -204,6 +216,24 @@ OPTIONS = {
     "pissa": Option(("--model.adapter.init=pissa",)),
     "olora, rslora": Option(
         ("--model.adapter.init=olora", "--model.adapter.rslora=true"), took=b_began_as_columns_of_q
+    ),
+    "eva, dora, ema": Option(
+        (
+            "--model.adapter.init=eva",
+            "--model.adapter.init_samples=10",
+            "--model.adapter.kind=dora",
+            "--model.ema={decay: 0.9, warmup: false}",
+        ),
+        took=a_began_as_axes,
+    ),
+    "corda, checkpointing": Option(
+        ("--model.adapter.init=corda", "--model.gradient_checkpointing=true"),
+        took=a_product_began_away_from_zero,
+    ),
+    "lora_ga, text encoder, checkpointing": Option(
+        (*TE, "--model.adapter.init=lora_ga", "--model.gradient_checkpointing=true"),
+        live=True,
+        took=a_product_began_away_from_zero,
     ),
     "groups, lora plus, projections": Option(
         (
@@ -312,7 +342,7 @@ OPTIONS = {
     "prodigy": Option(optimizer("prodigyopt.Prodigy", lr=1.0)),
     "schedule-free": Option(optimizer("schedulefree.AdamWScheduleFree", warmup_steps=2)),
 }
-AVERAGED = {"ema, accumulation", "schedule-free", "nf4, dora, checkpointing"}
+AVERAGED = {"ema, accumulation", "eva, dora, ema", "schedule-free", "nf4, dora, checkpointing"}
 LONG = {  # what other rows have most of
     "text encoder, checkpointing",
     "sdxl, text encoders, long captions",
