@@ -29,6 +29,13 @@ with warnings.catch_warnings():
         "elf.quantized.codes",
         "elf.bases.text",
         "elf.bases.conditions",
+        "elf.embedders.clip",
+        "elf.embedders.dino",
+        "elf.embedders.interface",
+        "elf.embedders.network",
+        "elf.embedders.preprocessing",
+        "elf.embedders.sscd",
+        "elf.embedders.tagger",
     ):
         install_import_hook(name, "beartype.beartype")
 

@@ -1,5 +1,22 @@
-"""What turns pictures into embeddings that can be compared."""
+"""What turns pictures into embeddings that can be compared.
+
+A reader starts at `interface`, which says what every embedder is. Nothing here knows Lightning, and
+transformers, torchvision, timm and onnxruntime are imported when a model is made.
+"""
 
 from elf.embedders.clip import CLIPEmbedder
+from elf.embedders.copies import CopyEmbedder
+from elf.embedders.dino import DinoEmbedder
+from elf.embedders.factory import make_embedder
+from elf.embedders.interface import Kind, PictureEmbedder
+from elf.embedders.tagger import TaggerEmbedder
 
-__all__ = ["CLIPEmbedder"]
+__all__ = [
+    "CLIPEmbedder",
+    "CopyEmbedder",
+    "DinoEmbedder",
+    "Kind",
+    "PictureEmbedder",
+    "TaggerEmbedder",
+    "make_embedder",
+]
