@@ -19,7 +19,8 @@ WITHOUT_LIGHTNING = WITHOUT_TORCH | {
     "validation",
 }  # fmt: skip
 PURE = (
-    "adapters", "bases", "fused", "objective", "planning", "quantized", "stepping", "taggers"
+    "adapters", "bases", "embedders", "fused", "objective", "planning", "quantized", "stepping",
+    "taggers",
 )  # fmt: skip
 ALONE = {"gradio": {"serve"}, "fiftyone": {"fiftyone_app"}}
 
@@ -59,7 +60,7 @@ def test_each_module_imports_only_what_it_may(path: Path) -> None:
         assert "datamodules" not in used
     if package == "datamodules":
         assert "modules" not in used
-    if package in ("taggers", "callbacks", "bases"):
+    if package in ("taggers", "callbacks", "bases", "embedders"):
         assert not used & {"modules", "datamodules"}
     if name in WITHOUT_TORCH:
         assert not libraries(path) & {"torch", "lightning", "diffusers", "transformers", "peft"}
@@ -67,6 +68,18 @@ def test_each_module_imports_only_what_it_may(path: Path) -> None:
         assert "lightning" not in libraries(path)
     for library, users in ALONE.items():
         assert library not in libraries(path) or name in users
+
+
+def test_embedders_load_no_model_library_before_a_model_is_made() -> None:
+    for path in (PACKAGE / "embedders").glob("*.py"):
+        early = {name.split(".")[0] for name in imports(path, top_level_only=True)}
+        assert not early & {"transformers", "torchvision", "timm", "onnxruntime", "safetensors"}
+
+
+def test_what_reads_a_strangers_pickle_stands_alone() -> None:
+    path = PACKAGE / "embedders" / "archive.py"
+    assert of_elf(path) == {"errors", "errors.ElfError"}
+    assert not imports(path) & {"os", "subprocess", "importlib", "torch.jit", "torch.serialization"}
 
 
 @pytest.mark.parametrize("name", sorted(STANDARD_ONLY))
