@@ -80,9 +80,9 @@ def draw(chart: Chart) -> Image.Image:
     ys = [y for _, points, _ in shown for _, y in points] or [0.1, 1.0]
     if chart.level is not None:
         ys.append(chart.level)
-    axis_x = _Axis.of(min([0.0, *xs]), max(xs), False, box[0], box[2], spare=0.0)
+    axis_x = Axis.of(min([0.0, *xs]), max(xs), False, box[0], box[2], spare=0.0)
     low = 0.0 if chart.zero and not chart.logarithmic else min(ys)
-    axis_y = _Axis.of(low, max(ys), chart.logarithmic, box[3], box[1], spare=0.06)
+    axis_y = Axis.of(low, max(ys), chart.logarithmic, box[3], box[1], spare=0.06)
     labels: list[tuple[tuple[float, float], str, str]] = []
     for value, name in axis_y.ticks:
         y = axis_y(value)
@@ -118,7 +118,7 @@ def draw(chart: Chart) -> Image.Image:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """Maps values to px, and says where its ticks are."""
 
     low: float
@@ -131,7 +131,11 @@ class _Axis:
     @classmethod
     def of(
         cls, low: float, high: float, logarithmic: bool, start: float, end: float, spare: float
-    ) -> "_Axis":
+    ) -> "Axis":
+        """Return the axis of values from low to high that lies from one px to another.
+
+        A share of the range stays spare at its ends, but not below 0.
+        """
         if logarithmic:
             low, high = math.log10(low), math.log10(high)
         if high - low < 1e-12 * max(abs(low), abs(high), 1e-300):
@@ -146,6 +150,7 @@ class _Axis:
         return cls(bottom, top, logarithmic, start, end, ticks)
 
     def __call__(self, value: float) -> float:
+        """Return a value's place, px."""
         place = math.log10(value) if self.logarithmic else value
         return self.start + (place - self.low) / (self.high - self.low) * (self.end - self.start)
 
