@@ -1,0 +1,1 @@
+"""What `elf test` found, and the page that shows it."""

@@ -1,0 +1,92 @@
+"""How the page calls metrics and verdicts, and how it writes numbers."""
+
+from dataclasses import dataclass
+
+from elf.evaluation.schema import Difference
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a metric asks.
+
+    Attributes:
+        title: Its name for people.
+        meaning: What it says, in half a sentence.
+        digits: Decimals of its values; of percent where it is a share.
+        share: Whether its values are shares, shown in percent.
+    """
+
+    title: str
+    meaning: str
+    digits: int = 3
+    share: bool = False
+
+
+QUESTIONS = {
+    "weight_change": Question("Size of the update", "‖ΔW‖ / ‖W‖; 0: nothing was learnt", 4),
+    "picture_change": Question("Change of the pictures", "1 − cosine to the base's picture"),
+    "held_out_loss": Question("Held-out loss", "error on pictures that were not trained on", 4),
+    "subject_similarity": Question("Likeness to the subject", "cosine to the training pictures"),
+    "subject_similarity_clip": Question("Likeness by CLIP", "a second opinion on the subject"),
+    "prompt_similarity": Question("Follows the prompt", "cosine to the prompt without the trigger"),
+    "concept_rate": Question("Concept", "share of pictures that show all its parts", 1, True),
+    "attribute_rate": Question("Attributes", "share of the wanted tags that show", 1, True),
+    "concept_rate_without_trigger": Question(
+        "Concept, no trigger", "how far it leaks into other prompts", 1, True
+    ),
+    "attribute_rate_without_trigger": Question(
+        "Attributes, no trigger", "how far they leak into other prompts", 1, True
+    ),
+    "kid": Question("KID", "distance to the training pictures' distribution", 4),
+    "cmmd": Question("CMMD", "the same by CLIP, unbiased"),
+    "fid": Question("FID", "the same, valid for thousands of pictures alone", 1),
+    "diversity": Question("Diversity", "distance between the seeds of one prompt"),
+    "copies": Question("Copies", "share of pictures that copy a training picture", 1, True),
+    "nearest_similarity": Question("Nearest training picture", "likeness to the most alike one"),
+    "drift": Question("Drift", "change of pictures whose prompts lack the trigger"),
+    "prompt_similarity_without_trigger": Question(
+        "Follows the prompt, no trigger", "whether the base's knowledge was damaged"
+    ),
+}
+"""The metrics that are known, in the order of the table."""
+
+
+def question(name: str) -> Question:
+    """Return what a metric asks; one that is not known is called by its name."""
+    return QUESTIONS.get(name, Question(name.replace("_", " "), ""))
+
+
+def words(kind: str) -> str:
+    """Return a verdict's kind as words."""
+    return kind.replace("_", " ")
+
+
+def number(value: float | None, asked: Question, signed: bool = False) -> str:
+    """Write a metric's value; a difference has its sign, and one of shares is in points."""
+    if value is None:
+        return "–"
+    scaled = 100 * value if asked.share else value
+    text = f"{scaled:{'+' if signed else ''}.{asked.digits}f}"
+    if float(text) == 0:  # no sign where nothing is left to have one
+        text = text.lstrip("+-")
+    unit = ("" if signed else "\u00a0%") if asked.share else ""
+    return text.replace("-", "−") + unit
+
+
+def difference(value: Difference, asked: Question) -> str:
+    """Write a difference with its interval."""
+    text = number(value.mean, asked, signed=True)
+    if value.low is not None and value.high is not None:
+        low, high = (number(bound, asked, signed=True) for bound in (value.low, value.high))
+        text += f" [{low}, {high}]"
+    return text + (" points" if asked.share else "")
+
+
+def plain(value: float) -> str:
+    """Write a strength or a timestep."""
+    return f"{value:g}".replace("-", "−")
+
+
+def count(amount: int, one: str) -> str:
+    """Return an amount of things in words."""
+    return f"{amount} {one}" if amount == 1 else f"{amount} {one}s"
