@@ -89,37 +89,52 @@ def embed(folder: Path, files: Sequence[str], budget: int = BUDGET) -> dict[str,
 def _first_side(folder: Path, names: Sequence[str], budget: int) -> int:
     """Return the place of the largest side at which some of the pictures say that all fit."""
     some = names[:: max(1, -(-len(names) // SAMPLE))]
-    whole = [found for name in some if isinstance(found := _decoded(folder / name), Image.Image)]
+    decoded = [_Decoded.of(folder / name, SIDES[0]) for name in some]
+    whole = [each for each in decoded if isinstance(each, _Decoded)]
     share = budget * len(whole) / max(1, len(names))
     for place, side in enumerate(SIDES):
-        if sum(len(_written(picture, side).source) for picture in whole) <= share:
+        if sum(len(each.written(side).source) for each in whole) <= share:
             return place
     return len(SIDES) - 1
 
 
 def _embedded(path: Path, side: int) -> Embedded | Gap:
-    picture = _decoded(path)
-    return picture if isinstance(picture, Gap) else _written(picture, side)
+    decoded = _Decoded.of(path, side)
+    return decoded if isinstance(decoded, Gap) else decoded.written(side)
 
 
-def _decoded(path: Path) -> Image.Image | Gap:
-    try:
-        return decode(path.read_bytes())
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        return Gap("missing" if missing else f"unreadable ({error.strerror or error})")
-    except BadImage as error:
-        return Gap(str(error))
+@dataclass(frozen=True)
+class _Decoded:
+    """A picture, and the longer side that its file has, px."""
+
+    picture: Image.Image
+    longer: int
+
+    @classmethod
+    def of(cls, path: Path, side: int) -> "_Decoded | Gap":
+        """Return a picture, shrunk to a side: twelve whole photographs would fill the memory."""
+        try:
+            whole = decode(path.read_bytes())
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            return Gap("missing" if missing else f"unreadable ({error.strerror or error})")
+        except BadImage as error:
+            return Gap(str(error))
+        return cls(_shrunk(whole, side), max(whole.size))
+
+    def written(self, side: int) -> Embedded:
+        """Return it as the page holds it, with its longer side so long at most."""
+        if self.longer <= min(side, PIXEL_ART):
+            return _uri(self.picture, "PNG", optimize=True)
+        return _uri(_shrunk(self.picture, side), "WEBP", quality=QUALITY, method=4)
 
 
-def _written(picture: Image.Image, side: int) -> Embedded:
+def _shrunk(picture: Image.Image, side: int) -> Image.Image:
     longer = max(picture.size)
-    if longer <= min(side, PIXEL_ART):
-        return _uri(picture, "PNG", optimize=True)
-    if longer > side:
-        size = [max(1, round(length * side / longer)) for length in picture.size]
-        picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    return _uri(picture, "WEBP", quality=QUALITY, method=4)
+    if longer <= side:
+        return picture
+    width, height = (max(1, round(length * side / longer)) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _uri(picture: Image.Image, kind: str, **options: int) -> Embedded:
