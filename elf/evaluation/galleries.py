@@ -6,7 +6,7 @@ from pathlib import Path
 
 from elf.evaluation.pictures import Embedded, embed
 from elf.evaluation.schema import Metrics, Nearest, Variant
-from elf.evaluation.words import plain
+from elf.evaluation.words import label, plain
 
 NEAREST = 12  # that are shown at once; the others open
 PAIRS = 6  # prompts with and without the trigger that are shown at once
@@ -64,11 +64,8 @@ def _gap(why: str, caption: str) -> str:
     return f'<div class="gap" role="img" aria-label="{escape(caption)}">{escape(why)}</div>'
 
 
-def label(variant: Variant) -> str:
-    """Return a variant's name under a picture."""
-    if variant.adapter is None or variant.strength is None:
-        return escape(variant.adapter or "base")
-    return f"{escape(variant.adapter)} ×\u00a0{plain(variant.strength)}"
+def _label(variant: Variant) -> str:
+    return escape(label(variant))
 
 
 def pairs(album: Album) -> str:
@@ -97,7 +94,7 @@ def _named(metrics: Metrics, prompt: int) -> str:
 def _figures(album: Album, variants: Sequence[Variant], prompt: int, seed: int) -> str:
     return "".join(
         f"<figure>{album.shot(variant, prompt, seed)}"
-        f"<figcaption>{label(variant)}{'' if place else f' · seed {seed}'}</figcaption></figure>"
+        f"<figcaption>{_label(variant)}{'' if place else f' · seed {seed}'}</figcaption></figure>"
         for place, variant in enumerate(variants)
     )
 
@@ -165,7 +162,7 @@ def trigger(album: Album) -> str:
 
 
 def _switch(album: Album, variants: Sequence[Variant], on: int, off: int, seed: int) -> str:
-    names = "".join(f'<th scope="col">{label(each)}</th>' for each in variants)
+    names = "".join(f'<th scope="col">{_label(each)}</th>' for each in variants)
     rows = "".join(
         f'<tr><th scope="row">{name}</th>'
         + "".join(f"<td>{album.shot(each, prompt, seed)}</td>" for each in variants)
@@ -233,6 +230,6 @@ def _likeness(album: Album, each: Nearest) -> str:
         f'<figure class="twin{" copy" if each.copy else ""}">'
         f'<div class="two">{album.shot(variant, each.prompt, each.seed)}'
         f"{album.file(each.training, caption, of, len(metrics.variants))}</div>"
-        f"<figcaption><b>{similarity}</b>{chip} {label(variant)} · seed {each.seed}"
+        f"<figcaption><b>{similarity}</b>{chip} {_label(variant)} · seed {each.seed}"
         f'<span class="line">{prompt}</span></figcaption></figure>'
     )

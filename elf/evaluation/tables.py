@@ -5,7 +5,7 @@ from html import escape
 
 from elf.evaluation.charts import bar, verdict
 from elf.evaluation.schema import Metrics, Row, Variant
-from elf.evaluation.words import QUESTIONS, difference, number, plain, question, words
+from elf.evaluation.words import QUESTIONS, difference, label, number, plain, question, words
 
 ARROWS = {"higher": "↑ higher is better", "lower": "↓ lower is better"}
 KINDS = ("good", "no_change", "undertrained", "memorised", "ignores_prompts", "unclear")
@@ -19,7 +19,8 @@ def measured(metrics: Metrics) -> str:
         return ""
     shown = {each.name for each in (metrics.base, *metrics.shown_variants)}
     bodies = "".join(
-        _metric(name, [row for row in rows if row.name == name], shown) for name in _names(rows)
+        _metric(metrics, name, [row for row in rows if row.name == name], shown)
+        for name in _names(rows)
     )
     switch = ""
     if any(row.variant not in shown for row in rows):
@@ -46,7 +47,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _metric(name: str, rows: Sequence[Row], shown: set[str]) -> str:
+def _metric(metrics: Metrics, name: str, rows: Sequence[Row], shown: set[str]) -> str:
     asked = question(name)
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
     said = [asked.meaning, ARROWS.get(rows[0].better or "", ""), *notes[: len(notes) == 1]]
@@ -59,7 +60,14 @@ def _metric(name: str, rows: Sequence[Row], shown: set[str]) -> str:
         if end is not None
     ]
     lines = "".join(
-        _line(row, max(ends, default=0.0), len(notes) > 1, row.variant in shown) for row in rows
+        _line(
+            row,
+            label(metrics.by_name[row.variant]),
+            max(ends, default=0.0),
+            noted=len(notes) > 1,
+            shown=row.variant in shown,
+        )
+        for row in rows
     )
     return (
         f'<tbody><tr class="metric{other}"><th colspan="6" scope="rowgroup">{escape(asked.title)}'
@@ -69,7 +77,7 @@ def _metric(name: str, rows: Sequence[Row], shown: set[str]) -> str:
     )
 
 
-def _line(row: Row, reach: float, noted: bool, shown: bool) -> str:
+def _line(row: Row, variant: str, reach: float, noted: bool, shown: bool) -> str:
     asked, change = question(row.name), row.change
     kinds = [
         *(["indicative"] if row.indicative else []),
@@ -88,7 +96,7 @@ def _line(row: Row, reach: float, noted: bool, shown: bool) -> str:
         kind = verdict(change, row.better)
         said = f'<span class="{kind}">{difference(change, asked)}</span>'
     return (
-        f'<tr class="{" ".join(kinds)}"><th scope="row">{escape(row.variant)}{note}</th>'
+        f'<tr class="{" ".join(kinds)}"><th scope="row">{escape(variant)}{note}</th>'
         f'<td data-is="base">{"" if row.base is None else number(row.base, asked)}</td>'
         f'<td data-is="adapter">{number(row.adapter, asked)}</td>'
         f'<td data-is="difference">{said}</td>'
@@ -107,7 +115,8 @@ def skipped(metrics: Metrics) -> str:
     all_of = {each.name for each in metrics.variants if each.adapter is not None}
     items = ""
     for (name, note), variants in needs.items():
-        whose = "" if all_of <= set(variants) else f" ({', '.join(dict.fromkeys(variants))})"
+        labels = (label(metrics.by_name[each]) for each in dict.fromkeys(variants))
+        whose = "" if all_of <= set(variants) else f" ({', '.join(labels)})"
         items += (
             f"<li><b>{escape(question(name).title)}</b> <code>{escape(name)}</code>"
             f"{escape(whose)}: {escape(note)}</li>"
@@ -206,7 +215,7 @@ def switched(metrics: Metrics) -> str:
                 for value in (on.base, on.adapter, off.base, off.adapter)
             )
             lines += (
-                f'<tr><th scope="row">{escape(variant.name)}'
+                f'<tr><th scope="row">{escape(label(variant))}'
                 f'<span class="note">{escape(asked.title)}</span></th>{values}</tr>'
             )
     if not lines:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from elf.evaluation.schema import Difference
+from elf.evaluation.schema import Difference, Variant
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,13 @@ def difference(value: Difference, asked: Question) -> str:
         low, high = (number(bound, asked, signed=True) for bound in (value.low, value.high))
         text += f" [{low}, {high}]"
     return text + (" points" if asked.share else "")
+
+
+def label(variant: Variant) -> str:
+    """Return what a variant is called: the adapter and its strength."""
+    if variant.adapter is None or variant.strength is None:
+        return variant.adapter or variant.name
+    return f"{variant.adapter} ×\u00a0{plain(variant.strength)}"
 
 
 def plain(value: float) -> str:

@@ -138,7 +138,7 @@ def test_the_curves_say_their_values(whole: tuple[str, Page]) -> None:
 def test_trigger_and_nearest(whole: tuple[str, Page]) -> None:
     text, found = whole
     trigger = found.text("trigger")
-    assert "wood_elf x 0.7 Concept 0.0 % 62.5 % 0.0 % 6.2 %" in trigger
+    assert "wood_elf × 0.7 Concept 0.0 % 62.5 % 0.0 % 6.2 %" in trigger
     assert "wood_elf, snow, night off: snow, night · seed 0" in trigger
     part = text[text.index('id="trigger"') : text.index('id="nearest"')]
     assert part.count('<table class="grid switch"') == 4 and part.count('class="shot"') == 24
@@ -153,10 +153,10 @@ def test_trigger_and_nearest(whole: tuple[str, Page]) -> None:
 def test_the_table_has_every_row(whole: tuple[str, Page]) -> None:
     text, found = whole
     rows = found.text("rows")
-    assert "wood_elf x 0.7 0.520 0.680 +0.160 [+0.130, +0.190] 16 of 40 needed indicative" in rows
+    assert "wood_elf × 0.7 0.520 0.680 +0.160 [+0.130, +0.190] 16 of 40 needed indicative" in rows
     assert "cosine to the training pictures · ↑ higher is better · DINOv2 to 24 training" in rows
-    assert "wood_elf x 0.7 0.440 0.410 −0.030 [−0.060, 0.000] 16 (4 needed)" in rows
-    assert "wood_elf x 0.7 0.0140" in rows
+    assert "wood_elf × 0.7 0.440 0.410 −0.030 [−0.060, 0.000] 16 (4 needed)" in rows
+    assert "wood_elf × 0.7 0.0140" in rows
     part = text[text.index('id="rows"') : text.index('id="skipped"')]
     assert len(re.findall(r'<tr class="(?!metric)', part)) == 17 * 8
     assert part.count('class="bar ') == 14 * 8
@@ -170,7 +170,7 @@ def test_the_table_has_every_row(whole: tuple[str, Page]) -> None:
 
 def test_what_only_some_variants_lack_names_them(changed: Changed) -> None:
     folder = changed(lambda found: found["rows"].pop())
-    assert "FID fid (wood_elf x 0.4, wood_elf x 0.7," in page(folder)[1].text("skipped")
+    assert "FID fid (wood_elf × 0.4, wood_elf × 0.7," in page(folder)[1].text("skipped")
 
 
 def test_adapters_are_compared_and_the_surely_better_one_marked(whole: tuple[str, Page]) -> None:
