@@ -3,15 +3,24 @@
 Shapes: N pictures, M references, D embedding width, P prompts, S seeds.
 """
 
+from elf.metrics.copies import SSCD_COPY, Nearest, nearest_references, share_of_copies
+from elf.metrics.diversity import diversity
+from elf.metrics.drift import drift
 from elf.metrics.embeddings import checked, normalise
 from elf.metrics.intervals import Interval, paired_difference
 from elf.metrics.similarity import similarity_to_references, similarity_to_texts
 
 __all__ = [
+    "SSCD_COPY",
     "Interval",
+    "Nearest",
     "checked",
+    "diversity",
+    "drift",
+    "nearest_references",
     "normalise",
     "paired_difference",
+    "share_of_copies",
     "similarity_to_references",
     "similarity_to_texts",
 ]
