@@ -4,6 +4,7 @@ Shapes: N pictures, M references, D embedding width, P prompts, S seeds.
 """
 
 from elf.metrics.copies import SSCD_COPY, Nearest, nearest_references, share_of_copies
+from elf.metrics.distribution import FID_MINIMUM, cmmd, fid, kid
 from elf.metrics.diversity import diversity
 from elf.metrics.drift import drift
 from elf.metrics.embeddings import checked, normalise
@@ -11,12 +12,16 @@ from elf.metrics.intervals import Interval, paired_difference
 from elf.metrics.similarity import similarity_to_references, similarity_to_texts
 
 __all__ = [
+    "FID_MINIMUM",
     "SSCD_COPY",
     "Interval",
     "Nearest",
     "checked",
+    "cmmd",
     "diversity",
     "drift",
+    "fid",
+    "kid",
     "nearest_references",
     "normalise",
     "paired_difference",
