@@ -8,7 +8,13 @@ from elf.metrics.distribution import FID_MINIMUM, cmmd, fid, kid
 from elf.metrics.diversity import diversity
 from elf.metrics.drift import drift
 from elf.metrics.embeddings import checked, normalise
-from elf.metrics.intervals import Interval, paired_difference
+from elf.metrics.intervals import (
+    Interval,
+    jackknife_difference,
+    jackknife_interval,
+    jackknife_ratio,
+    paired_difference,
+)
 from elf.metrics.similarity import similarity_to_references, similarity_to_texts
 
 __all__ = [
@@ -21,6 +27,9 @@ __all__ = [
     "diversity",
     "drift",
     "fid",
+    "jackknife_difference",
+    "jackknife_interval",
+    "jackknife_ratio",
     "kid",
     "nearest_references",
     "normalise",

@@ -13,7 +13,7 @@ def diversity(pictures: Float[Array, "P S D"]) -> Float[Array, " P"]:
     """Return each prompt's mean of 1 − cosine over all pairs of its seeds.
 
     How large it is depends on the embedding and on the prompts; only relative to the base does it
-    say whether an adapter has collapsed.
+    say whether an adapter has collapsed: ``jackknife_ratio(np.mean, base, adapter)`` of both.
 
     Raises:
         ElfError: If there is one seed, or an embedding is not usable.
