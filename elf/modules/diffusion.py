@@ -375,7 +375,7 @@ class DiffusionModule(SteppedModule):
         warn_of_precision(self.run_precision, checkpoint["elf"].get("precision"))
         if self.trainer.state.fn != TrainerFn.FITTING:
             checkpoint["state_dict"] = evaluated_state(checkpoint)
-        elif self.average is not None:
+        if self.average is not None:
             self.average.load(checkpoint["elf"]["averaged"])
 
     def on_fit_start(self) -> None:
