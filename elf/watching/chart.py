@@ -35,6 +35,7 @@ class Series:
         color: Of the line; the palette's by its place if not given.
         faint: Whether it is the background of another.
         dots: Whether its points are marked.
+        band: (x, low, high) of the interval that it is known to, shaded behind all lines.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Series:
     color: str | None = None
     faint: bool = False
     dots: bool = False
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Chart:
         logarithmic: Whether the values' axis is; only values within `DECADES` of the largest are
             shown then.
         zero: Whether the axis begins at 0.
+        ring: (x, y) of a point that is ringed, and what is written beside it.
+        whole: Whether the steps' axis begins at 0; else at the first step.
     """
 
     title: str
@@ -62,6 +66,8 @@ class Chart:
     level: float | None = None
     logarithmic: bool = False
     zero: bool = False
+    ring: tuple[float, float, str] | None = None
+    whole: bool = True
 
 
 def draw(chart: Chart) -> Image.Image:
@@ -78,12 +84,23 @@ def draw(chart: Chart) -> Image.Image:
     box = (left, top, SIZE[0] - right, SIZE[1] - bottom)
     xs = [x for _, points, _ in shown for x, _ in points] or [0.0, 1.0]
     ys = [y for _, points, _ in shown for _, y in points] or [0.1, 1.0]
+    bands = [(_finite(each.band), color) for each, _, color in shown if not chart.logarithmic]
+    ys += [y for band, _ in bands for _, *ends in band for y in ends]
     if chart.level is not None:
         ys.append(chart.level)
-    axis_x = Axis.of(min([0.0, *xs]), max(xs), False, box[0], box[2], spare=0.0)
+    first = min([0.0, *xs]) if chart.whole else min(xs)
+    spare = 0.0 if chart.whole and chart.ring is None else 0.04  # a ring keeps off the edge
+    axis_x = Axis.of(first, max(xs), False, box[0], box[2], spare)
     low = 0.0 if chart.zero and not chart.logarithmic else min(ys)
     axis_y = Axis.of(low, max(ys), chart.logarithmic, box[3], box[1], spare=0.06)
     labels: list[tuple[tuple[float, float], str, str]] = []
+    for band, color in bands:
+        lows = [(axis_x(x) * FINER, axis_y(low) * FINER) for x, low, _ in band]
+        highs = [(axis_x(x) * FINER, axis_y(high) * FINER) for x, _, high in band]
+        if len(band) == 1:
+            pen.line([*lows, *highs], _faded(color), 2 * FINER)
+        elif band:
+            pen.polygon([*lows, *reversed(highs)], _faded(color, 8))
     for value, name in axis_y.ticks:
         y = axis_y(value)
         pen.line([(box[0] * FINER, y * FINER), (box[2] * FINER, y * FINER)], GRID, FINER)
@@ -103,11 +120,16 @@ def draw(chart: Chart) -> Image.Image:
             for x, y in line:
                 radius = 3.5 * FINER
                 pen.ellipse((x - radius, y - radius, x + radius, y + radius), ink)
+    if chart.ring is not None:
+        x, y, radius = axis_x(chart.ring[0]) * FINER, axis_y(chart.ring[1]) * FINER, 8 * FINER
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=INK, width=2 * FINER)
     picture = large.resize(SIZE, Image.Resampling.BOX)
     pen = ImageDraw.Draw(picture)
     plain = font(15)
     for place, text, anchor in labels:
         pen.text(place, text, PALE, plain, anchor=anchor)
+    if chart.ring is not None:
+        _beside(pen, (axis_x(chart.ring[0]), axis_y(chart.ring[1])), chart.ring[2], box)
     title = font(18, bold=True)
     pen.text((20, 26), chart.title, INK, title, anchor="lm")
     if not shown:
@@ -195,10 +217,26 @@ def _usable(points: Points, least: float) -> Points:
     return good[::stride]
 
 
-def _faded(color: str) -> tuple[int, int, int]:
-    """Return a colour mixed with white."""
-    red, green, blue = (int(color[place : place + 2], 16) for place in (1, 3, 5))
-    return (255 - (255 - red) // 4, 255 - (255 - green) // 4, 255 - (255 - blue) // 4)
+def _finite(band: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    """Return what can be drawn of a band."""
+    return [each for each in band if all(map(math.isfinite, each))]
+
+
+def _faded(color: str, parts: int = 4) -> tuple[int, int, int]:
+    """Return a colour mixed with white, of so many parts one is the colour."""
+    red, green, blue = (255 - int(color[place : place + 2], 16) for place in (1, 3, 5))
+    return (255 - red // parts, 255 - green // parts, 255 - blue // parts)
+
+
+def _beside(
+    pen: ImageDraw.ImageDraw, point: tuple[float, float], text: str, box: tuple[int, int, int, int]
+) -> None:
+    """Write below a point, above it at the box's foot, and within the box's sides; box in px."""
+    x, y = point
+    half = width(text, font(15)) / 2
+    x = min(max(x, box[0] + half + 4), box[2] - half - 4)
+    low = y + 36 > box[3]
+    pen.text((x, y - 14 if low else y + 14), text, INK, font(15), anchor="mb" if low else "mt")
 
 
 def _legend(pen: ImageDraw.ImageDraw, names: Sequence[tuple[str, str]], after: float) -> None:
