@@ -1,5 +1,7 @@
 """Checkpoint files: written atomically, read without running code, found by name."""
 
+import glob
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,48 @@ def last_checkpoint(run_folder: str | Path) -> Path:
     if not last.is_file():
         raise ElfError(f"no checkpoint in {last.parent}; `elf fit` writes one there")
     return last
+
+
+def named_checkpoints(given: str | Sequence[str], run_folder: str | Path) -> list[Path]:
+    """Return the checkpoints that ``--ckpt_path`` of `elf validate` names; some may be the same.
+
+    Args:
+        given: ``last`` or ``all`` of the run's, a file, a pattern of files, or several of these: as
+            a list or with commas between them. A file's name may hold a comma of its own.
+        run_folder: The run's.
+
+    Raises:
+        ElfError: If there is no file of a name.
+    """
+    names = [given] if isinstance(given, str) else given
+    parts = [p for name in names for p in ([name] if Path(name).is_file() else name.split(","))]
+    found = [path for part in parts for path in _named(part.strip(), Path(run_folder))]
+    if not found:
+        raise ElfError(f"ckpt_path {given!r} names nothing; give a .ckpt file, `last` or `all`")
+    return found
+
+
+def _named(name: str, run_folder: Path) -> Iterator[Path]:
+    if name == "last":
+        yield last_checkpoint(run_folder)
+    elif name == "all":
+        folder = run_folder / "checkpoints"
+        # numbered ones first: others may be the same, and are known by the number then
+        files = sorted(folder.glob("*.ckpt"), key=lambda p: (not p.name.startswith("step-"), p))
+        if not files:
+            raise ElfError(f"no checkpoint in {folder}; `elf fit` writes one there")
+        yield from files
+    elif Path(name).is_file():
+        yield Path(name)
+    elif name:
+        matching = [path for path in map(Path, sorted(glob.glob(name))) if path.is_file()]
+        if not matching:
+            what = "file matches" if glob.has_magic(name) else "file"
+            raise ElfError(
+                f"ckpt_path: no {what} {name}; give a .ckpt file, a pattern in quotes, `last` or "
+                "`all`"
+            )
+        yield from matching
 
 
 def evaluated_state(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:

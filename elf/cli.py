@@ -30,7 +30,7 @@ COMMANDS = {
     "prepare": Command("elf.trainer", "prepare", "write shards, buckets and caches for a config"),
     "plan": Command("elf.plan", "main", "say what memory, time and disk a training will take"),
     "fit": Command("elf.trainer", "fit", "train a LoRA or DoRA adapter"),
-    "validate": Command("elf.trainer", "validate", "measure the validation loss of a checkpoint"),
+    "validate": Command("elf.trainer", "validate", "measure the validation loss of checkpoints"),
     "test": Command("elf.trainer", "test", "evaluate an adapter against its base"),
     "export": Command("elf.export", "main", "write an adapter as the file that others load"),
 }

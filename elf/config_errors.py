@@ -84,7 +84,9 @@ def explain(
         where = "" if given else place_of(last, files)
         return f"unknown key {key!r}{where}{_kohya(last, key, known) or _nearest(last, known)}"
     if match := _ALONE.search(message):
-        return f"{match[1][:80]!r} stands alone: name the key that it is for, as in --KEY VALUE"
+        alone = f"{match[1][:80]!r} stands alone: name the key that it is for, as in --KEY VALUE"
+        quoted = "; a pattern of files needs quotes, as in --ckpt_path '*.ckpt'"
+        return alone + quoted * match[1].endswith(".ckpt")
     if match := _REQUIRED.search(message):
         key = ".".join([*keys, match[1]])
         return missing(key)

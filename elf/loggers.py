@@ -36,6 +36,25 @@ def make_loggers(name: LoggerName, folder: str, goes_on: bool = False) -> list[L
     return loggers
 
 
+def validation_loggers(name: LoggerName, folder: str) -> list[Logger]:
+    """Return the loggers of `elf validate`: TensorBoard or W&B if wanted, else none.
+
+    They are not the training's, whose curves would be drawn twice: TensorBoard shows a run
+    ``validation`` within the other, W&B one that is named ``{run} validation``. ``validation.csv``
+    is written by the command itself.
+
+    Args:
+        name: What is wanted.
+        folder: The training's.
+    """
+    place = Path(folder) / "validation"
+    if name == "tensorboard":
+        return [TensorBoardRun(str(place))]
+    if name == "wandb":
+        return [WandbRun(str(place), name=f"{Path(folder).absolute().name} validation")]
+    return []
+
+
 class MetricsFile(Logger):
     """Writes ``metrics.csv`` in the run's folder, one row for each step that logged something.
 

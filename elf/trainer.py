@@ -31,14 +31,14 @@ from elf.callbacks import (
     StepBar,
     with_watching,
 )
-from elf.checkpoints import AtomicCheckpointIO, last_checkpoint
+from elf.checkpoints import AtomicCheckpointIO, last_checkpoint, named_checkpoints
 from elf.command_parser import broken
 from elf.config_errors import ALLOWED, explain, known_names, missing, refuse_circular
 from elf.datamodules.reading import WORKER_DIED, is_of_dead_worker
 from elf.errors import ElfError
 from elf.explain import explain as explain_label
 from elf.files import write_atomic
-from elf.loggers import LoggerName, make_loggers
+from elf.loggers import LoggerName, make_loggers, validation_loggers
 from elf.nulls import refuse_nulls
 from elf.quiet import silence_harmless_warnings
 from elf.refusals import (
@@ -48,13 +48,14 @@ from elf.refusals import (
     refuse_used_folder,
 )
 from elf.resources import resolve_configs
+from elf.validating import CKPT_PATH, EveryCheckpoint
 from elf.watching import log_config
 
 ENCODED_AT_ONCE = 8  # pictures or captions; 8 pictures of 512 px take about 3 GiB on a GPU
 
 DOES = {
     "fit": "Train an adapter.",
-    "validate": "Measure the validation loss of a checkpoint.",
+    "validate": "Measure the validation loss of checkpoints.",
     "test": "Evaluate an adapter against its base.",
     "predict": "Tag and caption a folder of pictures.",
     "prepare": "Write shards, buckets and caches for a training's config.",
@@ -128,11 +129,20 @@ class ElfCLI(LightningCLI):
             help="csv, or tensorboard or wandb beside it",
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return Lightning's commands, each with the options that it does not get from there."""
+        known = LightningCLI.subcommands()
+        return known | {"validate": known["validate"] | {"ckpt_path"}}
+
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "predict":
+        if subcommand == "validate":
+            kind = str | list[str] | None
+            parser.add_argument("--ckpt_path", type=kind, default=None, help=CKPT_PATH)
+        elif subcommand == "predict":
             # Lightning's default keeps every batch's result in memory until the end
             parser.set_defaults({"return_predictions": False})
             parser.add_argument(
@@ -192,7 +202,10 @@ class ElfCLI(LightningCLI):
         folder = Path(trainer.default_root_dir)
         if folder.exists() and not folder.is_dir():
             raise ElfError(f"trainer.default_root_dir: {folder} is a file; give a folder")
-        if config.get("ckpt_path") == "last":
+        if self.subcommand == "validate":
+            if config.ckpt_path is not None:
+                config.ckpt_path = [str(p) for p in named_checkpoints(config.ckpt_path, folder)]
+        elif config.get("ckpt_path") == "last":
             try:
                 config.ckpt_path = str(last_checkpoint(folder))
             except ElfError as error:
@@ -227,10 +240,19 @@ class ElfCLI(LightningCLI):
             name = self._get(self.config_init, "logger")
             goes_on = self.subcommand == "fit" and bool(self._get(self.config_init, "ckpt_path"))
             kwargs["logger"] = make_loggers(name, config.default_root_dir, goes_on)
+        elif config.logger is None and self.subcommand == "validate":
+            name = self._get(self.config_init, "logger")
+            kwargs["logger"] = validation_loggers(name, config.default_root_dir)
         elif config.logger is None:
             kwargs["logger"] = False
         kwargs["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
         callbacks = config.callbacks or []
+        own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        bar = [] if own_bar or config.enable_progress_bar is False else [StepBar()]
+        if self.subcommand == "validate":
+            paths = [Path(each) for each in self._get(self.config_init, "ckpt_path") or []]
+            lock = [RunLock(".validation.lock")] * bool(paths)
+            callbacks = kwargs["callbacks"] = [*lock, *callbacks, *bar, EveryCheckpoint(paths)]
         if self.subcommand == "fit":
             callbacks = with_watching(callbacks)
         if self.subcommand in ("fit", "test"):
@@ -240,10 +262,7 @@ class ElfCLI(LightningCLI):
                 callbacks = [*callbacks, AdapterCheckpoint()]
             if not any(isinstance(callback, BestCheckpoint) for callback in callbacks):
                 callbacks = [*callbacks, BestCheckpoint()]
-            own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-            if config.enable_progress_bar is not False and not own_bar:
-                callbacks = [*callbacks, StepBar()]
-            kwargs["callbacks"] = [*callbacks, Randomness()]
+            kwargs["callbacks"] = [*callbacks, *bar, Randomness()]
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:

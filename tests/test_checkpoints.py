@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from elf.checkpoints import AtomicCheckpointIO, last_checkpoint, read_checkpoint
+from elf.checkpoints import (
+    AtomicCheckpointIO,
+    last_checkpoint,
+    named_checkpoints,
+    read_checkpoint,
+)
 from elf.errors import ElfError
 
 
@@ -62,3 +67,46 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "other.ckpt")
     with pytest.raises(ElfError, match=r"no checkpoint in .*; `elf fit` writes one there"):
         last_checkpoint(tmp_path)
+
+
+def test_checkpoints_are_named_in_many_ways(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    names = ["best-000002.ckpt", "last.ckpt", "step-000001.ckpt", "step-000002.ckpt", "a,b.ckpt"]
+    best, last, one, two, comma = paths = [folder / name for name in names]
+    for path in paths:
+        path.touch()
+    (folder / ".last.ckpt.x.tmp").touch()
+    (folder / "step-000003.ckpt").mkdir()
+    assert named_checkpoints("last", tmp_path) == [last]
+    assert named_checkpoints(str(comma), tmp_path) == [comma]
+    assert named_checkpoints(f"{two}, last,{one}", tmp_path) == [two, last, one]
+    assert named_checkpoints([str(comma), "last"], tmp_path) == [comma, last]
+    assert named_checkpoints(f"{folder}/step-*.ckpt", tmp_path) == [one, two]
+    (folder / "step-000003.ckpt").rmdir()
+    assert named_checkpoints("all", tmp_path) == [one, two, comma, best, last]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("all", r"^no checkpoint in {}/checkpoints; `elf fit` writes one there$"),
+        ("last", r"^no checkpoint in {}/checkpoints; `elf fit` writes one there$"),
+        (
+            "x.ckpt",
+            r"^ckpt_path: no file x\.ckpt; give a \.ckpt file, a pattern in quotes, `last` or ",
+        ),
+        (
+            "{}/*.ckpt",
+            r"^ckpt_path: no file matches {}/\*\.ckpt; give a \.ckpt file, a pattern in q",
+        ),
+        (",", r"^ckpt_path ',' names nothing; give a \.ckpt file, `last` or `all`$"),
+        ([], r"^ckpt_path \[\] names nothing; give"),
+    ],
+)
+def test_what_names_no_checkpoint_is_refused(
+    tmp_path: Path, given: str | list[str], message: str
+) -> None:
+    named = given.format(tmp_path) if isinstance(given, str) else given
+    with pytest.raises(ElfError, match=message.format(tmp_path)):
+        named_checkpoints(named, tmp_path)

@@ -70,6 +70,11 @@ def nested(inner: str, key: str = "model") -> str:
             "'data/raw x' stands alone: name the key that it is for, as in --KEY VALUE",
         ),
         (
+            "unrecognized arguments: a.ckpt b.ckpt",
+            "'a.ckpt b.ckpt' stands alone: name the key that it is for, as in --KEY VALUE; a "
+            "pattern of files needs quotes, as in --ckpt_path '*.ckpt'",
+        ),
+        (
             "Parser key \"kind\":\n  Expected a typing.Literal['lora', 'dora']. Got value: lokr",
             "kind: expected lora or dora, got lokr",
         ),

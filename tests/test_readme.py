@@ -30,7 +30,7 @@ def test_the_two_commands_stand_in_both_shells() -> None:
 def test_every_command_that_is_named_exists() -> None:
     named = set(re.findall(r"elf ([a-z]+)\b", README)) - {"as"}
     assert named <= cli.COMMANDS.keys()
-    assert cli.COMMANDS.keys() - named <= {"validate"}
+    assert cli.COMMANDS.keys() <= named
 
 
 def test_every_file_that_is_named_exists() -> None:

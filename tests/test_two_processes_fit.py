@@ -93,3 +93,20 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_both(
     assert result.returncode != 0
     assert "the loss is" in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(training: list[str], tmp_path: Path) -> None:
+    options = arguments(training, tmp_path, "--ckpt_path=all")
+    trainer.fit([*options[:-1], "--model.validation_strata=2"])
+    trainer.validate([*options, "--model.validation_strata=2"])
+    one = (tmp_path / "validation.csv").read_text()
+    result = subprocess.run(
+        [sys.executable, "-m", "elf", "validate", *options, "--model.validation_strata=2",
+         "--trainer.devices=2", "--trainer.strategy=ddp"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("val/loss") == 1, "the table is printed once"
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:3]] == ["2", "3"]
+    assert (tmp_path / "validation.csv").read_text() == one

@@ -25,6 +25,7 @@ class StepBar(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
+        self.validating = "validation"  # what the second bar is called
         self._shown = True
         self._steps: tqdm[Any] | None = None
         self._batches: tqdm[Any] | None = None
@@ -84,7 +85,7 @@ class StepBar(ProgressBar):
             total = sum(trainer.num_val_batches)
             bounded = int(total) if math.isfinite(total) else None
             self._batches = self._bar(
-                desc="validation", total=bounded, unit=" batches", leave=False
+                desc=self.validating, total=bounded, unit=" batches", leave=False
             )
 
     def on_validation_batch_end(self, *_: Any, **__: Any) -> None:

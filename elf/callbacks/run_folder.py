@@ -9,9 +9,14 @@ from elf.watching.tensorboard import TensorBoardRun
 
 
 class RunLock(Callback):
-    """Keeps a second run out of the folder, which holds no checkpoint yet that would say so."""
+    """Keeps a second run out of the folder, which holds no checkpoint yet that would say so.
 
-    def __init__(self) -> None:
+    Args:
+        name: Of the lock's file: who writes other files takes another lock.
+    """
+
+    def __init__(self, name: str = ".lock") -> None:
+        self._name = name
         self._lock: FolderLock | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -24,7 +29,7 @@ class RunLock(Callback):
             return
         folder = trainer.default_root_dir
         try:
-            self._lock = FolderLock(folder)
+            self._lock = FolderLock(folder, self._name)
         except OSError as error:
             raise ElfError(
                 f"trainer.default_root_dir: {folder} cannot be written "

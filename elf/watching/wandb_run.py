@@ -38,16 +38,18 @@ class WandbRun(WandbLogger):
     Args:
         folder: The run's.
         goes_on: Whether the run goes on from a checkpoint: W&B's then does too.
+        name: What W&B calls the run; the folder's name if not given.
     """
 
     _experiment: Any
 
-    def __init__(self, folder: str, goes_on: bool = False) -> None:
+    def __init__(self, folder: str, goes_on: bool = False, name: str | None = None) -> None:
         self._folder = Path(folder)
         self._goes_on = goes_on
         self._troubles: set[str] = set()
         self._latest: tuple[int | None, dict[str, Any]] | None = None
-        super().__init__(name=self._folder.absolute().name, project=project(), save_dir=folder)
+        name = name or self._folder.absolute().name
+        super().__init__(name=name, project=project(), save_dir=folder)
 
     @property
     @rank_zero_experiment
