@@ -23,7 +23,7 @@ IMPORTED_AS = {
     "onnxruntime-gpu": "onnxruntime",
 }
 # used through other libraries, by a name in a YAML or for a file that it brings, not by an import
-INDIRECT = {"torchvision", "tensorboard", "open-clip-torch", "schedulefree", "prodigyopt"}
+INDIRECT = {"tensorboard", "open-clip-torch", "schedulefree", "prodigyopt"}
 WITH_TORCH = {"triton"}  # where torch is built for CUDA; Elf does without it elsewhere
 
 
