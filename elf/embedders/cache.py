@@ -95,13 +95,15 @@ class EmbeddingCache:
     def _batch(self, batch: list[tuple[str, Image.Image]]) -> list[Row]:
         keys = [pixel_key(picture) for _, picture in batch]
         rows = {key: row for key in set(keys) if (row := self._get(key)) is not None}
-        missing = {key: item for key, item in zip(keys, batch, strict=True) if key not in rows}
-        if missing:
-            names, pictures = zip(*missing.values(), strict=True)
+        if any(key not in rows for key in keys):
+            # All of a batch: among others a picture's row would differ by rounding, and what is
+            # found after an interruption would not be what was found without one.
+            names, pictures = zip(*batch, strict=True)
             computed = self._embedder.pictures(list(pictures), names)
-            for key, row in zip(missing, computed, strict=True):
-                rows[key] = row
-                self._put(key, row)
+            for key, row in zip(keys, computed, strict=True):
+                if key not in rows:
+                    rows[key] = row
+                    self._put(key, row)
         return [rows[key] for key in keys]
 
     def _get(self, key: str) -> Row | None:
