@@ -4,10 +4,12 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from elf.files import atomic_path
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
@@ -203,3 +205,12 @@ def _over(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
         canvas = Image.new("RGBA", strip.size, (*background, 255))
         result.paste(Image.alpha_composite(canvas, strip).convert("RGB"), (0, top))
     return result
+
+
+def write_png(path: Path, image: Image.Image, texts: Mapping[str, str] = {}) -> None:
+    """Write a picture atomically, with texts that image viewers show."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in texts.items():
+        info.add_itxt(key, value)
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=info)

@@ -24,9 +24,9 @@ from elf.checkpoints import read_checkpoint
 from elf.datamodules import ShardDataModule
 from elf.errors import ElfError
 from elf.files import explain_disk_errors, write_atomic
+from elf.images import write_png
 from elf.watching.chart import draw
 from elf.watching.comparison import Measured, chart, csv_text, table
-from elf.watching.dispatch import write_png
 from elf.watching.tensorboard import TensorBoardRun
 
 CSV, PNG = "validation.csv", "validation.png"

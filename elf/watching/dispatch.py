@@ -23,9 +23,10 @@ import numpy as np
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from elf.files import atomic_path, sha256_file
+from elf.files import sha256_file
+from elf.images import write_png
 from elf.watching.steptable import StepTable
 from elf.watching.wandb_run import WandbRun
 
@@ -135,15 +136,6 @@ def log_config(trainer: Trainer, config: Mapping[str, Any]) -> None:
     if trainer.is_global_zero:
         for logger in trainer.loggers:
             _config(logger, config)
-
-
-def write_png(path: Path, image: Image.Image, texts: Mapping[str, str] = {}) -> None:
-    """Write a picture atomically, with texts that image viewers show."""
-    info = PngImagePlugin.PngInfo()
-    for key, value in texts.items():
-        info.add_itxt(key, value)
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=info)
 
 
 def _plain(cell: Any) -> str:

@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from elf.images import write_png
 from elf.watching.chart import PALETTE, Chart, Series, draw
-from elf.watching.dispatch import write_png
 
 Columns = Mapping[str, Sequence[tuple[float, float]]]
 

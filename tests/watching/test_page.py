@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from PIL import Image
 
-from elf.watching.dispatch import write_png
+from elf.images import write_png
 from elf.watching.page import facts, write_page
 from elf.watching.plots import write_plots
 
