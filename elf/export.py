@@ -120,13 +120,16 @@ def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     return AdapterConfig(**checkpoint["elf"]["adapter"]), evaluated_state(checkpoint)
 
 
-def read_base_options(path: str | Path) -> dict[str, Any]:
-    """Return what a run said of its base (``prediction_type`` …); a file says nothing of it."""
+def read_origin(path: str | Path) -> tuple[dict[str, Any], str | None]:
+    """Return what a run said of its base (``prediction_type`` …), and the sha256 of its UNet.
+
+    A file of others' layout says nothing of either.
+    """
     path = Path(path)
     if path.suffix == ".safetensors" or (path / FILE_NAME).exists():
-        return {}
-    options: dict[str, Any] = read_checkpoint(find_checkpoint(path))["elf"]["base_options"]
-    return options
+        return {}, None
+    known = read_checkpoint(find_checkpoint(path))["elf"]
+    return known["base_options"], known["base_sha256"]
 
 
 def _read_diffusers(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:

@@ -146,7 +146,7 @@ def run(output: Path, pictures: Path | None, kind: str, max_steps: int) -> dict[
             "labels": str(labels / "manifest.jsonl"),
             "run": str(run_folder),
             "adapter": str(exported),
-            "report": str(evaluation / "report.md"),
+            "report": str(evaluation / "report.html"),
             "grid": str(evaluation / "grid.png"),
         },
     }

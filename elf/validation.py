@@ -59,10 +59,15 @@ class PictureErrors:
         for other in others:
             self._rows |= other._rows
 
+    def arrays(self) -> tuple[Float[Array, "N K"], Float[Array, "N K"]]:
+        """Return the errors with the adapter and without it, in the order of the ids."""
+        rows = [self._rows[key] for key in sorted(self._rows)]
+        adapter, base = (np.stack(errors) for errors in zip(*rows, strict=True))
+        return adapter, base
+
     def metrics(self, prefix: str, strata: bool = True) -> dict[str, float]:
         """Return the means, their ratio with its interval, and the mean of each stratum."""
-        rows = [self._rows[key] for key in sorted(self._rows)]
-        adapter, base = (np.stack(errors) for errors in zip(*rows, strict=True))  # (N, K)
+        adapter, base = self.arrays()
         ratio = ratio_of_means(adapter.mean(axis=1), base.mean(axis=1))
         found = {
             "loss": float(adapter.mean()),

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from elf.export import read_adapter, read_base_options
+from elf.export import read_adapter, read_origin
 from elf.generation import GenerationConfig, generate
 from elf.modules.diffusion import DiffusionModule
 
@@ -29,7 +29,7 @@ def picture_difference(
         The largest absolute difference of any pixel's channel, in 0..1.
     """
     settings, state = read_adapter(source)
-    module = DiffusionModule(base, settings, **read_base_options(source))
+    module = DiffusionModule(base, settings, **read_origin(source)[0])
     module.configure_model()
     module.load_state_dict(state)
     module.denoiser.eval()

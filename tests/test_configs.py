@@ -11,7 +11,9 @@ from elf.trainer import ElfCLI
 
 CONFIGS = sorted(shipped("configs").rglob("*.yaml"))
 COMMANDS = {"tag": "predict", "train": "fit", "eval": "test", "hardware": "fit"}
-OVERLAYS = [path for path in CONFIGS if path.parent.name == "hardware"]
+HARDWARE = [path for path in CONFIGS if path.parent.name == "hardware"]
+EVALUATION, QUICK = (shipped(f"configs/eval/{name}.yaml") for name in ("image", "quick"))
+OVERLAYS = [*HARDWARE, QUICK]
 TRAININGS = [path for path in CONFIGS if path.parent.name == "train"]
 PRESETS = [path for path in TRAININGS if path.stem != "quickstart"]
 
@@ -47,16 +49,22 @@ def test_a_shipped_config_can_be_instantiated(path: Path, tmp_path: Path) -> Non
     assert cli.datamodule is not None
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("training", TRAININGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("command", "config", "overlay"),
+    [
+        *(("fit", training, overlay) for training in TRAININGS for overlay in HARDWARE),
+        ("test", EVALUATION, QUICK),
+    ],
+    ids=lambda value: getattr(value, "stem", value),
+)
 def test_an_overlay_changes_what_it_says_and_nothing_else(
-    training: Path, overlay: Path, tmp_path: Path
+    command: str, config: Path, overlay: Path, tmp_path: Path
 ) -> None:
     def values(*configs: Path) -> dict[str, object]:
-        cli = instantiated("fit", tmp_path, *configs)
-        return flatten(cli.config["fit"].as_dict())
+        cli = instantiated(command, tmp_path, *configs)
+        return flatten(cli.config[command].as_dict())
 
-    plain, changed = values(training), values(training, overlay)
+    plain, changed = values(config), values(config, overlay)
     said = flatten(yaml.safe_load(overlay.read_text()))
     different = {key for key in changed if changed[key] != plain.get(key)} - {"config"}
     assert different <= set(said)

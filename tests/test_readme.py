@@ -72,9 +72,12 @@ def test_the_loop_runs_as_it_is_written(
         "test": [
             *on_cpu,
             base,
-            f"--model.embedder={tiny_models['clip']}",
-            f"--model.tagger={tiny_models['tagger']}",
+            f"--model.models.clip={tiny_models['clip']}",
+            f"--model.models.tagger={tiny_models['tagger']}",
+            "--model.models.dino=null",
             "--model.generation.steps=2",
+            "--model.strengths=[1]",
+            "--data.seeds=[0]",
             *sampled,
         ],
         "export": [],
@@ -92,7 +95,7 @@ def test_the_loop_runs_as_it_is_written(
         "data/labels/manifest.jsonl",
         "data/shards/wood_elf/prepared.json",
         "models/wood_elf/checkpoints/step-000004.ckpt",
-        "models/wood_elf/evaluation/report.md",
+        "models/wood_elf/evaluation/report.html",
         "models/wood_elf/adapter/pytorch_lora_weights.safetensors",
     ):
         assert Path(path).exists(), path

@@ -1,33 +1,38 @@
 """What an evaluation looks at: prompts × seeds, training pictures, held-out samples."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Subset
+from PIL import Image
 
 from elf.datamodules.loader import HeldOutLoader
 from elf.datamodules.reading import CachedExamples
-from elf.datamodules.shards import bucket_numbers
+from elf.datamodules.shards import bucket_numbers, fixed_part
 from elf.errors import ElfError
 from elf.images import decode
 from elf.prepared import read_prepared
 from elf.shards import Entry, Reader, read_index
+from elf.validationsets import HELD_OUT, TRAINED
 
 
 class EvaluationSet(LightningDataModule):
-    """Batches of three tasks: ``generate``; ``reference`` and ``held_out`` if there are shards.
+    """Batches of two tasks, for each adapter: ``generate``, and ``loss`` if there are shards.
 
     Args:
         prompts: What to generate; with the trigger where the adapter is to show itself.
-        seeds: Seeds for each prompt; base and adapter share them.
+        seeds: Seeds for each prompt; base and adapters share them.
         shards: The folder that ``elf prepare`` wrote; None leaves out what needs it.
         references: How many training pictures to compare with, evenly spread; at most all.
-        batch_size: Pictures generated, embedded or measured at a time.
+        batch_size: Pictures generated or measured at a time.
 
     Raises:
         ElfError: If there is no prompt or no seed.
     """
+
+    # As far as Lightning sees; the batches are shared out here.
+    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
         self,
@@ -43,8 +48,9 @@ class EvaluationSet(LightningDataModule):
                 raise ElfError(f"data.{key} is empty; give at least one")
             if len(set(values)) != len(values):
                 raise ElfError(f"data.{key} holds one twice; each pair is measured once")
-        if batch_size < 1:
-            raise ElfError(f"data.batch_size {batch_size} is too small: at least 1")
+        for key, value in (("batch_size", batch_size), ("references", references)):
+            if value < 1:
+                raise ElfError(f"data.{key} {value} is too small: at least 1")
         self.prompts = prompts
         self.seeds = seeds
         self.shards = shards
@@ -58,45 +64,61 @@ class EvaluationSet(LightningDataModule):
             return None
         return "live" if read_prepared(Path(self.shards)).text_states == "live" else None
 
-    def test_dataloader(self) -> list[Any]:
-        """Return the loaders of the three tasks."""
-        plan = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
-        loaders: list[Any] = [
-            DataLoader(_Plan(plan), batch_size=self.batch_size, collate_fn=_plan_batch)
-        ]
+    def training_pictures(self) -> "TrainingPictures | None":
+        """Return the training pictures to compare with; None without shards."""
         if self.shards is None:
-            return loaders
-        folder = Path(self.shards)
-        prepared = read_prepared(folder)
+            return None
+        prepared = read_prepared(Path(self.shards))
         learnt = {example.id for example in prepared.train if not example.regularisation}
-        pictures = TrainingPictures(folder, learnt)
-        count = min(self.references, len(pictures))
-        chosen = [index * len(pictures) // count for index in range(count)]
-        loaders.append(
-            DataLoader(
-                Subset(pictures, chosen), batch_size=self.batch_size, collate_fn=_reference_batch
-            )
-        )
-        if prepared.held_out:
-            held_out = prepared.held_out
-            dataset = CachedExamples(held_out, prepared.texts, Reader(folder))
-            loaders.append(
-                _Task(HeldOutLoader(dataset, bucket_numbers(held_out), self.batch_size), "held_out")
-            )
+        return TrainingPictures(Path(self.shards), learnt, self.references)
+
+    def test_dataloader(self) -> list[Any]:
+        """Return this rank's loaders: of each adapter the plan, then pictures for the loss."""
+        trainer: Any = self.trainer
+        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        adapters = len(getattr(trainer.lightning_module, "paths", [""])) if trainer else 1
+        pairs = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+        loaders: list[Any] = []
+        for adapter in range(adapters):
+            loaders.append(_Generate(pairs, self.batch_size, adapter, world, rank))
+            loaders += [_Loss(loader, adapter) for loader in self._loss_loaders(world, rank)]
         return loaders
 
+    def _loss_loaders(self, world: int, rank: int) -> list[HeldOutLoader]:
+        if self.shards is None:
+            return []
+        folder = Path(self.shards)
+        prepared = read_prepared(folder)
+        sets = {
+            HELD_OUT: prepared.held_out,
+            TRAINED: fixed_part(prepared.train, len(prepared.held_out)),
+        }
+        return [
+            HeldOutLoader(
+                CachedExamples(examples, prepared.texts, Reader(folder)),
+                bucket_numbers(examples),
+                self.batch_size,
+                world,
+                rank,
+                kind=kind,
+            )
+            for kind, examples in sets.items()
+            if examples
+        ]
 
-class TrainingPictures(Dataset[Any]):
-    """The pictures of the training shards, as they are trained on (resized and cropped).
+
+class TrainingPictures:
+    """Pictures of the training shards, as they are trained on (resized and cropped).
 
     Args:
         folder: The shards' folder.
         ids: Of the pictures that are wanted: not of class pictures.
+        count: How many of these, evenly spread; at most all.
     """
 
-    def __init__(self, folder: Path, ids: set[str]) -> None:
+    def __init__(self, folder: Path, ids: set[str], count: int) -> None:
         self._reader = Reader(folder)
-        self._entries: list[tuple[str, Entry]] = sorted(
+        entries: list[tuple[str, Entry]] = sorted(
             (
                 (index.tar, entry)
                 for index in map(read_index, sorted(folder.glob("train-*.tar")))
@@ -105,46 +127,58 @@ class TrainingPictures(Dataset[Any]):
             ),
             key=lambda pair: pair[1].key,
         )
+        count = min(count, len(entries))
+        self._entries = [entries[number * len(entries) // count] for number in range(count)]
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __getitem__(self, number: int) -> Any:
+    def id(self, number: int) -> str:
+        """Return a picture's id."""
+        return self._entries[number][1].key
+
+    def __getitem__(self, number: int) -> Image.Image:
+        """Return a picture, decoded."""
         tar, entry = self._entries[number]
         suffix = next(name for name in entry.members if name not in ("txt", "json"))
         return decode(self._reader(tar, *entry.members[suffix]))
 
 
-class _Plan(Dataset[Any]):
-    def __init__(self, plan: list[tuple[str, int]]) -> None:
-        self._plan = plan
+class _Generate:
+    """A rank's batches of a plan: prompts and seeds, with their numbers in it."""
+
+    def __init__(
+        self, pairs: list[tuple[str, int]], batch_size: int, adapter: int, world: int, rank: int
+    ) -> None:
+        starts = range(0, len(pairs), batch_size)
+        numbers = [range(start, min(start + batch_size, len(pairs))) for start in starts]
+        self._pairs, self._adapter = pairs, adapter
+        self._batches = numbers[rank::world] or numbers[:1]  # made twice it is the same
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return len(self._batches)
 
-    def __getitem__(self, number: int) -> tuple[str, int]:
-        return self._plan[number]
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for numbers in self._batches:
+            prompts, seeds = zip(*(self._pairs[number] for number in numbers), strict=True)
+            yield {
+                "task": "generate",
+                "adapter": self._adapter,
+                "number": list(numbers),
+                "prompt": list(prompts),
+                "seed": list(seeds),
+            }
 
 
-class _Task:
+class _Loss:
     """A loader whose batches say what they are for."""
 
-    def __init__(self, loader: HeldOutLoader, task: str) -> None:
-        self._loader = loader
-        self._task = task
+    def __init__(self, loader: HeldOutLoader, adapter: int) -> None:
+        self._loader, self._adapter = loader, adapter
 
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self._loader:
-            yield {"task": self._task, **batch}
-
-
-def _plan_batch(pairs: list[tuple[str, int]]) -> dict[str, Any]:
-    prompts, seeds = zip(*pairs, strict=True)
-    return {"task": "generate", "prompt": list(prompts), "seed": list(seeds)}
-
-
-def _reference_batch(pictures: list[Any]) -> dict[str, Any]:
-    return {"task": "reference", "picture": pictures}
+            yield {"task": "loss", "adapter": self._adapter, **batch}

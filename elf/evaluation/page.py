@@ -13,7 +13,7 @@ from elf.evaluation import curves, galleries, tables
 from elf.evaluation.galleries import Album
 from elf.evaluation.reading import read_metrics
 from elf.evaluation.schema import AdapterVerdict, Metrics
-from elf.evaluation.words import count, plain, words
+from elf.evaluation.words import count, plain
 from elf.files import explain_disk_errors, write_atomic
 
 REPORT = "report.html"
@@ -79,21 +79,18 @@ def page(metrics: Metrics, album: Album) -> str:
 
 
 def _verdict(each: AdapterVerdict) -> str:
-    line = each.line
-    for prefix in (each.kind, words(each.kind)):  # the label beside it says so
-        line = line.removeprefix(f"{prefix}:").strip()
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in each.reasons)
-    use = "no strength is recommended"
+    use = "No strength is recommended"
     if each.strength is not None:
-        use = f"use strength <b>{plain(each.strength)}</b>"
+        use = f"Use strength <b>{plain(each.strength)}</b>"
         if each.strengths and each.strengths[0] < each.strengths[-1]:
             ends = (plain(each.strengths[0]), plain(each.strengths[-1]))
-            use += f" <span>{ends[0]} to {ends[1]} are good</span>"
+            use += f" <small>({ends[0]} to {ends[1]} are as good)</small>"
     known = each.kind if each.kind in tables.KINDS else "unclear"
     return (
         f'<article class="verdict {known}"><p class="who">{tables.kind_chip(each.kind)}'
-        f'{escape(each.adapter)}</p><p class="say">{escape(line)}</p>'
-        f'<p class="use">{use}</p>{f"<ul>{reasons}</ul>" if reasons else ""}</article>'
+        f'{escape(each.adapter)}</p><p class="say">{use}</p>'
+        f"{f'<ul>{reasons}</ul>' if reasons else ''}</article>"
     )
 
 

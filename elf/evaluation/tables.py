@@ -115,8 +115,10 @@ def skipped(metrics: Metrics) -> str:
     all_of = {each.name for each in metrics.variants if each.adapter is not None}
     items = ""
     for (name, note), variants in needs.items():
-        labels = (label(metrics.by_name[each]) for each in dict.fromkeys(variants))
-        whose = "" if all_of <= set(variants) else f" ({', '.join(labels)})"
+        whose = ""  # of all, or of no variant in particular
+        if "" not in variants and not all_of <= set(variants):
+            labels = (label(metrics.by_name[each]) for each in dict.fromkeys(variants))
+            whose = f" ({', '.join(labels)})"
         items += (
             f"<li><b>{escape(question(name).title)}</b> <code>{escape(name)}</code>"
             f"{escape(whose)}: {escape(note)}</li>"

@@ -24,11 +24,18 @@ class Question:
 
 QUESTIONS = {
     "weight_change": Question("Size of the update", "‖ΔW‖ / ‖W‖; 0: nothing was learnt", 4),
-    "picture_change": Question("Change of the pictures", "1 − cosine to the base's picture"),
+    "picture_change": Question("Change of the pictures", "of a pixel, from the base's picture"),
     "held_out_loss": Question("Held-out loss", "error on pictures that were not trained on", 4),
+    "trained_loss": Question("Loss of trained pictures", "far below: learnt by heart", 4),
     "subject_similarity": Question("Likeness to the subject", "cosine to the training pictures"),
+    "subject_share": Question(
+        "Way to the subject", "100 %: as like the training pictures as these are", 1, True
+    ),
     "subject_similarity_clip": Question("Likeness by CLIP", "a second opinion on the subject"),
     "prompt_similarity": Question("Follows the prompt", "cosine to the prompt without the trigger"),
+    "prompt_margin": Question(
+        "Tells prompts apart", "fits its own better than the others; 0: blind"
+    ),
     "concept_rate": Question("Concept", "share of pictures that show all its parts", 1, True),
     "attribute_rate": Question("Attributes", "share of the wanted tags that show", 1, True),
     "concept_rate_without_trigger": Question(
@@ -46,6 +53,9 @@ QUESTIONS = {
     "drift": Question("Drift", "change of pictures whose prompts lack the trigger"),
     "prompt_similarity_without_trigger": Question(
         "Follows the prompt, no trigger", "whether the base's knowledge was damaged"
+    ),
+    "prompt_margin_without_trigger": Question(
+        "Tells prompts apart, no trigger", "the same of prompts without the trigger"
     ),
 }
 """The metrics that are known, in the order of the table."""

@@ -1,200 +1,336 @@
-"""Evaluates an adapter against its base: the same prompts, seeds and noise, with and without."""
+"""Evaluates adapters against their base: the same prompts, seeds and noise, with and without."""
 
-from contextlib import nullcontext
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from PIL import Image
-from torch import Tensor
 
-from elf import adapters, report
-from elf.attributes import AttributeChecker, AttributeRates
-from elf.embedders import CLIPEmbedder
+from elf import adapters, objective
+from elf.adapter_norms import change_squares, named_layers, weight_squares
+from elf.bases import Base, open_base
 from elf.errors import ElfError
-from elf.export import read_adapter, read_base_options
-from elf.files import atomic_path
+from elf.evaluation import schema
+from elf.evaluation.adapterfile import AdapterFile, open_adapter
+from elf.evaluation.logging import log_metrics
+from elf.evaluation.losses import as_trained, loss_curve, loss_rows
+from elf.evaluation.measuring import Measuring, Models, nearest_pictures
+from elf.evaluation.page import write_report
+from elf.evaluation.plan import BASE, Plan, Variant, adapter_names, variants
+from elf.evaluation.reading import write_metrics
+from elf.evaluation.schema import Metrics, Row, Verdict
+from elf.evaluation.sheet import write_sheet
+from elf.evaluation.store import PictureStore, picture_key
+from elf.evaluation.verdict import indicative, judge
 from elf.generation import GenerationConfig
-from elf.metrics import paired_difference, similarity_to_references, similarity_to_texts
+from elf.identity import flatten
 from elf.modules.diffusion import DiffusionModule
-from elf.report import VARIANTS
-from elf.trigger import without_trigger
+from elf.validation import ValidationRun
 
 
 class ImageEvaluation(LightningModule):
-    """Generates base and adapter pictures in pairs, measures both, and writes the report.
+    """Generates pictures of base and adapters in pairs, measures them, and writes the report.
+
+    Pictures are kept with what they were made of: after an interruption the same command goes on.
 
     Args:
-        base: Folder or hub name of the base model.
-        adapter: A run folder, a checkpoint, or an exported file.
+        base: The base model: a folder in diffusers' layout, a hub name, or a .safetensors file.
+        adapter: One or several: a run's folder, a checkpoint, or an exported file each.
+        strengths: Factors on the adapters' updates, each of which is measured.
         generation: Steps, guidance, size; the seeds come from the data.
-        embedder: Folder or hub name of a CLIP model; None leaves its metrics out.
+        models: What pictures are measured with.
         trigger: The trigger word, removed from prompts before pictures are compared with them.
-        tagger: Folder or hub name of a WD tagger that counts what the pictures show; None leaves
-            the rates out.
         tag_threshold: A tag counts as shown from this probability on.
         concept: The tag of what the trigger stands for; counted apart from the other tags.
+        base_pictures: Folder in which the base's pictures are kept for other evaluations; null
+            keeps none.
+        embeddings: Folder in which pictures' embeddings are kept; null keeps none.
+
+    Raises:
+        ElfError: If a value makes no sense, with its key.
     """
 
     def __init__(
         self,
         base: str,
-        adapter: str,
+        adapter: list[str] | str,
+        strengths: list[float] = [1.0],  # noqa: B006 (read only)
         generation: GenerationConfig = GenerationConfig(),  # noqa: B008 (a constant to jsonargparse)
-        embedder: str | None = None,
+        models: Models = Models(),  # noqa: B008
         trigger: str | None = None,
-        tagger: str | None = None,
         tag_threshold: float = 0.35,
         concept: str | None = None,
+        base_pictures: str | None = ".cache/evaluation/base",
+        embeddings: str | None = ".cache/evaluation/embeddings",
     ) -> None:
         super().__init__()
         self.base_name = base
-        self.adapter_path = adapter
-        self.generation = generation
-        self.embedder_name = embedder
-        self.trigger = trigger
-        self.tagger_name = tagger
-        self.tag_threshold = tag_threshold
-        self.concept = concept
-        self.skipped: dict[str, str] = {}
-        self.subject: DiffusionModule
-
-    def configure_model(self) -> None:
-        """Load the base with the adapter in it."""
-        if hasattr(self, "subject"):
-            return
-        config, state = read_adapter(self.adapter_path)
-        options = read_base_options(self.adapter_path)
-        self.subject = DiffusionModule(self.base_name, config, **options)
-        self.subject.trainer = self.trainer
-        self.subject.configure_model()
-        self.subject.load_state_dict(state)
-
-    def on_test_start(self) -> None:
-        """Load the embedder and the tagger, or note why their metrics are left out."""
-        self._embedder: CLIPEmbedder | None = None
-        self._attributes: AttributeRates | None = None
-        self._rows: list[tuple[str, int]] = []  # (prompt, seed)
-        self._embeddings: dict[str, list[np.ndarray]] = {name: [] for name in VARIANTS}
-        self._references: list[np.ndarray] = []
-        self._errors: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
-        self.skipped = {
-            "similarity": "skipped: no embedder; set model.embedder to a CLIP model",
-            "attributes": "skipped: no tagger; set model.tagger to a WD tagger",
-        }
-        try:
-            if self.embedder_name is not None:
-                self._embedder = CLIPEmbedder(self.embedder_name, self.device)
-        except ElfError as error:
-            self.skipped["similarity"] = f"skipped: {error}"
-        if self.tagger_name is None:
-            return
-        try:
-            checker = AttributeChecker(self.tagger_name, self.tag_threshold, str(self.device))
-        except ElfError as error:
-            self.skipped["attributes"] = f"skipped: {error}"
-        else:
-            self._attributes = AttributeRates(checker, self.trigger, self.concept)
+        self.paths = [adapter] if isinstance(adapter, str) else list(adapter)
+        for key, values in (("adapter", self.paths), ("strengths", strengths)):
+            if not values:
+                raise ElfError(f"model.{key} is empty; give at least one")
+            if len(set(values)) != len(values):
+                raise ElfError(f"model.{key} holds one twice; each is measured once")
+        for strength in strengths:
+            if not math.isfinite(strength) or strength == 0:
+                raise ElfError(
+                    f"model.strengths: {strength:g} is none; 1 is the adapter as it was trained, "
+                    "and the base is measured anyway"
+                )
+        self.variants = variants(adapter_names(self.paths), strengths)
+        self.generation, self.models, self.trigger = generation, models, trigger
+        self.tag_threshold, self.concept = tag_threshold, concept
+        self.base_pictures, self.embeddings = base_pictures, embeddings
+        self.files: list[AdapterFile] = []
+        self._subject: DiffusionModule | None = None
+        self._number = -1  # of the adapter that is loaded
 
     @property
     def folder(self) -> Path:
         """Where the report and the pictures go: the trainer's folder."""
         return Path(self.trainer.default_root_dir)
 
+    @property
+    def base(self) -> Base:
+        """The base as the first adapter's run had it; no weights are read for it."""
+        return self._bases[0]
+
+    def setup(self, stage: str) -> None:
+        """Read what the adapters are, and refuse what is of another base, before anything is made.
+
+        Raises:
+            ElfError: If one is none, or was not trained on this base.
+        """
+        self.files = [open_adapter(path) for path in self.paths]
+        self._bases = [open_base(self.base_name, *file.options.values()) for file in self.files]
+        for file, base in zip(self.files, self._bases, strict=True):
+            file.refuse_other_base(base.fingerprint("unet"), self.base_name)
+        shared = Path(self.base_pictures) if self.base_pictures else None
+        self._store = PictureStore(self.folder, shared)
+        data = self._data
+        self.plan = Plan(data.prompts, data.seeds, self.trigger)
+        self._losses = [ValidationRun() for _ in self.files]
+        self._weight_changes: dict[str, float] = {}
+        self._base_errors: dict[str, torch.Tensor] = {}
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    # --- generating -------------------------------------------------------------------------
+
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Generate, embed a reference, or measure the denoising error, as the batch asks for."""
+        """Generate pictures, or measure denoising errors, of the adapter that the batch names."""
         if batch["task"] == "generate":
-            self._generate(batch["prompt"], batch["seed"])
-        elif batch["task"] == "reference" and self._embedder is not None:
-            self._references.append(self._embedder.pictures(batch["picture"]))
-        elif batch["task"] == "held_out":
-            self._errors["adapter"].append(self.subject.stratified_errors(batch).cpu())
-            self._errors["base"].append(self.subject.errors_of_base(batch).cpu())
+            self._generate(batch["adapter"], batch["number"], batch["prompt"], batch["seed"])
+            return
+        subject = self._loaded(batch["adapter"])
+        errors, base = subject.stratified_errors(batch), subject.errors_of_base(batch)
+        found = self._losses[batch["adapter"]].sets[batch["kind"]]
+        found.add(batch["id"], errors.cpu().numpy(), base.cpu().numpy())
 
-    def _generate(self, prompts: list[str], seeds: list[int]) -> None:
-        pictures: dict[str, list[Image.Image]] = {}
-        for name in VARIANTS:
-            off = self.subject.denoiser.adapter_off() if name == "base" else nullcontext()
-            with off:
-                pictures[name] = self.subject.generate(prompts, self.generation, seeds)
-            for row, picture in enumerate(pictures[name], len(self._rows)):
-                with atomic_path(self.picture_path(name, row)) as temporary:
-                    picture.save(temporary, format="PNG")
-            if self._embedder is not None:
-                self._embeddings[name].append(self._embedder.pictures(pictures[name]))
-            if self._attributes is not None:
-                self._attributes.add(name, pictures[name])
-        self._rows += list(zip(prompts, seeds, strict=True))
+    def _generate(self, adapter: int, numbers: list[int], prompts: list[str], seeds: Any) -> None:
+        for variant in self.variants:
+            if variant.adapter != adapter and not (variant == BASE and adapter == 0):
+                continue
+            made_of = self._made_of(variant)
+            keys = [picture_key(made_of, *pair) for pair in zip(prompts, seeds, strict=True)]
+            # of a batch all or none: alone, a picture would differ by rounding
+            if all(map(self._store.has, [variant] * len(keys), numbers, keys)):
+                continue
+            with self._as(variant) as subject:
+                pictures = subject.generate(prompts, self.generation, seeds)
+            for number, key, picture in zip(numbers, keys, pictures, strict=True):
+                self._store.add(variant, number, key, picture)
 
-    def picture_path(self, variant: str, row: int) -> Path:
-        """Return the file of a generated picture by variant and row of the plan."""
-        return self.folder / "pictures" / variant / f"{row:04d}.png"
+    def _made_of(self, variant: Variant) -> dict[str, Any]:
+        """Return what decides a variant's pictures, beside prompt and seed."""
+        base = self._bases[variant.adapter or 0]
+        sampling = asdict(self.generation)
+        del sampling["seed"], sampling["batch_size"]
+        made_of = {
+            "base": {"unet": base.fingerprint("unet"), **base.encoder_fingerprints()},
+            "prediction": [base.prediction_type, base.zero_terminal_snr],
+            "sampling": sampling,
+            "precision": str(self.trainer.precision),
+        }
+        if variant.adapter is None:
+            return made_of
+        adapter = self.files[variant.adapter].fingerprint
+        return {**made_of, "adapter": adapter, "strength": variant.strength}
+
+    @contextmanager
+    def _as(self, variant: Variant) -> Iterator[DiffusionModule]:
+        """The network of a variant for as long as it lasts."""
+        subject = self._loaded(variant.adapter or 0)
+        if variant.adapter is None:
+            with subject.denoiser.adapter_off():
+                yield subject
+            return
+        with self._strength(subject, variant.strength or 1.0):
+            yield subject
+
+    @contextmanager
+    def _strength(self, subject: DiffusionModule, strength: float) -> Iterator[None]:
+        networks = subject.denoiser.parts.values()
+        for network in networks:
+            adapters.set_strength(network, strength)
+        try:
+            yield
+        finally:
+            for network in networks:
+                adapters.set_strength(network, 1.0)
+
+    def _loaded(self, number: int) -> DiffusionModule:
+        """Return an adapter in its base; one at a time is in memory."""
+        if self._subject is None or self._number != number:
+            self._subject = None
+            file = self.files[number]
+            with torch.inference_mode(False):  # norms that are kept would be inference tensors
+                subject = DiffusionModule(self.base_name, file.config, **file.options)
+                subject.trainer = self.trainer
+                subject.configure_model()
+                subject.load_state_dict(file.state)
+                subject.to(self.device).eval()
+                subject._base_errors = self._base_errors
+                self._subject, self._number = subject, number
+                self._weigh(subject, number)
+                strata = objective.strata(
+                    subject.validation_strata,
+                    subject.objective.timesteps,
+                    subject.denoiser.timesteps,
+                )
+                self._timesteps: list[int] = strata.tolist()
+        return self._subject
+
+    def _weigh(self, subject: DiffusionModule, number: int) -> None:
+        """Keep ‖ΔW‖ / ‖W‖ over all adapted layers: did anything change at all?"""
+        for variant in self._of(number):
+            with self._strength(subject, variant.strength or 1.0):
+                self._weight_changes[variant.name] = weight_change(subject)
+
+    def _of(self, number: int) -> list[Variant]:
+        return [variant for variant in self.variants if variant.adapter == number]
+
+    # --- measuring --------------------------------------------------------------------------
 
     def on_test_epoch_end(self) -> None:
-        """Compute the metrics and write table, grid and ``metrics.json``."""
-        rows = self._adapter_rows() + self._loss_rows() + self._similarity_rows()
-        if self._attributes is None:
-            rows.append(report.Row("attributes", None, None, None, self.skipped["attributes"]))
-        else:
-            rows += self._attributes.rows(self._rows)
-        report.write(self.folder, rows, self._rows, self.picture_path)
-        values = {
-            f"{row.name}/{side}": value
-            for row in rows
-            for side, value in (("base", row.base), ("adapter", row.adapter))
-            if value is not None
-        }
-        for logger in self.trainer.loggers:
-            logger.log_metrics(values, step=0)
+        """Measure what was generated and write ``metrics.json``, ``report.html`` and ``grid.png``.
 
-    def _adapter_rows(self) -> list[report.Row]:
-        """‖ΔW‖ / ‖W‖ over all adapted layers: did anything change at all?"""
-        change = weight = 0.0
-        for layer in adapters.layers(self.subject.denoiser):
-            weight += float(layer.get_base_layer().weight.float().square().sum())
-            change += float(adapters.delta_weight(layer).square().sum())
-        return [report.Row("weight_change", None, (change / weight) ** 0.5, None, "‖ΔW‖ / ‖W‖")]
+        One process does; the networks that generate have left the device by then.
+        """
+        if self.trainer.world_size > 1:
+            for losses in self._losses:
+                losses.gather()
+        if self.trainer.is_global_zero:
+            for number in range(len(self.files)):
+                if self._of(number)[0].name not in self._weight_changes:
+                    self._loaded(number)  # its pictures were there already
+            self._subject = None
+            metrics = self._measure()
+            write_metrics(self.folder, metrics)
+            page = write_report(self.folder)
+            for verdict in metrics.verdict.adapters:
+                print(f"{verdict.adapter}: {verdict.line}")
+            if metrics.verdict.indicative:
+                print(f"(indicative: {metrics.verdict.why})")
+            print(f"The report: {page}")
+            log_metrics(self.trainer, self.folder, metrics)
+        self.trainer.strategy.barrier()
 
-    def _loss_rows(self) -> list[report.Row]:
-        if not self._errors["base"]:
-            return [report.Row("held_out_loss", None, None, None, "skipped: no held-out pictures")]
-        base, adapter = (torch.cat(self._errors[name]).double().numpy() for name in VARIANTS)
-        difference = paired_difference(base, adapter)  # paired by picture, strata nested
-        note = f"{len(base)} held-out picture{'s' * (len(base) > 1)}; lower is better"
-        return [report.Row("held_out_loss", base.mean(), adapter.mean(), difference, note)]
-
-    def _similarity_rows(self) -> list[report.Row]:
-        if self._embedder is None:
-            return [report.Row("similarity", None, None, None, self.skipped["similarity"])]
-        plan = report.Plan(self._rows)
-        embeddings = {name: np.concatenate(self._embeddings[name]) for name in VARIANTS}
-        texts = self._embedder.texts([self._without_trigger(prompt) for prompt, _ in self._rows])
-        scores = {"prompt": {n: similarity_to_texts(embeddings[n], texts) for n in VARIANTS}}
-        notes = {"prompt": "CLIP-T, trigger removed; higher is better"}
-        if self._references:
-            references = np.concatenate(self._references)
-            scores["subject"] = {
-                n: similarity_to_references(embeddings[n], references) for n in VARIANTS
-            }
-            notes["subject"] = f"CLIP-I to {len(references)} training pictures; higher is better"
-        return [
-            report.Row(
-                f"{name}_similarity",
-                float(pair["base"].mean()),
-                float(pair["adapter"].mean()),
-                paired_difference(plan.table(pair["base"]), plan.table(pair["adapter"])),
-                notes[name],
-            )
-            for name, pair in scores.items()
+    def _measure(self) -> Metrics:
+        references = self._data.training_pictures()
+        measuring = Measuring(
+            self.plan,
+            self.variants,
+            self._store,
+            [] if references is None else references,
+            self.models,
+            Path(self.embeddings) if self.embeddings else None,
+            self.device,
+        )
+        rows = self._adapter_rows() + measuring.rows(self.concept, self.tag_threshold)
+        names = adapter_names(self.paths)
+        verdicts = [judge(name, self._of(number), rows) for number, name in enumerate(names)]
+        shown = [
+            next((v for v in self._of(n) if v.strength == verdict.strength), self._of(n)[-1])
+            for n, verdict in enumerate(verdicts)
         ]
+        curves = {as_trained(self._of(n)).name: losses for n, losses in enumerate(self._losses)}
+        prompts, seeds = len(self.plan.prompts), len(self.plan.seeds)
+        write_sheet(
+            self.folder / "grid.png",
+            self.plan.pairs,
+            lambda number: [self._store.read(which, number) for which in (BASE, shown[0])],
+        )
+        return Metrics(
+            verdict=Verdict(tuple(verdicts), *indicative(rows)),
+            variants=tuple(
+                schema.Variant(v.name, None if v.adapter is None else names[v.adapter], v.strength)
+                for v in self.variants
+            ),
+            rows=tuple(rows),
+            plan=schema.Plan(
+                tuple(self.plan.prompts),
+                tuple(map(bool, self.plan.triggered)),
+                tuple(self.plan.seeds),
+            ),
+            pictures=tuple(
+                schema.Picture(v.name, prompt, seed, self._store.file(v, prompt * seeds + seed))
+                for v in self.variants
+                for prompt in range(prompts)
+                for seed in range(seeds)
+            ),
+            nearest=tuple(nearest_pictures(self.folder, measuring, shown)),
+            loss=loss_curve(curves, self._timesteps),
+            settings=self._settings(),
+            hashes={"base": self.base.fingerprint("unet")}
+            | {name: file.fingerprint for name, file in zip(names, self.files, strict=True)},
+            versions={name: version(name) for name in ("elf", "torch", "diffusers", "peft")},
+        )
 
-    def _without_trigger(self, prompt: str) -> str:
-        if not self.trigger:
-            return prompt
-        return without_trigger(prompt, self.trigger)
+    def _adapter_rows(self) -> list[Row]:
+        """Return what does not need a picture: ‖ΔW‖ / ‖W‖, and the losses."""
+        found = []
+        for number, losses in enumerate(self._losses):
+            found += [
+                Row("weight_change", variant.name, None, self._weight_changes[variant.name],
+                    None, None, None, None, "‖ΔW‖ / ‖W‖ of the adapted layers")
+                for variant in self._of(number)
+            ]  # fmt: skip
+            found += loss_rows(losses, self._of(number))
+        return found
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what decides the figures, flat, by the keys of the YAML."""
+        options = {
+            "base": self.base_name,
+            "adapter": self.paths,
+            "strengths": [v.strength for v in self._of(0)],
+            "generation": self.generation,
+            "models": self.models,
+            "trigger": self.trigger,
+            "tag_threshold": self.tag_threshold,
+            "concept": self.concept,
+        }
+        data = {"seeds": self.plan.seeds, "shards": self._data.shards}
+        values = {**flatten(options, "model."), **flatten(data, "data.")}
+        return {**values, "trainer.precision": str(self.trainer.precision)}
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse ``--ckpt_path``: the adapter is named by ``model.adapter``."""
         raise ElfError("--ckpt_path is not for this model; name the adapter by --model.adapter")
+
+
+def weight_change(subject: DiffusionModule) -> float:
+    """Return ‖ΔW‖ / ‖W‖ over all layers that carry an adapter, at its present strength."""
+    change = weight = 0.0
+    for network in subject.denoiser.parts.values():
+        change += float(sum(change_squares(named_layers(network)).values()))
+        weight += float(sum(weight_squares(network).values()))
+    return math.sqrt(change / weight)

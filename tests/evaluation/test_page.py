@@ -81,11 +81,9 @@ def test_the_verdict_comes_first(whole: tuple[str, Page]) -> None:
     head = whole[1].text("head")
     for said in (
         "Indicative : 16 pictures a side; 40 are needed.",
-        "good wood_elf subject +0.16 [0.13, 0.19]; prompt −0.00 [−0.02, 0.01]; no copies;",
-        "use strength 0.7 0.7 to 1 are good",
+        "good wood_elf Use strength 0.7 (0.7 to 1 are as good)",
         "Follows the prompt as well as the base: −0.004 [−0.016, 0.008].",
-        "memorised wood_elf_long 2 of 16 pictures copy a training picture",
-        "no strength is recommended",
+        "memorised wood_elf_long No strength is recommended",
         "8 prompts × 2 seeds × 9 variants · 144 pictures",
     ):
         assert said in head, said

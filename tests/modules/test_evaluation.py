@@ -1,19 +1,35 @@
 """`elf test` through the real command: measured, paired, honest about what is missing."""
 
 import json
+import os
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from elf import cli, trainer
 from elf.errors import ElfError
+from elf.modules import DiffusionModule
 
 
 @pytest.fixture(scope="module")
 def run_folder(training: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    trainer.fit([*training, f"--trainer.default_root_dir={folder}", "--trainer.max_steps=12"])
+    every = "[{class_path: AdapterCheckpoint, init_args: {every_n_steps: 6}}]"
+    trainer.fit(
+        [
+            *training,
+            f"--trainer.default_root_dir={folder}",
+            "--trainer.max_steps=12",
+            f"--trainer.callbacks={every}",
+        ]
+    )
     return folder
 
 
@@ -24,8 +40,10 @@ def arguments(
         "--config=configs/eval/quickstart.yaml",
         f"--model.base={tiny_models['base']}",
         f"--model.adapter={run_folder}",
-        f"--model.embedder={tiny_models['clip']}",
-        f"--model.tagger={tiny_models['tagger']}",
+        f"--model.models.clip={tiny_models['clip']}",
+        f"--model.models.tagger={tiny_models['tagger']}",
+        f"--model.base_pictures={output / 'base'}",
+        f"--model.embeddings={output / 'embeddings'}",
         "--model.concept=leaf_crown",
         f"--trainer.default_root_dir={output}",
         f"--data.shards={labelled / 'shards'}",
@@ -36,8 +54,18 @@ def arguments(
     ]
 
 
-def rows(folder: Path) -> dict[str, dict[str, object]]:
-    return {row["name"]: row for row in json.loads((folder / "metrics.json").read_text())["rows"]}
+def read(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return found
+
+
+def rows(folder: Path) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in read(folder)["rows"]}
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    found = folder.glob("pictures/*/*.png")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def test_base_and_adapter_are_measured_in_pairs(
@@ -48,8 +76,20 @@ def test_base_and_adapter_are_measured_in_pairs(
     assert list(measured) == [
         "weight_change",
         "held_out_loss",
-        "prompt_similarity",
+        "trained_loss",
+        "picture_change",
         "subject_similarity",
+        "subject_similarity_clip",
+        "kid",
+        "cmmd",
+        "fid",
+        "prompt_similarity",
+        "prompt_margin",
+        "prompt_similarity_without_trigger",
+        "diversity",
+        "drift",
+        "copies",
+        "nearest_similarity",
         "concept_rate",
         "attribute_rate",
         "concept_rate_without_trigger",
@@ -57,18 +97,21 @@ def test_base_and_adapter_are_measured_in_pairs(
     ]
     assert measured["concept_rate"]["note"].startswith("how often leaf_crown is seen")
     assert measured["weight_change"]["adapter"] > 0
+    assert measured["fid"]["note"] == "skipped: it takes 2,048 pictures a side, of 6 it is wrong"
     loss = measured["held_out_loss"]
     assert loss["adapter"] < loss["base"]
     assert loss["difference"]["mean"] == pytest.approx(loss["adapter"] - loss["base"])
-    for name in ("base", "adapter"):
-        pictures = sorted((tmp_path / "pictures" / name).iterdir())
-        assert [picture.name for picture in pictures] == [f"{n:04d}.png" for n in range(8)]
-    assert (tmp_path / "pictures/base/0000.png").read_bytes() != (
-        tmp_path / "pictures/adapter/0000.png"
-    ).read_bytes()
-    report = (tmp_path / "report.md").read_text()
-    assert "| held_out_loss |" in report
-    assert "1. wood_elf, forest (seed 0)" in report
+    found, name = read(tmp_path), run_folder.name
+    assert [v["name"] for v in found["variants"]] == ["base", f"{name} × 1"]
+    assert found["plan"]["triggered"] == [True, True, True, False]
+    assert len(found["pictures"]) == 16 == len(list(tmp_path.glob("pictures/[!t]*/*.png")))
+    made = pictures(tmp_path)
+    assert {each["file"] for each in found["pictures"]} <= made.keys()
+    assert made["pictures/base/0000.png"] != made[f"pictures/{name}___1/0000.png"]
+    assert len(found["nearest"]) == 8 and all(n["training"] in made for n in found["nearest"])
+    assert [loss["variant"] for loss in found["loss"]] == ["base"] * 8 + [f"{name} × 1"] * 8
+    assert found["verdict"]["indicative"]
+    assert "wood_elf, forest" in (tmp_path / "report.html").read_text()
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width == 8 * 130 - 2  # 64 px pictures at twice their size, 2 px apart
 
@@ -84,27 +127,213 @@ def test_the_same_evaluation_gives_the_same_figures(
         assert row["adapter"] == pytest.approx(second[name]["adapter"], abs=1e-3)
 
 
+def test_several_adapters_at_several_strengths(
+    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Each as if it were alone; the base's pictures are made once."""
+    first = run_folder / "checkpoints" / "step-000006.ckpt"
+    more = ("--model.strengths=[1, 0.5]", "--model.models.tagger=null", "--data.seeds=[0]")
+    together = f"--model.adapter=[{first}, {run_folder}]"
+    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / "both", *more, together))
+    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / "one", *more))
+    both, one = read(tmp_path / "both"), read(tmp_path / "one")
+    name = run_folder.name
+    assert [v["name"] for v in both["variants"]] == [
+        "base",
+        *(f"{name}/step-000006 × {s}" for s in ("0.5", "1")),
+        *(f"{name} × {s}" for s in ("0.5", "1")),
+    ]
+    assert [v["adapter"] for v in both["verdict"]["adapters"]] == [f"{name}/step-000006", name]
+    of_second = [row for row in both["rows"] if row["variant"].startswith(f"{name} × ")]
+    assert of_second == [row for row in one["rows"] if row["variant"]]
+    made, alone = pictures(tmp_path / "both"), pictures(tmp_path / "one")
+    assert alone.items() <= {**made, **{k: v for k, v in alone.items() if "training" in k}}.items()
+    weak, strong = (rows_of(one, f"{name} × {s}")["picture_change"] for s in ("0.5", "1"))
+    assert 0 < weak["adapter"] < strong["adapter"]
+    changes = [rows_of(one, f"{name} × {s}")["weight_change"]["adapter"] for s in ("0.5", "1")]
+    assert changes[1] == pytest.approx(2 * changes[0])
+
+
+def rows_of(found: dict[str, Any], variant: str) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in found["rows"] if row["variant"] == variant}
+
+
+def test_what_is_there_is_not_made_again(
+    run_folder: Path,
+    labelled: Path,
+    tiny_models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path))
+    before = (tmp_path / "metrics.json").read_bytes(), pictures(tmp_path)
+    sampled: list[list[str]] = []
+    generate = DiffusionModule.generate
+
+    def watched(module: DiffusionModule, prompts: list[str], *rest: Any) -> Any:
+        sampled.append(prompts)
+        return generate(module, prompts, *rest)
+
+    monkeypatch.setattr(DiffusionModule, "generate", watched)
+    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path))
+    assert sampled == []
+    assert ((tmp_path / "metrics.json").read_bytes(), pictures(tmp_path)) == before
+    # other steps are other pictures; a missing one is made again, with those of its batch
+    trainer.test(
+        arguments(run_folder, labelled, tiny_models, tmp_path, "--model.generation.steps=2")
+    )
+    assert len(sampled) == 2
+    assert pictures(tmp_path).keys() == before[1].keys()
+    assert pictures(tmp_path) != before[1]
+
+
+def test_after_a_kill_the_same_is_found(
+    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    more = ("--data.batch_size=2", "--model.generation.batch_size=2")
+    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / "whole", *more))
+    command = arguments(run_folder, labelled, tiny_models, tmp_path / "killed", *more)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "elf", "test", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while len(pictures(tmp_path / "killed")) < 5:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    trainer.test(command)
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
+    assert (killed / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+    assert (killed / "report.html").read_bytes() == (whole / "report.html").read_bytes()
+    assert pictures(killed) == pictures(whole)
+
+
 def test_missing_weights_are_a_row_not_a_crash(
     run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    more = ("--model.embedder=nobody/nothing",)
+    more = ("--model.models.clip=nobody/nothing",)
     trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
-    note = rows(tmp_path)["similarity"]["note"]
-    assert note.startswith("skipped: embedder: nobody/nothing is not on this machine")
+    note = rows(tmp_path)["prompt_similarity"]["note"]
+    assert note.startswith("skipped: ") and "nobody/nothing is not on this machine" in note
     assert "hf download nobody/nothing" in note
 
 
-def test_without_shards_or_embedder_the_rest_is_measured(
+def test_without_shards_or_models_the_rest_is_measured(
     run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    more = ("--model.embedder=null", "--model.tagger=null", "--data.shards=null")
+    more = (
+        "--model.models={clip: null, tagger: null}",
+        "--model.concept=null",
+        "--data.shards=null",
+    )
     trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
     measured = rows(tmp_path)
-    assert measured["similarity"]["note"] == (
-        "skipped: no embedder; set model.embedder to a CLIP model"
+    assert measured["picture_change"]["adapter"] > 0
+    notes = {name: row["note"] for name, row in measured.items() if not row["variant"]}
+    assert notes == {
+        "held_out_loss": "skipped: no such pictures; set data.shards, and data.held_out there",
+        "trained_loss": "skipped: no such pictures; set data.shards, and data.held_out there",
+        "subject_similarity": "skipped: no dino model; set model.models.dino to a DINOv2 model",
+        "prompt_similarity": "skipped: no clip model; set model.models.clip to a CLIP model",
+        "copies": "skipped: no training pictures, or no model to compare with them",
+        "attributes": "skipped: no tagger model; set model.models.tagger to a WD tagger",
+    }
+
+
+def test_one_picture_is_measured_without_intervals(
+    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    more = ('--data.prompts=["wood_elf, forest"]', "--data.seeds=[0]")
+    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
+    measured = rows(tmp_path)
+    difference = measured["subject_similarity"]["difference"]
+    assert difference["mean"] != 0 and difference["low"] is None
+    assert measured["diversity"]["note"].startswith("skipped: it takes two seeds")
+    assert measured["kid"]["note"] == "skipped: it takes two pictures on each side"
+    assert read(tmp_path)["verdict"]["adapters"][0]["strength"] is None
+
+
+def test_an_adapter_that_is_not_finite_is_refused(
+    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    checkpoint = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+    key = next(iter(checkpoint["state_dict"]))
+    checkpoint["state_dict"][key].fill_(float("nan"))
+    torch.save(checkpoint, tmp_path / "broken.ckpt")
+    more = (f"--model.adapter={tmp_path / 'broken.ckpt'}",)
+    with pytest.raises(ElfError) as error:
+        trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
+    assert str(error.value) == (
+        f"model.adapter: {tmp_path / 'broken.ckpt'}: {key} is not finite; take an earlier "
+        "checkpoint"
     )
-    assert measured["held_out_loss"]["note"] == "skipped: no held-out pictures"
-    assert measured["attributes"]["note"] == "skipped: no tagger; set model.tagger to a WD tagger"
+
+
+def test_tensorboard_gets_figures_table_and_pictures(
+    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    more = ("--logger=tensorboard", "--data.seeds=[0]", "--model.models.tagger=null")
+    trainer.test(
+        arguments(run_folder, labelled, tiny_models, tmp_path, *more, "--model.concept=null")
+    )
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    found = EventAccumulator(str(events), size_guidance={"images": 0, "tensors": 0})
+    found.Reload()
+    tags = found.Tags()
+    name = run_folder.name
+    row = rows(tmp_path)["prompt_similarity"]
+    (scalar,) = found.Scalars(f"prompt_similarity/{name} × 1")
+    assert scalar.value == pytest.approx(row["adapter"])
+    assert {"evaluation/text_summary", "pictures/text_summary"} <= set(tags["tensors"])
+    table = found.Tensors("evaluation/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| prompt_similarity |" in table
+    assert tags["images"] == ["grid"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo and spawn differ there")
+def test_two_processes_find_what_one_does(
+    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    more = ("--data.batch_size=2", "--model.generation.batch_size=2")
+    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / "one", *more))
+    more = (*more, "--trainer.devices=2", "--trainer.strategy=ddp")
+    command = arguments(run_folder, labelled, tiny_models, tmp_path / "two", *more)
+    result = subprocess.run(
+        [sys.executable, "-m", "elf", "test", *command],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    one, two = read(tmp_path / "one"), read(tmp_path / "two")
+    assert {**two, "rows": [], "loss": []} == {**one, "rows": [], "loss": []}
+    for mine, other in zip(one["rows"], two["rows"], strict=True):
+        value = mine["adapter"]  # none of what was skipped
+        assert other["adapter"] == (value and pytest.approx(value, rel=1e-3, abs=1e-4)), mine[
+            "name"
+        ]
+
+
+def test_an_adapter_of_another_base_is_refused(
+    run_folder: Path,
+    labelled: Path,
+    tiny_models: dict[str, Path],
+    tiny_sdxl: Path,
+    tmp_path: Path,
+) -> None:
+    more = (f"--model.base={tiny_sdxl}",)
+    with pytest.raises(ElfError) as error:
+        trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
+    assert re.fullmatch(
+        rf"model\.adapter: {run_folder} was trained on the UNet \w{{12}}…, and model\.base "
+        rf"{tiny_sdxl} has \w{{12}}…; name the base of its run",
+        str(error.value),
+    )
+    assert not (tmp_path / "pictures").exists()
 
 
 @pytest.mark.parametrize(
@@ -113,6 +342,12 @@ def test_without_shards_or_embedder_the_rest_is_measured(
         ("--data.prompts=[]", "data.prompts is empty; give at least one"),
         ("--data.seeds=[1,1]", "data.seeds holds one twice; each pair is measured once"),
         ("--data.batch_size=0", "data.batch_size 0 is too small: at least 1"),
+        ("--data.references=0", "data.references 0 is too small: at least 1"),
+        ("--model.adapter=[]", "model.adapter is empty; give at least one"),
+        ("--model.strengths=[]", "model.strengths is empty; give at least one"),
+        ("--model.strengths=[1, 1]", "model.strengths holds one twice; each is measured once"),
+        ("--model.strengths=[0]", "model.strengths: 0 is none; 1 is the adapter as it was trained"),
+        ("--model.models.dyno=x", "unknown key 'model.models.dyno'; did you mean 'dino'?"),
         ("--model.adapter=nowhere", "input: no run folder or checkpoint nowhere"),
         ("--model.concept=elf", "model.concept: 'elf' is no tag of the tagger"),
         ("--data.shards=nowhere", "nowhere/prepared.json is missing: run `elf prepare"),

@@ -1,6 +1,5 @@
 """Rates of what a prompt asked for, on drawings whose attributes are known."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +8,9 @@ import pytest
 from PIL import Image
 
 from elf import world
-from elf.attributes import AttributeChecker, AttributeRates, prompt_tags
 from elf.errors import ElfError
-from elf.report import Plan
+from elf.evaluation.attributes import AttributeChecker, prompt_tags, rate_rows
+from elf.evaluation.plan import Plan
 from elf.resources import shipped
 
 TAGGER = shipped("models/tiny/tagger")
@@ -39,13 +38,11 @@ def test_prompt_tags_are_the_parts_that_a_tagger_knows() -> None:
 
 def test_drawings_show_what_their_tags_say(checker: AttributeChecker) -> None:
     pictures, scenes = drawings(24)
-    rates = AttributeRates(checker, trigger=None, concept=None)
-    for variant in ("base", "adapter"):
-        rates.add(variant, pictures)
-    plan = [(", ".join(world.tags(scene)), 0) for scene in scenes]
-    (row,) = rates.rows(plan)
-    assert row.name == "attribute_rate_without_trigger"
-    assert row.base > 0.95
+    plan = Plan([", ".join(world.tags(scene)) for scene in scenes], [0], trigger=None)
+    shown = checker.tags(pictures)
+    (row,) = rate_rows(plan, {"base": shown, "a × 1": shown}, checker, concept=None)
+    assert (row.name, row.variant, row.pictures, row.needed) == ("attribute_rate", "a × 1", 24, 40)
+    assert row.base is not None and row.base > 0.95
     assert row.difference is not None
     assert row.difference.mean == 0
 
@@ -53,14 +50,12 @@ def test_drawings_show_what_their_tags_say(checker: AttributeChecker) -> None:
 def test_the_concept_is_counted_apart_by_trigger(checker: AttributeChecker) -> None:
     without, scenes = drawings(8, headwear="none", background="forest")
     crowned, _ = drawings(8, headwear="leaf crown", background="forest")
-    rates = AttributeRates(checker, trigger="wood_elf", concept="leaf_crown")
-    rates.add("base", without)
-    rates.add("adapter", crowned)
-    plan = [
-        (f"{'wood_elf, ' if number % 2 else ''}forest, leaf crown", number)
-        for number in range(len(scenes))
+    prompts = [
+        f"{'wood_elf, ' if n % 2 else ''}forest, leaf crown, {n}" for n in range(len(scenes))
     ]
-    rows = {row.name: row for row in rates.rows(plan)}
+    plan = Plan(prompts, [0], trigger="wood_elf")
+    shown = {"base": checker.tags(without), "a × 1": checker.tags(crowned)}
+    rows = {row.name: row for row in rate_rows(plan, shown, checker, concept="leaf_crown")}
     assert list(rows) == [
         "concept_rate",
         "attribute_rate",
@@ -70,29 +65,24 @@ def test_the_concept_is_counted_apart_by_trigger(checker: AttributeChecker) -> N
     for name in ("concept_rate", "concept_rate_without_trigger"):
         assert rows[name].base <= 0.25
         assert rows[name].adapter >= 0.75
+        assert rows[name].pictures == 4
+    assert rows["concept_rate"].better == "higher"
+    assert rows["concept_rate_without_trigger"].better == "lower"
     assert "leaf_crown is seen" in rows["concept_rate"].note
     assert rows["attribute_rate"].adapter > 0.9
 
 
 def test_nothing_asked_for_is_no_row(checker: AttributeChecker) -> None:
-    pictures, _ = drawings(1)
-    rates = AttributeRates(checker, trigger=None, concept=None)
-    for variant in ("base", "adapter"):
-        rates.add(variant, pictures)
-    assert rates.rows([("something else", 0)]) == []
+    shown = checker.tags(drawings(1)[0])
+    plan = Plan(["something else"], [0], trigger=None)
+    assert rate_rows(plan, {"base": shown, "a × 1": shown}, checker, concept=None) == []
 
 
 def test_a_concept_that_the_tagger_does_not_know_is_refused(checker: AttributeChecker) -> None:
     with pytest.raises(ElfError, match=r"model\.concept: 'wood_elf' is no tag of the tagger"):
-        AttributeRates(checker, trigger=None, concept="wood_elf")
+        rate_rows(Plan(["a"], [0], None), {}, checker, concept="wood_elf")
 
 
 def test_a_missing_tagger_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ElfError, match=r"tagger .*: no folder"):
         AttributeChecker(str(tmp_path / "none"), 0.5)
-
-
-def test_rates_of_prompts_are_nan_free() -> None:
-    plan = Plan([("a", 0), ("a", 1), ("b", 0), ("b", 1)])
-    table = plan.table(np.array([1.0, 0.0, math.nan, math.nan]))
-    assert table.tolist() == [[1.0, 0.0]]

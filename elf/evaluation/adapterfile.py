@@ -1,0 +1,71 @@
+"""An adapter that is evaluated: what it is, what its run said of its base, and its hash."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elf import adapters
+from elf.adapters import AdapterConfig
+from elf.errors import ElfError
+from elf.export import read_adapter, read_origin
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter from a run's folder, a checkpoint, or an exported file.
+
+    Attributes:
+        path: Where it is.
+        config: What was trained.
+        state: Its tensors by ``{part}.{name}``.
+        options: What its run said of the base (``prediction_type`` …); nothing for a file.
+        base_sha256: Of the UNet that it was trained on; None for a file, which does not say.
+    """
+
+    path: str
+    config: AdapterConfig
+    state: dict[str, Tensor]
+    options: dict[str, Any]
+    base_sha256: str | None
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of all that the adapter does to its base."""
+        whole = hashlib.sha256(json.dumps(adapters.describe(self.config)).encode())
+        for name, tensor in sorted(self.state.items()):
+            plain = tensor.detach().cpu().contiguous()
+            whole.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+            whole.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+        return whole.hexdigest()
+
+    def refuse_other_base(self, sha256: str, name: str) -> None:
+        """Refuse to be put into another base than that of the training.
+
+        Raises:
+            ElfError: If the run says that it was trained on another UNet.
+        """
+        if self.base_sha256 is not None and self.base_sha256 != sha256:
+            raise ElfError(
+                f"model.adapter: {self.path} was trained on the UNet {self.base_sha256[:12]}…, and "
+                f"model.base {name} has {sha256[:12]}…; name the base of its run"
+            )
+
+
+def open_adapter(path: str) -> AdapterFile:
+    """Read an adapter.
+
+    Raises:
+        ElfError: If it is none, or not finite.
+    """
+    config, state = read_adapter(path)
+    options, base_sha256 = read_origin(path)
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise ElfError(
+                f"model.adapter: {path}: {key} is not finite; take an earlier checkpoint"
+            )
+    return AdapterFile(path, config, state, options, base_sha256)

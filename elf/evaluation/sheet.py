@@ -1,0 +1,41 @@
+"""The first look at an evaluation: base and adapter in pairs, on one sheet."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from elf.generation import grid
+from elf.images import write_png
+
+PAIRS = 32  # on a sheet of more, only the first seed of each prompt is shown
+
+
+def shown_pairs(plan: list[tuple[str, int]]) -> list[int]:
+    """Return which pictures a sheet shows: all, or of many the first seed of each prompt."""
+    if len(plan) <= PAIRS:
+        return list(range(len(plan)))
+    first = {prompt: number for number, (prompt, _) in reversed(list(enumerate(plan)))}
+    return sorted(first.values())
+
+
+def enlarged(picture: Image.Image) -> Image.Image:
+    """Return a picture, a small one at twice, three times … its size, so that it can be seen."""
+    times = max(1, 128 // min(picture.size))
+    size = (times * picture.width, times * picture.height)
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+def write_sheet(
+    path: Path, plan: list[tuple[str, int]], pair: Callable[[int], list[Image.Image]]
+) -> None:
+    """Write pairs base | adapter, from left to right and top to bottom, in the plan's order.
+
+    Args:
+        path: The PNG.
+        plan: Prompt and seed of each picture.
+        pair: Returns base's and adapter's picture by their number in the plan.
+    """
+    shown = shown_pairs(plan)
+    pictures = [enlarged(picture) for number in shown for picture in pair(number)]
+    write_png(path, grid(pictures, columns=min(8, 2 * len(shown))))
