@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class AdapterFile:
     options: dict[str, Any]
     base_sha256: str | None
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The sha256 of all that the adapter does to its base."""
         whole = hashlib.sha256(json.dumps(adapters.describe(self.config)).encode())

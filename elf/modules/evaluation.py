@@ -104,8 +104,14 @@ class ImageEvaluation(LightningModule):
         """Read what the adapters are, and refuse what is of another base, before anything is made.
 
         Raises:
-            ElfError: If one is none, or was not trained on this base.
+            ElfError: If one is none, or was not trained on this base; or if not all is to be done.
         """
+        limit = self.trainer.limit_test_batches
+        if limit != 1.0 or isinstance(limit, int):
+            raise ElfError(
+                f"trainer.limit_test_batches {limit}: a plan is measured whole; give fewer "
+                "data.prompts or data.seeds"
+            )
         self.files = [open_adapter(path) for path in self.paths]
         self._bases = [open_base(self.base_name, *file.options.values()) for file in self.files]
         for file, base in zip(self.files, self._bases, strict=True):

@@ -346,6 +346,10 @@ def test_an_adapter_of_another_base_is_refused(
         ("--model.adapter=[]", "model.adapter is empty; give at least one"),
         ("--model.strengths=[]", "model.strengths is empty; give at least one"),
         ("--model.strengths=[1, 1]", "model.strengths holds one twice; each is measured once"),
+        (
+            "--trainer.limit_test_batches=1",
+            "trainer.limit_test_batches 1: a plan is measured whole; give fewer data.prompts or",
+        ),
         ("--model.strengths=[0]", "model.strengths: 0 is none; 1 is the adapter as it was trained"),
         ("--model.models.dyno=x", "unknown key 'model.models.dyno'; did you mean 'dino'?"),
         ("--model.adapter=nowhere", "input: no run folder or checkpoint nowhere"),
