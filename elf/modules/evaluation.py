@@ -120,6 +120,11 @@ class ImageEvaluation(LightningModule):
         self._store = PictureStore(self.folder, shared)
         data = self._data
         self.plan = Plan(data.prompts, data.seeds, self.trigger)
+        if not self.plan.triggered.any():
+            raise ElfError(
+                f"model.trigger {self.trigger!r} stands in none of data.prompts: put it into those "
+                "in which the adapter is to show itself, or set it to null"
+            )
         self._losses = [ValidationRun() for _ in self.files]
         self._weight_changes: dict[str, float] = {}
         self._base_errors: dict[str, torch.Tensor] = {}

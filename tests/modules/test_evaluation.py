@@ -295,6 +295,31 @@ def test_tensorboard_gets_figures_table_and_pictures(
     assert tags["images"] == ["grid"]
 
 
+def test_wandb_gets_table_and_pictures_without_an_account(
+    run_folder: Path,
+    labelled: Path,
+    tiny_models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    more = ("--logger=wandb", "--data.seeds=[0]", "--model.models={clip: null, tagger: null}")
+    trainer.test(
+        arguments(run_folder, labelled, tiny_models, tmp_path, *more, "--model.concept=null")
+    )
+    (offline,) = tmp_path.glob("wandb/offline-run-*")
+    tables = [json.loads(path.read_text()) for path in offline.rglob("*.table.json")]
+    found = {table["columns"][1]: table for table in tables}
+    assert found.keys() == {"metric", "prompt"}
+    measured = [row["name"] for row in read(tmp_path)["rows"]]
+    assert [row[1] for row in found["metric"]["data"]] == measured
+    assert found["prompt"]["columns"][3:] == ["base", f"{run_folder.name} × 1"]
+    assert [row[1] for row in found["prompt"]["data"]] == read(tmp_path)["plan"]["prompts"]
+    assert all(row[3:] == ["Image", "Image"] for row in found["prompt"]["data"])
+    assert len(list(offline.rglob("grid_*.png"))) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo and spawn differ there")
 def test_two_processes_find_what_one_does(
@@ -349,6 +374,10 @@ def test_an_adapter_of_another_base_is_refused(
         (
             "--trainer.limit_test_batches=1",
             "trainer.limit_test_batches 1: a plan is measured whole; give fewer data.prompts or",
+        ),
+        (
+            "--model.trigger=orc",
+            "model.trigger 'orc' stands in none of data.prompts: put it into those in which the",
         ),
         ("--model.strengths=[0]", "model.strengths: 0 is none; 1 is the adapter as it was trained"),
         ("--model.models.dyno=x", "unknown key 'model.models.dyno'; did you mean 'dino'?"),
