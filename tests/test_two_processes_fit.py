@@ -65,7 +65,8 @@ def test_two_processes_train_what_one_does(training: list[str], tmp_path: Path) 
     trainer.fit(arguments(training, tmp_path / "two", "--trainer.max_steps=4", "--ckpt_path=last"))
 
 
-@pytest.mark.parametrize("init", ["lora_ga", pytest.param("corda", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("init", ["lora_ga", "corda"])
 def test_two_processes_begin_where_one_does(training: list[str], tmp_path: Path, init: str) -> None:
     """Each sees its own part of the samples that an adapter begins from."""
     options = (f"--model.adapter.init={init}", "--model.adapter.init_samples=12")

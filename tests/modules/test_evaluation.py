@@ -79,6 +79,7 @@ def test_base_and_adapter_are_measured_in_pairs(
         "trained_loss",
         "picture_change",
         "subject_similarity",
+        "subject_share",
         "subject_similarity_clip",
         "kid",
         "cmmd",

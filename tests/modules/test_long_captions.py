@@ -127,8 +127,9 @@ def test_an_evaluation_reads_the_length_from_the_checkpoint(
             "--config=configs/eval/quickstart.yaml",
             f"--model.base={tiny_models['base']}",
             f"--model.adapter={run_folder}",
-            "--model.embedder=null",
-            "--model.tagger=null",
+            "--model.models={clip: null, tagger: null}",
+            "--model.concept=null",
+            f"--model.base_pictures={tmp_path / 'base'}",
             f"--trainer.default_root_dir={tmp_path}",
             *(each for each in long if each.startswith("--data.shards=")),
             "--model.generation.steps=2",
@@ -136,6 +137,7 @@ def test_an_evaluation_reads_the_length_from_the_checkpoint(
             "--data.seeds=[0]",
         ]
     )
-    for variant in ("base", "adapter"):
-        first, second = ((tmp_path / "pictures" / variant / f"000{n}.png") for n in range(2))
-        assert first.read_bytes() != second.read_bytes()
+    for variant in ("base", f"{run_folder.name}___1"):
+        files = [tmp_path / "pictures" / variant / f"000{n}.png" for n in range(2)]
+        first, second = (Image.open(path).tobytes() for path in files)
+        assert first != second

@@ -349,6 +349,7 @@ LONG = {  # what other rows have most of
     "smooth l1, no weights",
     "adafactor",
     "nf4, sdxl",
+    "corda, checkpointing",
 }
 ROWS = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in OPTIONS]
 
