@@ -153,6 +153,11 @@ class Base:
         return self._family.conditions
 
     @property
+    def sampler_config(self) -> dict[str, Any]:
+        """Configuration of the sampler, prediction type and noise schedule included."""
+        return dict(self._schedule)
+
+    @property
     def prediction_type(self) -> str:
         """What the denoiser predicts: ``epsilon`` or ``v_prediction``."""
         return str(self._schedule["prediction_type"])
@@ -260,6 +265,16 @@ class Base:
         if part not in self._fingerprints:
             self._fingerprints[part] = self._parts.fingerprint(part)
         return self._fingerprints[part]
+
+    def network_fingerprints(self) -> dict[str, str]:
+        """Return hashes of the weights and configurations of all networks, by part."""
+        parts = ("unet", "vae", *self.text_encoder_names)
+        return {
+            part: hashlib.sha256(
+                "".join([self.fingerprint(part), *self._parts.settings(part)]).encode()
+            ).hexdigest()
+            for part in parts
+        }
 
     def encoder_fingerprints(self) -> dict[str, str]:
         """Return hashes of all that decides the cached outputs: ``vae`` and ``text``.

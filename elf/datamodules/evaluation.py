@@ -1,6 +1,6 @@
 """What an evaluation looks at: prompts × seeds, training pictures, held-out samples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from elf.datamodules.loader import HeldOutLoader
 from elf.datamodules.reading import CachedExamples
-from elf.datamodules.shards import bucket_numbers, fixed_part
+from elf.datamodules.shards import bucket_numbers, fixed_part, refuse_other_models
 from elf.errors import ElfError
 from elf.images import decode
 from elf.prepared import read_prepared
@@ -24,7 +24,8 @@ class EvaluationSet(LightningDataModule):
         prompts: What to generate; with the trigger where the adapter is to show itself.
         seeds: Seeds for each prompt; base and adapters share them.
         shards: The folder that ``elf prepare`` wrote; None leaves out what needs it.
-        references: How many training pictures to compare with, evenly spread; at most all.
+        references: How many training pictures to compare with, evenly spread; all if not given. A
+            copy of one that is left out is not found.
         batch_size: Pictures generated or measured at a time.
 
     Raises:
@@ -39,7 +40,7 @@ class EvaluationSet(LightningDataModule):
         prompts: list[str],
         seeds: list[int] = [0, 1],  # noqa: B006 (read only)
         shards: str | None = None,
-        references: int = 64,
+        references: int | None = None,
         batch_size: int = 1,
     ) -> None:
         super().__init__()
@@ -49,7 +50,7 @@ class EvaluationSet(LightningDataModule):
             if len(set(values)) != len(values):
                 raise ElfError(f"data.{key} holds one twice; each pair is measured once")
         for key, value in (("batch_size", batch_size), ("references", references)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ElfError(f"data.{key} {value} is too small: at least 1")
         self.prompts = prompts
         self.seeds = seeds
@@ -63,6 +64,15 @@ class EvaluationSet(LightningDataModule):
         if self.shards is None:
             return None
         return "live" if read_prepared(Path(self.shards)).text_states == "live" else None
+
+    def refuse_other_models(self, models: Mapping[str, str]) -> None:
+        """Refuse shards that other models made than those at hand, by their fingerprints.
+
+        Raises:
+            ElfError: If there are shards, and they are of others.
+        """
+        if self.shards is not None:
+            refuse_other_models(self.shards, read_prepared(Path(self.shards)), models)
 
     def training_pictures(self) -> "TrainingPictures | None":
         """Return the training pictures to compare with; None without shards."""
@@ -113,10 +123,10 @@ class TrainingPictures:
     Args:
         folder: The shards' folder.
         ids: Of the pictures that are wanted: not of class pictures.
-        count: How many of these, evenly spread; at most all.
+        count: How many of these, evenly spread; None for all.
     """
 
-    def __init__(self, folder: Path, ids: set[str], count: int) -> None:
+    def __init__(self, folder: Path, ids: set[str], count: int | None) -> None:
         self._reader = Reader(folder)
         entries: list[tuple[str, Entry]] = sorted(
             (
@@ -127,7 +137,7 @@ class TrainingPictures:
             ),
             key=lambda pair: pair[1].key,
         )
-        count = min(count, len(entries))
+        count = len(entries) if count is None else min(count, len(entries))
         self._entries = [entries[number * len(entries) // count] for number in range(count)]
 
     def __len__(self) -> int:

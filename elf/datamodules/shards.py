@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -198,16 +198,7 @@ class ShardDataModule(LightningDataModule):
         module = self.trainer.lightning_module if self.trainer else None
         fingerprints = getattr(module, "fingerprints", None)
         if callable(fingerprints):
-            for model, mine in fingerprints().items():
-                if model == "text" and self.text_mode == "live":
-                    continue  # nothing here was made by it
-                cached = self.prepared.fingerprints.get(model)
-                if cached != mine:
-                    also = ", clip_skip or caption_tokens" if model == "text" else ""
-                    raise ElfError(
-                        f"{self.shards}: the caches were made by another {model} model "
-                        f"({str(cached)[:12]}…, this one is {mine[:12]}…){also}: {REMEDY}"
-                    )
+            refuse_other_models(self.shards, self.prepared, fingerprints())
 
     def train_dataloader(self) -> EpochLoader:
         """Return this rank's training batches.
@@ -362,6 +353,29 @@ class ShardDataModule(LightningDataModule):
     def _dataset(self, examples: list[Example]) -> CachedExamples:
         prepared = self._require()
         return CachedExamples(examples, prepared.texts, self._reader, prepared.has_masks)
+
+
+def refuse_other_models(shards: str, prepared: Prepared, models: Mapping[str, str]) -> None:
+    """Refuse caches that other models made.
+
+    Args:
+        shards: Where they are.
+        prepared: What they are.
+        models: Fingerprints of the models at hand, ``vae`` and ``text``.
+
+    Raises:
+        ElfError: If they differ, with both.
+    """
+    for model, mine in models.items():
+        if model == "text" and prepared.text_states == "live":
+            continue  # nothing there was made by it
+        cached = prepared.fingerprints.get(model)
+        if cached != mine:
+            also = ", clip_skip or caption_tokens" if model == "text" else ""
+            raise ElfError(
+                f"{shards}: the caches were made by another {model} model "
+                f"({str(cached)[:12]}…, this one is {mine[:12]}…){also}: {REMEDY}"
+            )
 
 
 def bucket_numbers(examples: list[Example]) -> list[int]:

@@ -47,11 +47,11 @@ def log_metrics(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
         return  # who shows none has them as files already
     names = [variant.name for variant in metrics.variants]
     pairs = [(prompt, seed) for prompt in range(len(metrics.plan.prompts))
-             for seed in range(len(metrics.plan.seeds))][:SHOWN]  # fmt: skip
+             for seed in metrics.plan.seeds][:SHOWN]  # fmt: skip
     pictures = [
         [
             metrics.plan.prompts[prompt],
-            metrics.plan.seeds[seed],
+            seed,
             *(_picture(folder, metrics, name, prompt, seed) for name in names),
         ]
         for prompt, seed in pairs

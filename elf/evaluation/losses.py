@@ -70,5 +70,10 @@ def loss_curve(
 
 
 def as_trained(variants: Sequence[Variant]) -> Variant:
-    """Return the variant whose strength is nearest to 1."""
-    return min(variants, key=lambda variant: abs(np.log(abs(variant.strength or 1.0))))
+    """Return the variant whose strength is 1, or nearest to it; one below 0 is of another sign."""
+
+    def distance(variant: Variant) -> tuple[bool, float]:
+        strength = variant.strength or 1.0
+        return strength < 0, abs(float(np.log(abs(strength))))
+
+    return min(variants, key=distance)

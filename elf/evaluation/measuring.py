@@ -121,7 +121,7 @@ class Measuring:
                 note = f"distance from the base's pictures by {by}, prompts without the trigger"
                 found += table.change_rows(untriggered, "drift", note, None)
         found += self._copy_rows("copy" if "copy" in tables else subject, tables, seen)
-        found += self._attribute_rows(embedders["tagger"], concept, threshold)
+        found += self._attribute_rows(concept, threshold)
         return found
 
     # --- embedding --------------------------------------------------------------------------
@@ -254,17 +254,20 @@ class Measuring:
                 known.index.reshape(shape), alike, alike >= limit
             )
         prompts, found = self.plan.triggered, list[Row]()
+        how = f"of {len(references)} training pictures, {how}"
         copies = {v: one.copy[prompts].astype(float) for v, one in self.nearest.items()}
         found += table.compared("copies", copies, None, "lower", f"share of copies: {how}")
         likeness = {v: one.similarity[prompts] for v, one in self.nearest.items()}
         note = f"{self._named(kind)} to the nearest training picture"
         return found + table.compared("nearest_similarity", likeness, None, None, note)
 
-    def _attribute_rows(self, tagger: Any, concept: str | None, threshold: float) -> list[Row]:
-        if isinstance(tagger, str):
-            return [skipped("attributes", tagger)]
-        assert self.models.tagger is not None
-        checker = AttributeChecker(self.models.tagger, threshold, str(self.device))
+    def _attribute_rows(self, concept: str | None, threshold: float) -> list[Row]:
+        if self.models.tagger is None:
+            return [skipped("attributes", "no tagger; set model.models.tagger to a WD tagger")]
+        try:
+            checker = AttributeChecker(self.models.tagger, threshold, str(self.device))
+        except ElfError as error:
+            return [skipped("attributes", str(error))]
         shown = {
             variant.name: [
                 tags
@@ -298,8 +301,8 @@ def nearest_pictures(
         found = measuring.nearest.get(variant.name)
         if found is None:
             continue
-        for prompt, seed in np.ndindex(found.index.shape):
-            number = int(found.index[prompt, seed])
+        for prompt, place in np.ndindex(found.index.shape):
+            number = int(found.index[prompt, place])
             file = f"pictures/training/{number:04d}.png"
             if number not in kept:
                 kept.add(number)
@@ -307,8 +310,8 @@ def nearest_pictures(
             yield Nearest(
                 variant.name,
                 prompt,
-                seed,
+                measuring.plan.seeds[place],
                 file,
-                float(found.similarity[prompt, seed]),
-                bool(found.copy[prompt, seed]),
+                float(found.similarity[prompt, place]),
+                bool(found.copy[prompt, place]),
             )

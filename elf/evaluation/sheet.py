@@ -8,7 +8,7 @@ from PIL import Image
 from elf.generation import grid
 from elf.images import write_png
 
-PAIRS = 32  # on a sheet of more, only the first seed of each prompt is shown
+PAIRS = 32  # on a sheet of more, only the first seed of each prompt is shown, and no more of these
 
 
 def shown_pairs(plan: list[tuple[str, int]]) -> list[int]:
@@ -16,7 +16,7 @@ def shown_pairs(plan: list[tuple[str, int]]) -> list[int]:
     if len(plan) <= PAIRS:
         return list(range(len(plan)))
     first = {prompt: number for number, (prompt, _) in reversed(list(enumerate(plan)))}
-    return sorted(first.values())
+    return sorted(first.values())[:PAIRS]
 
 
 def enlarged(picture: Image.Image) -> Image.Image:

@@ -52,6 +52,11 @@ class AtStrength:
         return row.difference.mean >= LEARNT[row.name]
 
     @property
+    def measured(self) -> bool:
+        """Whether anything says how much was learnt."""
+        return self._gained is not None
+
+    @property
     def _gained(self) -> Row | None:
         return next((self.rows[name] for name in LEARNT if name in self.rows), None)
 
@@ -91,7 +96,10 @@ class AtStrength:
         return max(0.0, min(1.0, *shares)) if shares else 1.0
 
 
-FOLLOWED = ("attribute_rate", "prompt_margin")
+FOLLOWED = (
+    *("attribute_rate", "prompt_margin"),
+    *("attribute_rate_without_trigger", "prompt_margin_without_trigger"),
+)
 
 
 def judge(adapter: str, variants: Sequence[Variant], rows: Sequence[Row]) -> AdapterVerdict:
@@ -129,6 +137,8 @@ def judge(adapter: str, variants: Sequence[Variant], rows: Sequence[Row]) -> Ada
 
 def indicative(rows: Sequence[Row]) -> tuple[bool, str | None]:
     """Return whether the verdict rests on fewer pictures than it takes, and why."""
+    if not any(row.name in LEARNT and not row.skipped for row in rows):
+        return True, "nothing says how much was learnt; give data.shards, or model.concept"
     deciding = [row for row in rows if row.name in (*LEARNT, *FOLLOWED) and row.indicative]
     if not deciding:
         return False, None
@@ -147,7 +157,8 @@ def _kind(seen: Sequence[AtStrength], good: Sequence[AtStrength]) -> Kind:
         return "ignores_prompts"
     if any(each.copies for each in seen):
         return "memorised"
-    return "unclear" if any(each.seems_learnt for each in seen) else "undertrained"
+    known = all(each.measured for each in seen)
+    return "unclear" if not known or any(each.seems_learnt for each in seen) else "undertrained"
 
 
 def _best(good: Sequence[AtStrength]) -> AtStrength | None:
@@ -179,6 +190,11 @@ def _reasons(one: AtStrength) -> list[str]:
             said.append(f"{what} {row.base:.0%} → {row.adapter:.0%}")
         else:
             said.append(f"{what} {_said(row.difference)}")
+    leak, drift = (one.rows.get(name) for name in ("concept_rate_without_trigger", "drift"))
+    if leak is not None and leak.adapter:
+        said.append(f"{leak.adapter:.0%} concept without the trigger")
+    if drift is not None and drift.adapter is not None:
+        said.append(f"drift {drift.adapter:.3f}")
     copies = one.rows.get("copies")
     if copies is not None and copies.adapter is not None:
         said.append(f"{copies.adapter:.0%} copies" if copies.adapter else "no copies")

@@ -1,5 +1,6 @@
 """Evaluates adapters against their base: the same prompts, seeds and noise, with and without."""
 
+import gc
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from elf.evaluation.verdict import indicative, judge
 from elf.generation import GenerationConfig
 from elf.identity import flatten
 from elf.modules.diffusion import DiffusionModule
+from elf.objective import ObjectiveConfig
 from elf.validation import ValidationRun
 
 
@@ -82,7 +84,20 @@ class ImageEvaluation(LightningModule):
                     f"model.strengths: {strength:g} is none; 1 is the adapter as it was trained, "
                     "and the base is measured anyway"
                 )
+        for key in ("steps", "batch_size"):
+            if getattr(generation, key) < 1:
+                raise ElfError(
+                    f"model.generation.{key} is {getattr(generation, key)}; take 1 or more"
+                )
+        if not 0 <= tag_threshold <= 1:
+            raise ElfError(f"model.tag_threshold {tag_threshold} is a probability: 0 to 1")
         self.variants = variants(adapter_names(self.paths), strengths)
+        folders = [variant.folder.casefold() for variant in self.variants]
+        if len(set(folders)) != len(folders):
+            raise ElfError(
+                "model.adapter, model.strengths: two are so alike that their pictures would share "
+                "a folder; rename one, or evaluate them one by one"
+            )
         self.generation, self.models, self.trigger = generation, models, trigger
         self.tag_threshold, self.concept = tag_threshold, concept
         self.base_pictures, self.embeddings = base_pictures, embeddings
@@ -116,6 +131,17 @@ class ImageEvaluation(LightningModule):
         self._bases = [open_base(self.base_name, *file.options.values()) for file in self.files]
         for file, base in zip(self.files, self._bases, strict=True):
             file.refuse_other_base(base.fingerprint("unet"), self.base_name)
+        for file, base in zip(self.files[1:], self._bases[1:], strict=True):
+            mine, first = ([b.sampler_config, b.encoder_fingerprints()] for b in (base, self.base))
+            if mine != first:
+                raise ElfError(
+                    f"model.adapter: {file.path} was trained with another prediction_type, "
+                    f"zero_terminal_snr, clip_skip or caption_tokens than {self.paths[0]}, so they "
+                    "have no base in common; evaluate them one by one"
+                )
+        refuse_other_models = getattr(self._data, "refuse_other_models", None)
+        if refuse_other_models is not None:
+            refuse_other_models(self.base.encoder_fingerprints())
         shared = Path(self.base_pictures) if self.base_pictures else None
         self._store = PictureStore(self.folder, shared)
         data = self._data
@@ -165,10 +191,12 @@ class ImageEvaluation(LightningModule):
         sampling = asdict(self.generation)
         del sampling["seed"], sampling["batch_size"]
         made_of = {
-            "base": {"unet": base.fingerprint("unet"), **base.encoder_fingerprints()},
-            "prediction": [base.prediction_type, base.zero_terminal_snr],
+            "base": {**base.network_fingerprints(), **base.encoder_fingerprints()},
+            "sampler": base.sampler_config,
             "sampling": sampling,
             "precision": str(self.trainer.precision),
+            "device": self.device.type,
+            "diffusers": version("diffusers"),
         }
         if variant.adapter is None:
             return made_of
@@ -200,10 +228,14 @@ class ImageEvaluation(LightningModule):
     def _loaded(self, number: int) -> DiffusionModule:
         """Return an adapter in its base; one at a time is in memory."""
         if self._subject is None or self._number != number:
-            self._subject = None
+            self._forget()
             file = self.files[number]
             with torch.inference_mode(False):  # norms that are kept would be inference tensors
-                subject = DiffusionModule(self.base_name, file.config, **file.options)
+                # no weights of losses, of which some do not suit each noise schedule
+                plain = ObjectiveConfig(weighting="none")
+                subject = DiffusionModule(
+                    self.base_name, file.config, objective=plain, **file.options
+                )
                 subject.trainer = self.trainer
                 subject.configure_model()
                 subject.load_state_dict(file.state)
@@ -218,6 +250,13 @@ class ImageEvaluation(LightningModule):
                 )
                 self._timesteps: list[int] = strata.tolist()
         return self._subject
+
+    def _forget(self) -> None:
+        """Give up the networks and their memory; they hold each other, so none goes by itself."""
+        self._subject = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _weigh(self, subject: DiffusionModule, number: int) -> None:
         """Keep ‖ΔW‖ / ‖W‖ over all adapted layers: did anything change at all?"""
@@ -242,7 +281,7 @@ class ImageEvaluation(LightningModule):
             for number in range(len(self.files)):
                 if self._of(number)[0].name not in self._weight_changes:
                     self._loaded(number)  # its pictures were there already
-            self._subject = None
+            self._forget()
             metrics = self._measure()
             write_metrics(self.folder, metrics)
             page = write_report(self.folder)
@@ -292,10 +331,10 @@ class ImageEvaluation(LightningModule):
                 tuple(self.plan.seeds),
             ),
             pictures=tuple(
-                schema.Picture(v.name, prompt, seed, self._store.file(v, prompt * seeds + seed))
+                schema.Picture(v.name, prompt, seed, self._store.file(v, prompt * seeds + place))
                 for v in self.variants
                 for prompt in range(prompts)
-                for seed in range(seeds)
+                for place, seed in enumerate(self.plan.seeds)
             ),
             nearest=tuple(nearest_pictures(self.folder, measuring, shown)),
             loss=loss_curve(curves, self._timesteps),
@@ -329,7 +368,8 @@ class ImageEvaluation(LightningModule):
             "tag_threshold": self.tag_threshold,
             "concept": self.concept,
         }
-        data = {"seeds": self.plan.seeds, "shards": self._data.shards}
+        names = ("seeds", "shards", "references", "batch_size")
+        data = {name: getattr(self._data, name) for name in names}
         values = {**flatten(options, "model."), **flatten(data, "data.")}
         return {**values, "trainer.precision": str(self.trainer.precision)}
 

@@ -96,6 +96,8 @@ def losses() -> ValidationRun:
 
 def test_the_losses_stand_beside_the_strength_nearest_to_1() -> None:
     assert as_trained(VARIANTS).name == "elf × 1.2"
+    assert as_trained([Variant("a", 0, -1.0), Variant("b", 0, 0.5)]).name == "b"
+    assert as_trained([*VARIANTS, Variant("c", 0, 1.0)]).name == "c"
     held_out, trained = loss_rows(losses(), VARIANTS)
     assert (held_out.name, held_out.variant, held_out.pictures) == ("held_out_loss", "elf × 1.2", 2)
     assert (held_out.base, held_out.adapter) == (pytest.approx(0.4), pytest.approx(0.2))

@@ -17,6 +17,10 @@ def test_of_many_pairs_the_first_seed_of_each_prompt_is_shown() -> None:
     assert shown_pairs(plan) == [0, 1, 2, 3]
 
 
+def test_no_sheet_is_longer() -> None:
+    assert shown_pairs([(f"prompt {n}", 0) for n in range(100)]) == list(range(PAIRS))
+
+
 def test_small_pictures_are_enlarged_by_a_whole_factor() -> None:
     picture = Image.new("RGB", (48, 64))
     picture.putpixel((3, 5), (255, 0, 0))

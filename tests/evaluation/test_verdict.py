@@ -95,6 +95,26 @@ def test_an_interval_without_bounds_shows_nothing() -> None:
     assert judge("elf", VARIANTS[1:], rows).kind == "unclear"
 
 
+def test_what_was_not_measured_is_not_called_undertrained() -> None:
+    rows = [row("picture_change", "elf × 1", None, 0.1)]
+    assert judge("elf", VARIANTS[1:], rows).kind == "unclear"
+    assert indicative(rows) == (
+        True,
+        "nothing says how much was learnt; give data.shards, or model.concept",
+    )
+
+
+def test_prompts_without_the_trigger_must_be_followed_too() -> None:
+    rows = [*measured(), row("attribute_rate_without_trigger", "elf × 1", 1.0, 0.3)]
+    rows += [
+        row("concept_rate_without_trigger", "elf × 1", 0.0, 0.4),
+        row("drift", "elf × 1", None, 0.25),
+    ]
+    verdict = judge("elf", VARIANTS[1:], rows)
+    assert verdict.kind == "ignores_prompts"
+    assert "40% concept without the trigger; drift 0.250; no copies" in verdict.line
+
+
 def test_the_strength_that_learnt_most_and_still_follows_is_recommended() -> None:
     weak, strong = (
         measured("elf × 0.5", concept=0.5),

@@ -128,6 +128,55 @@ def test_the_same_evaluation_gives_the_same_figures(
         assert row["adapter"] == pytest.approx(second[name]["adapter"], abs=1e-3)
 
 
+def test_any_seeds_are_shown_as_what_they_are(
+    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    more = ("--data.seeds=[7, 3]", "--model.models={clip: null, tagger: null}")
+    trainer.test(
+        arguments(run_folder, labelled, tiny_models, tmp_path, *more, "--model.concept=null")
+    )
+    files = {
+        (p["prompt"], p["seed"]): p["file"]
+        for p in read(tmp_path)["pictures"]
+        if p["variant"] == "base"
+    }
+    assert files[0, 7] == "pictures/base/0000.png" and files[0, 3] == "pictures/base/0001.png"
+    page = (tmp_path / "report.html").read_text()
+    assert "seed 7" in page and "seed 3" in page and "not drawn" not in page
+    verdict = read(tmp_path)["verdict"]
+    assert verdict["adapters"][0]["kind"] == "unclear"
+    assert verdict["why"] == (
+        "nothing says how much was learnt; give data.shards, or model.concept"
+    )
+
+
+def test_adapters_without_a_base_in_common_are_refused(
+    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    checkpoint = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["elf"]["base_options"]["clip_skip"] = 2
+    torch.save(checkpoint, tmp_path / "skips.ckpt")
+    more = (f"--model.adapter=[{run_folder}, {tmp_path / 'skips.ckpt'}]",)
+    with pytest.raises(ElfError) as error:
+        trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
+    assert str(error.value) == (
+        f"model.adapter: {tmp_path / 'skips.ckpt'} was trained with another prediction_type, "
+        f"zero_terminal_snr, clip_skip or caption_tokens than {run_folder}, so they have no base "
+        "in common; evaluate them one by one"
+    )
+
+
+def test_shards_of_other_models_are_refused(
+    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    checkpoint = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["elf"]["base_options"]["clip_skip"] = 2
+    torch.save(checkpoint, tmp_path / "skips.ckpt")
+    more = (f"--model.adapter={tmp_path / 'skips.ckpt'}",)
+    with pytest.raises(ElfError, match=r"the caches were made by another text model \("):
+        trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
+
+
 def test_several_adapters_at_several_strengths(
     run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -240,7 +289,7 @@ def test_without_shards_or_models_the_rest_is_measured(
         "subject_similarity": "skipped: no dino model; set model.models.dino to a DINOv2 model",
         "prompt_similarity": "skipped: no clip model; set model.models.clip to a CLIP model",
         "copies": "skipped: no training pictures, or no model to compare with them",
-        "attributes": "skipped: no tagger model; set model.models.tagger to a WD tagger",
+        "attributes": "skipped: no tagger; set model.models.tagger to a WD tagger",
     }
 
 
@@ -380,6 +429,9 @@ def test_an_adapter_of_another_base_is_refused(
             "--model.trigger=orc",
             "model.trigger 'orc' stands in none of data.prompts: put it into those in which the",
         ),
+        ("--model.generation.steps=0", "model.generation.steps is 0; take 1 or more"),
+        ("--model.tag_threshold=35", "model.tag_threshold 35.0 is a probability: 0 to 1"),
+        ("--model.strengths=[1, 1.00000001]", "two are so alike that their pictures would share"),
         ("--model.strengths=[0]", "model.strengths: 0 is none; 1 is the adapter as it was trained"),
         ("--model.models.dyno=x", "unknown key 'model.models.dyno'; did you mean 'dino'?"),
         ("--model.adapter=nowhere", "input: no run folder or checkpoint nowhere"),
