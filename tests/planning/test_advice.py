@@ -52,7 +52,7 @@ def advised(measured: Measured, room: int) -> dict[str, int]:
     return {change.keys: change.memory.total for change in found}
 
 
-@pytest.mark.parametrize("share", [0.95, 0.9, 0.8])
+@pytest.mark.parametrize("share", [pytest.param(0.95, marks=pytest.mark.slow), 0.9, 0.8])
 def test_what_is_advised_fits(measured: Measured, share: float) -> None:
     room = int(share * measured(CHOICE).memory.total)
     found = advised(measured, room)
