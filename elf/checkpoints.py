@@ -1,7 +1,8 @@
 """Checkpoint files: written atomically, read without running code, found by name."""
 
 import glob
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,15 @@ def _named(name: str, run_folder: Path) -> Iterator[Path]:
                 "`all`"
             )
         yield from matching
+
+
+def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the sha256 of some tensors, their names and shapes in hex."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def evaluated_state(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -5,22 +5,19 @@ other; what the base makes of a picture is measured with the first. All that can
 refused before that.
 """
 
-import hashlib
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
-from torch import Tensor
 
 from elf.callbacks import StepBar
-from elf.checkpoints import read_checkpoint
+from elf.checkpoints import read_checkpoint, weights_hash
 from elf.datamodules import ShardDataModule
 from elf.errors import ElfError
 from elf.files import explain_disk_errors, write_atomic
@@ -115,15 +112,6 @@ def read_fitting(path: Path, module: Any) -> dict[str, Any]:
             f"{path} lacks {error}: it is damaged, or of another version of Elf; leave it out"
         ) from None
     return saved
-
-
-def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of some tensors, their names and shapes in hex."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 class EveryCheckpoint(Callback):

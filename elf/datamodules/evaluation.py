@@ -1,6 +1,7 @@
 """What an evaluation looks at: prompts × seeds, training pictures, held-out samples."""
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from elf.datamodules.reading import CachedExamples
 from elf.datamodules.shards import bucket_numbers, fixed_part, refuse_other_models
 from elf.errors import ElfError
 from elf.images import decode
-from elf.prepared import read_prepared
+from elf.prepared import Prepared, read_prepared
 from elf.shards import Entry, Reader, read_index
 from elf.validationsets import HELD_OUT, TRAINED
 
@@ -63,7 +64,13 @@ class EvaluationSet(LightningDataModule):
         """``live`` if the shards hold no text states; None leaves it to the adapter."""
         if self.shards is None:
             return None
-        return "live" if read_prepared(Path(self.shards)).text_states == "live" else None
+        return "live" if self._prepared.text_states == "live" else None
+
+    @cached_property
+    def _prepared(self) -> Prepared:
+        """What the shards hold, looked at once: to check all of it takes a while."""
+        assert self.shards is not None
+        return read_prepared(Path(self.shards))
 
     def refuse_other_models(self, models: Mapping[str, str]) -> None:
         """Refuse shards that other models made than those at hand, by their fingerprints.
@@ -72,13 +79,13 @@ class EvaluationSet(LightningDataModule):
             ElfError: If there are shards, and they are of others.
         """
         if self.shards is not None:
-            refuse_other_models(self.shards, read_prepared(Path(self.shards)), models)
+            refuse_other_models(self.shards, self._prepared, models)
 
     def training_pictures(self) -> "TrainingPictures | None":
         """Return the training pictures to compare with; None without shards."""
         if self.shards is None:
             return None
-        prepared = read_prepared(Path(self.shards))
+        prepared = self._prepared
         learnt = {example.id for example in prepared.train if not example.regularisation}
         return TrainingPictures(Path(self.shards), learnt, self.references)
 
@@ -97,8 +104,7 @@ class EvaluationSet(LightningDataModule):
     def _loss_loaders(self, world: int, rank: int) -> list[HeldOutLoader]:
         if self.shards is None:
             return []
-        folder = Path(self.shards)
-        prepared = read_prepared(folder)
+        folder, prepared = Path(self.shards), self._prepared
         sets = {
             HELD_OUT: prepared.held_out,
             TRAINED: fixed_part(prepared.train, len(prepared.held_out)),

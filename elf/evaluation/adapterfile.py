@@ -11,6 +11,7 @@ from torch import Tensor
 
 from elf import adapters
 from elf.adapters import AdapterConfig
+from elf.checkpoints import weights_hash
 from elf.errors import ElfError
 from elf.export import read_adapter, read_origin
 
@@ -36,12 +37,8 @@ class AdapterFile:
     @cached_property
     def fingerprint(self) -> str:
         """The sha256 of all that the adapter does to its base."""
-        whole = hashlib.sha256(json.dumps(adapters.describe(self.config)).encode())
-        for name, tensor in sorted(self.state.items()):
-            plain = tensor.detach().cpu().contiguous()
-            whole.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-            whole.update(plain.flatten().view(torch.uint8).numpy().tobytes())
-        return whole.hexdigest()
+        described = json.dumps(adapters.describe(self.config)) + weights_hash(self.state)
+        return hashlib.sha256(described.encode()).hexdigest()
 
     def refuse_other_base(self, sha256: str, name: str) -> None:
         """Refuse to be put into another base than that of the training.

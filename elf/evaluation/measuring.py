@@ -119,7 +119,8 @@ class Measuring:
             if not self.plan.triggered.all():
                 untriggered = table.chosen(tables[subject], ~self.plan.triggered)
                 note = f"distance from the base's pictures by {by}, prompts without the trigger"
-                found += table.change_rows(untriggered, "drift", note, None)
+                needed = table.UNTRIGGERED * len(self.plan.seeds)
+                found += table.change_rows(untriggered, "drift", note, needed)
         found += self._copy_rows("copy" if "copy" in tables else subject, tables, seen)
         found += self._attribute_rows(concept, threshold)
         return found

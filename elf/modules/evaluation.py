@@ -152,6 +152,7 @@ class ImageEvaluation(LightningModule):
                 "in which the adapter is to show itself, or set it to null"
             )
         self._losses = [ValidationRun() for _ in self.files]
+        self._made: dict[str, dict[str, Any]] = {}  # by variant: what its pictures are made of
         self._weight_changes: dict[str, float] = {}
         self._base_errors: dict[str, torch.Tensor] = {}
 
@@ -175,7 +176,9 @@ class ImageEvaluation(LightningModule):
         for variant in self.variants:
             if variant.adapter != adapter and not (variant == BASE and adapter == 0):
                 continue
-            made_of = self._made_of(variant)
+            if variant.name not in self._made:
+                self._made[variant.name] = self._made_of(variant)
+            made_of = self._made[variant.name]
             keys = [picture_key(made_of, *pair) for pair in zip(prompts, seeds, strict=True)]
             # of a batch all or none: alone, a picture would differ by rounding
             if all(map(self._store.has, [variant] * len(keys), numbers, keys)):

@@ -150,17 +150,23 @@ def test_any_seeds_are_shown_as_what_they_are(
     )
 
 
+def with_clip_skip(run_folder: Path, folder: Path) -> Path:
+    """Return a copy of a run's checkpoint whose base had another clip_skip."""
+    checkpoint = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["elf"]["base_options"]["clip_skip"] = 2
+    torch.save(checkpoint, folder / "skips.ckpt")
+    return folder / "skips.ckpt"
+
+
 def test_adapters_without_a_base_in_common_are_refused(
     run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    checkpoint = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
-    checkpoint["elf"]["base_options"]["clip_skip"] = 2
-    torch.save(checkpoint, tmp_path / "skips.ckpt")
-    more = (f"--model.adapter=[{run_folder}, {tmp_path / 'skips.ckpt'}]",)
+    skips = with_clip_skip(run_folder, tmp_path)
+    more = (f"--model.adapter=[{run_folder}, {skips}]",)
     with pytest.raises(ElfError) as error:
         trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
     assert str(error.value) == (
-        f"model.adapter: {tmp_path / 'skips.ckpt'} was trained with another prediction_type, "
+        f"model.adapter: {skips} was trained with another prediction_type, "
         f"zero_terminal_snr, clip_skip or caption_tokens than {run_folder}, so they have no base "
         "in common; evaluate them one by one"
     )
@@ -169,10 +175,8 @@ def test_adapters_without_a_base_in_common_are_refused(
 def test_shards_of_other_models_are_refused(
     run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    checkpoint = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
-    checkpoint["elf"]["base_options"]["clip_skip"] = 2
-    torch.save(checkpoint, tmp_path / "skips.ckpt")
-    more = (f"--model.adapter={tmp_path / 'skips.ckpt'}",)
+    skips = with_clip_skip(run_folder, tmp_path)
+    more = (f"--model.adapter={skips}",)
     with pytest.raises(ElfError, match=r"the caches were made by another text model \("):
         trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
 
