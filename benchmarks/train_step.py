@@ -7,7 +7,9 @@ Networks of full size with random weights, rank 16 on the attention. The columns
 process; medians. The example's step is that of train_text_to_image_lora.py under fp16: VAE and text
 encoders in each step (or latents and states given), autocast, a scaler, AdamW as torch makes it, no
 clipping, and a look at the loss. Elf's draws its noise from each sample's seed on the CPU, clips,
-logs nothing and looks at a loss when it is there; its batch comes pinned from the CPU.
+logs nothing and looks at a loss when it is there; its batch comes pinned from the CPU. The losses
+of the first three steps are compared with those of the first of Elf's sides, which has the same
+weights and noise; the example draws its noise on the GPU.
 `--json` adds rows to a file that is there already.
 """
 
@@ -199,8 +201,8 @@ class Ours:
         ):
             return self.denoiser.training_errors(batch)
 
-    def step(self) -> None:
-        """Take a step."""
+    def step(self) -> Tensor:
+        """Take a step and return its loss, which may not be there yet."""
         options = self.options
         self.steps += 1
         given = options.batch_of(self.steps)
@@ -217,6 +219,7 @@ class Ours:
         self.losses.add(loss, loss, self.steps, [])
         self.losses.check(wait=False)
         self.stepper.step()
+        return loss
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -274,19 +277,20 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for each side."""
     on_gpu = options.kind_of_device == "cuda"
     sides, first, memory = {}, {}, {}
+    losses: dict[str, list[float]] = {}
     for name in options.sides or DEFAULT:
         if on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_reserved() if on_gpu else 0
+        torch.manual_seed(0)  # each side has the same weights
         sides[name] = SIDES[name](options)
         synchronize(options)
         start = time.perf_counter()
-        sides[name].step()
+        losses[name] = [float(sides[name].step())]
         synchronize(options)
         first[name] = time.perf_counter() - start
-        for _ in range(2):
-            sides[name].step()
+        losses[name] += [float(sides[name].step()) for _ in range(2)]
         memory[name] = (torch.cuda.max_memory_reserved() - before) / GIB if on_gpu else 0.0
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(options.repeats):
@@ -299,6 +303,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             times[name].append((time.perf_counter() - start) / options.steps)
     medians = {name: statistics.median(values) for name, values in times.items()}
     compared = medians.get("example", next(iter(medians.values())))
+    ours = [name for name in sides if name.startswith("elf")]
     rate = matrix_rate(options) if on_gpu else None
     work = 2 * FORWARD_TFLOP.get(options.family, 0) * options.batch
     return [
@@ -312,9 +317,15 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             "matrix_share": work / seconds / rate if rate else None,
             "reserved_gib": memory[name],
             "first_step_s": first[name],
+            "loss_difference": difference(losses[ours[0]], losses[name]) if name in ours else None,
         }
         for name, seconds in medians.items()
     ]
+
+
+def difference(some: list[float], others: list[float]) -> float:
+    """Return the largest difference between losses, as a share of them."""
+    return max(abs(one - other) / abs(one) for one, other in zip(some, others, strict=True))
 
 
 def matrix_rate(options: argparse.Namespace) -> float:
@@ -371,10 +382,12 @@ def main() -> None:
     rows = measure(options)
     for row in rows:
         share = f"{row['matrix_share']:.0%}" if row["matrix_share"] else "-"
+        apart = row["loss_difference"]
         print(
             f"{row['name']:<58}{row['value']:9.1f} ms  ×{row['ratio']:.2f}"
             f"{row['pictures_per_s']:8.1f}/s  {share} of the matrix rate"
             f"{row['reserved_gib']:7.2f} GiB  first {row['first_step_s']:.1f} s"
+            f"{'' if apart is None else f'  loss {apart:.1e} apart'}"
         )
     if options.json:
         add_rows(options.json, rows, options.kind_of_device == "cuda")
