@@ -92,10 +92,12 @@ def rate_rows(
             scores = _rates(plan, shown, [[concept]] * len(asked), prompts)
             note = f"how often {concept} is seen by the tagger"
             better: Literal["higher", "lower"] = "lower" if suffix else "higher"
-            rows += compared(f"concept_rate{suffix}", scores, NEEDED, better, note)
+            rows += compared(f"concept_rate{suffix}", scores, NEEDED, better, note, shares=True)
         scores = _rates(plan, shown, asked, prompts)
         note = "how often prompted tags are seen by the tagger"
-        rows += compared(f"attribute_rate{suffix}", scores, NEEDED, "higher", note)
+        rows += compared(
+            f"attribute_rate{suffix}", scores, NEEDED, "higher", note, shares=True, kept=True
+        )
     return rows
 
 

@@ -229,7 +229,7 @@ class Measuring:
                 scores = table.margin_scores(some, texts[prompts])
                 note = "CLIP-T to a picture's own prompt less that to the others"
                 found += table.compared(
-                    f"prompt_margin{suffix}", scores, table.PAIRED, "higher", note
+                    f"prompt_margin{suffix}", scores, table.PAIRED, "higher", note, kept=True
                 )
         return found
 
@@ -257,7 +257,8 @@ class Measuring:
         prompts, found = self.plan.triggered, list[Row]()
         how = f"of {len(references)} training pictures, {how}"
         copies = {v: one.copy[prompts].astype(float) for v, one in self.nearest.items()}
-        found += table.compared("copies", copies, None, "lower", f"share of copies: {how}")
+        note = f"share of copies: {how}"
+        found += table.compared("copies", copies, None, "lower", note, shares=True)
         likeness = {v: one.similarity[prompts] for v, one in self.nearest.items()}
         note = f"{self._named(kind)} to the nearest training picture"
         return found + table.compared("nearest_similarity", likeness, None, None, note)

@@ -20,9 +20,11 @@ from elf.metrics import (
     drift,
     fid,
     jackknife_difference,
+    jackknife_ratio,
     kid,
     normalise,
     paired_difference,
+    share_difference,
     similarity_to_references,
     similarity_to_texts,
 )
@@ -53,6 +55,8 @@ def compared(
     needed: int | None,
     better: Literal["higher", "lower"] | None,
     note: str,
+    shares: bool = False,
+    kept: bool = False,
 ) -> list[Row]:
     """Return a row of each variant beside the base: means, and their paired difference.
 
@@ -62,18 +66,22 @@ def compared(
         needed: From how many pictures it can be relied on.
         better: Which way is better.
         note: How it was measured.
+        shares: The scores are shares from 0 to 1, many of them perhaps equal.
+        kept: They are of what an adapter should keep of its base; see ``Row.over_half``.
     """
-    kept = ~np.isnan(scores[BASE.name]).all(axis=1)
-    if not kept.any():
+    interval = share_difference if shares else paired_difference
+    scored = ~np.isnan(scores[BASE.name]).all(axis=1)
+    if not scored.any():
         return []
-    base = scores[BASE.name][kept]
+    base = scores[BASE.name][scored]
     rows = []
     for variant, table in scores.items():
         if variant != BASE.name:
-            adapter = table[kept]
-            found = difference(paired_difference(base, adapter))
+            adapter = table[scored]
+            found = difference(interval(base, adapter))
+            half = difference(interval(base / 2, adapter)) if kept else None
             means = float(base.mean()), float(adapter.mean())
-            rows.append(Row(name, variant, *means, found, base.size, needed, better, note))
+            rows.append(Row(name, variant, *means, found, base.size, needed, better, note, half))
     return rows
 
 
@@ -215,8 +223,19 @@ def diversity_rows(tables: Tables, by: str) -> list[Row]:
     note = f"mean distance of a prompt's {seeds} seeds by {by}; far below the base it has collapsed"
     scores = {variant: diversity(table)[:, None] for variant, table in tables.items()}
     prompts = len(tables[BASE.name])
-    rows = compared("diversity", scores, SEEDS * prompts, None, note)
-    return [replace(row, pictures=seeds * prompts) for row in rows]
+    of = {"pictures": seeds * prompts, "needed": SEEDS * prompts}
+    rows = [replace(row, **of) for row in compared("diversity", scores, None, None, note)]
+    base = scores[BASE.name]
+    if not base.any():
+        return rows
+    for variant, table in scores.items():
+        if variant != BASE.name:
+            ratio = jackknife_ratio(np.mean, base, table)
+            found = difference(Interval(ratio.mean - 1, ratio.low - 1, ratio.high - 1))
+            note = "diversity over the base's; near 0 it has collapsed"
+            share = Row("diversity_ratio", variant, 1.0, ratio.mean, found, None, None, None, note)
+            rows.append(replace(share, **of))
+    return rows
 
 
 def chosen(tables: Tables, prompts: Bool[Array, " P"]) -> Tables:

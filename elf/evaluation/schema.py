@@ -76,6 +76,8 @@ class Row:
         needed: How many make it valid; none: any number.
         better: ``higher`` or ``lower``, if one of them is.
         note: How it was measured, or what it needs.
+        over_half: adapter − base / 2 of what an adapter should keep of its base; surely below 0,
+            it has lost more than half.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Row:
     needed: int | None
     better: str | None
     note: str
+    over_half: Difference | None = None
 
     @property
     def skipped(self) -> bool:

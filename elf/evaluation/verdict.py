@@ -15,8 +15,6 @@ COPYING = 0.1
 """Share of copies from which an adapter copies: one picture in ten."""
 LEARNT = {"concept_rate": 0.25, "subject_share": 0.5}
 """What says that something was learnt, the first that was measured, and from which gain on."""
-KEPT = 0.5
-"""Share of what the base shows of a prompt; who keeps less does not follow prompts any more."""
 NEAR_BEST = 0.95
 """Share of the best strength's score from which another one is as good."""
 
@@ -218,9 +216,7 @@ def _surely_below(row: Row | None) -> bool:
 
 
 def _surely_lost(row: Row | None) -> bool:
-    """Whether surely less than a share of the base's value is left."""
-    if row is None or row.difference is None or row.difference.high is None:
+    """Whether surely less than half of what the base shows is left."""
+    if row is None or row.over_half is None or not row.base or row.base < 0:
         return False
-    return (
-        row.base is not None and row.base > 0 and row.base + row.difference.high < KEPT * row.base
-    )
+    return row.over_half.high is not None and row.over_half.high < 0

@@ -48,6 +48,9 @@ QUESTIONS = {
     "cmmd": Question("CMMD", "the same by CLIP, unbiased"),
     "fid": Question("FID", "the same, valid for thousands of pictures alone", 1),
     "diversity": Question("Diversity", "distance between the seeds of one prompt"),
+    "diversity_ratio": Question(
+        "Diversity of the base's", "near 0: a prompt's seeds have become one picture", 1, True
+    ),
     "copies": Question("Copies", "share of pictures that copy a training picture", 1, True),
     "nearest_similarity": Question("Nearest training picture", "likeness to the most alike one"),
     "drift": Question("Drift", "change of pictures whose prompts lack the trigger"),

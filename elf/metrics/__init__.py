@@ -14,6 +14,7 @@ from elf.metrics.intervals import (
     jackknife_interval,
     jackknife_ratio,
     paired_difference,
+    share_difference,
 )
 from elf.metrics.similarity import similarity_to_references, similarity_to_texts
 
@@ -34,6 +35,7 @@ __all__ = [
     "nearest_references",
     "normalise",
     "paired_difference",
+    "share_difference",
     "share_of_copies",
     "similarity_to_references",
     "similarity_to_texts",

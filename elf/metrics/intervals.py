@@ -8,7 +8,8 @@ How often a 95 % interval holds the truth, simulated with 8 and with 20 prompts:
 - means, by the skewness of the prompts' differences: 0, 95 and 95 %; 1, 94 and 94 %; 1.4, 92 and
   94 %; 2, 90 and 91 %;
 - KID and CMMD, 93–96 %; ratios of diversities, 94–95 %;
-- shares of rare events fail: where 0.1 of the prompts give one, 57 and 88 %.
+- shares of what shows or does not, by ``share_difference``: never below 94.5 %, but 98 % and more
+  where nearly all or nearly no pictures show it. Student's t alone would hold in 24 to 97 %.
 """
 
 from collections.abc import Callable
@@ -47,13 +48,26 @@ def paired_difference(
     A prompt's seeds are averaged first. Student's t holds its coverage at 8–20 prompts, where a
     percentile bootstrap does not.
     """
+    return _mean((adapter - base).mean(axis=1), confidence)
+
+
+def share_difference(
+    base: Float[Array, "P S"], adapter: Float[Array, "P S"], confidence: float = 0.95
+) -> Interval:
+    """Return the mean of adapter − base, of shares from 0 to 1, with an interval over prompts.
+
+    Prompts that all agree say little of the next one, but have no spread that a t interval could
+    be made of. Two more are imagined, whose differences are +½ and −½, as Agresti and Min (2005)
+    add pairs to a table of counts; the interval, of P + 2 prompts, is cut off at −1 and 1. It is
+    too wide rather than too narrow. The mean is that of the prompts that there are.
+    """
     differences = (adapter - base).mean(axis=1)
     mean = float(differences.mean())
-    prompts = len(differences)
-    if prompts < 2:
+    if len(differences) < 2:
         return _without_bounds(mean)
-    error = float(differences.std(ddof=1)) / prompts**0.5
-    return _around(mean, error, prompts, confidence)
+    around = _mean(np.append(differences, [0.5, -0.5]), confidence)
+    # the middle lies nearer to 0 than the mean; what was seen is held all the same
+    return Interval(mean, max(-1.0, min(mean, around.low)), min(1.0, max(mean, around.high)))
 
 
 def jackknife_interval(
@@ -156,6 +170,14 @@ def jackknife_ratio(
             confidence=confidence,
         )
     return Interval(after / before, float(np.exp(interval.low)), float(np.exp(interval.high)))
+
+
+def _mean(values: Float[Array, " P"], confidence: float) -> Interval:
+    mean = float(values.mean())
+    if len(values) < 2:
+        return _without_bounds(mean)
+    error = float(values.std(ddof=1)) / len(values) ** 0.5
+    return _around(mean, error, len(values), confidence)
 
 
 def _around(mean: float, error: float, count: int, confidence: float) -> Interval:

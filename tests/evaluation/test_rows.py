@@ -28,6 +28,10 @@ def test_a_variant_is_compared_with_the_base_pair_by_pair() -> None:
     assert row.difference is not None
     assert row.difference.mean == row.difference.low == pytest.approx(0.5)
     assert row.indicative
+    assert row.over_half is None
+    (row,) = rows.compared("x", scores, 40, "higher", "how", kept=True)
+    assert row.over_half is not None
+    assert row.over_half.mean == pytest.approx(0.8 - 0.3 / 2)
     nothing = {name: np.full((2, 2), np.nan) for name in scores}
     assert rows.compared("x", nothing, 40, None, "") == []
 
@@ -58,9 +62,19 @@ def test_each_picture_is_scored_by_its_own_prompt() -> None:
 
 
 def test_diversity_is_of_a_prompts_seeds() -> None:
-    (row,) = rows.diversity_rows(tables([[A, B], [B, C]], [[A, A], [B, C]]), "CLIP")
-    assert (row.base, row.adapter) == (pytest.approx(1), pytest.approx(0.5))
+    row, ratio = rows.diversity_rows(tables([[A, B], [B, A + B]], [[A, A], [B, A + B]]), "CLIP")
+    spread = 1 - 0.5**0.5
+    assert (row.base, row.adapter) == (
+        pytest.approx((1 + spread) / 2),
+        pytest.approx(spread / 2),
+    )
     assert (row.pictures, row.needed) == (4, 8)
+    assert (ratio.name, ratio.base, ratio.pictures) == ("diversity_ratio", 1, 4)
+    assert ratio.adapter == pytest.approx(spread / (1 + spread))
+    assert ratio.difference is not None
+    assert ratio.difference.mean == pytest.approx(spread / (1 + spread) - 1)
+    (row,) = rows.diversity_rows(tables([[A, A]], [[A, B]]), "CLIP")
+    assert row.base == 0  # to which nothing has a ratio
     (row,) = rows.diversity_rows(tables([[A]], [[A]]), "CLIP")
     assert row.note == "skipped: it takes two seeds; give more data.seeds"
 

@@ -16,7 +16,8 @@ def row(
 ) -> Row:
     mean = adapter - (base or 0.0)
     change = Difference(mean, mean - margin, mean + margin)
-    values = {"pictures": 80, "needed": 40, "better": None, "note": ""} | more
+    half = Difference(mean + (base or 0.0) / 2, high=adapter - (base or 0.0) / 2 + margin)
+    values = {"pictures": 80, "needed": 40, "better": None, "note": "", "over_half": half} | more
     return Row(name, variant, base, adapter, change, **values)
 
 

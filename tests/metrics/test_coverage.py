@@ -19,6 +19,7 @@ from elf.metrics import (
     kid,
     normalise,
     paired_difference,
+    share_difference,
 )
 
 DRAWS = 10_000
@@ -74,6 +75,33 @@ def test_differences_of_means(prompts: int, effects: Effects) -> None:
 def test_where_it_does_not_hold(prompts: int) -> None:
     """What the docstring admits of skewness 2: it is below, and not by more than it says."""
     assert 0.88 <= of_means(prompts, very_skewed) < 0.93
+
+
+@pytest.mark.parametrize(
+    ("base", "adapter"),
+    [(0.5, 0.5), (0.05, 0.6), (0.99, 0.4), (0, 0.97), (0, 0.1), (0.02, 0.02)],
+)
+@pytest.mark.parametrize("spread", [0.001, 0.5])
+@pytest.mark.parametrize("seeds", [2, 4])
+@pytest.mark.parametrize("prompts", [8, 20])
+def test_shares_are_held_however_rare(
+    prompts: int, seeds: int, spread: float, base: float, adapter: float
+) -> None:
+    """Whether pictures show a tag, more and less likely by prompt; never too narrow."""
+
+    def shown(random: np.random.Generator, share: float) -> np.ndarray:
+        if share == 0:
+            return np.zeros((prompts, seeds))
+        likely = random.beta(share / spread, (1 - share) / spread, size=(prompts, 1))
+        return random.binomial(1, likely, size=(prompts, seeds)).astype(float)
+
+    def interval(random: np.random.Generator) -> Interval:
+        return share_difference(shown(random, base), shown(random, adapter))
+
+    found = coverage(adapter - base, interval, draws=2_000)
+    assert found >= 0.94
+    if min(base, adapter) > 0.04 and max(base, adapter) < 0.9:
+        assert found <= 0.996
 
 
 class World(NamedTuple):

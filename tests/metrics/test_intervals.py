@@ -16,6 +16,7 @@ from elf.metrics import (
     jackknife_ratio,
     kid,
     paired_difference,
+    share_difference,
 )
 
 
@@ -121,6 +122,16 @@ def test_one_prompt_has_no_interval() -> None:
         assert interval.mean == 1
         assert math.isnan(interval.low)
         assert math.isnan(interval.high)
+
+
+def test_prompts_that_agree_are_few_all_the_same() -> None:
+    none, all_of_them = np.zeros((3, 2)), np.ones((3, 2))
+    found = share_difference(none, all_of_them)
+    assert (found.mean, found.high) == (1, 1) and found.low < 0.2
+    assert share_difference(np.zeros((20, 2)), np.ones((20, 2))).low > 0.7
+    few = share_difference(none, none)
+    assert few.mean == 0 and few.low == -few.high and few.low >= -1
+    assert np.isnan(share_difference(none[:1], all_of_them[:1]).low)
 
 
 def test_an_interval_is_printed_with_its_bounds_where_it_has_some() -> None:

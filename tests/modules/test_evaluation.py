@@ -88,6 +88,7 @@ def test_base_and_adapter_are_measured_in_pairs(
         "prompt_margin",
         "prompt_similarity_without_trigger",
         "diversity",
+        "diversity_ratio",
         "drift",
         "copies",
         "nearest_similarity",
