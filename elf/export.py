@@ -1,7 +1,8 @@
 """``elf export``: an adapter as the file that diffusers, PEFT and a backend service load."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from elf.files import atomic_path
 
 # diffusers.loaders.lora_base: without this header the loader takes alpha = rank
 METADATA_KEY = "lora_adapter_metadata"
+ORIGIN_KEY = "elf.origin"
+"""In a file's header: the base that the adapter was trained on, as a checkpoint has it."""
 FILE_NAME = "pytorch_lora_weights.safetensors"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -74,6 +77,9 @@ def export_diffusers(
     header = {
         "format": "pt",
         METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True),
+        ORIGIN_KEY: json.dumps(
+            {key: checkpoint["elf"][key] for key in ("base_options", "base_sha256")}
+        ),
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=header)
@@ -111,11 +117,9 @@ def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     Raises:
         ElfError: If it is none of these.
     """
-    path = Path(path)
-    if path.is_dir() and (path / FILE_NAME).exists():
-        path = path / FILE_NAME
-    if path.suffix == ".safetensors":
-        return _read_diffusers(path)
+    file = _exported(path)
+    if file is not None:
+        return _read_diffusers(file)
     checkpoint = read_checkpoint(find_checkpoint(path))
     return AdapterConfig(**checkpoint["elf"]["adapter"]), evaluated_state(checkpoint)
 
@@ -123,24 +127,49 @@ def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
 def read_origin(path: str | Path) -> tuple[dict[str, Any], str | None]:
     """Return what a run said of its base (``prediction_type`` …), and the sha256 of its UNet.
 
-    A file of others' layout says nothing of either.
+    A file that another program wrote says nothing of either.
+
+    Raises:
+        ElfError: If there is no such file, or it is damaged.
     """
+    file = _exported(path)
+    if file is None:
+        known = read_checkpoint(find_checkpoint(path))["elf"]
+    else:
+        with _opened(file) as opened:
+            known = _header(opened, ORIGIN_KEY)
+    return known.get("base_options", {}), known.get("base_sha256")
+
+
+def _exported(path: str | Path) -> Path | None:
+    """Return the exported file that a path stands for; a run's own checkpoints come before it."""
     path = Path(path)
-    if path.suffix == ".safetensors" or (path / FILE_NAME).exists():
-        return {}, None
-    known = read_checkpoint(find_checkpoint(path))["elf"]
-    return known["base_options"], known["base_sha256"]
+    if path.suffix == ".safetensors":
+        return path
+    has_file = (path / FILE_NAME).exists() and not (path / "checkpoints").is_dir()
+    return path / FILE_NAME if has_file else None
 
 
-def _read_diffusers(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            header: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            state = {key: file.get_tensor(key) for key in file.keys()}
+            yield file
     except FileNotFoundError:
         raise ElfError(f"adapter: no file {path}") from None
     except Exception as error:  # safetensors raises its own untyped error on damaged files
         raise ElfError(f"adapter: {path} is no safetensors file ({error})") from None
+
+
+def _header(file: Any, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((file.metadata() or {}).get(key, "{}"))
+    return found
+
+
+def _read_diffusers(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    with _opened(path) as file:
+        header = _header(file, METADATA_KEY)
+        state = {key: file.get_tensor(key) for key in file.keys()}
     if not header:
         raise ElfError(f"adapter: {path} has no {METADATA_KEY}; export it again by `elf export`")
     states = adapters.by_part(state)

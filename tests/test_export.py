@@ -14,7 +14,7 @@ from elf import cli
 from elf.adapters import AdapterConfig
 from elf.checkpoints import read_checkpoint
 from elf.errors import ElfError
-from elf.export import METADATA_KEY, export_diffusers, read_adapter
+from elf.export import METADATA_KEY, export_diffusers, read_adapter, read_origin
 from elf.generation import GenerationConfig
 from elf.modules.diffusion import DiffusionModule
 from elf.verify import picture_difference
@@ -88,6 +88,26 @@ def test_the_header_has_what_loaders_need(checkpoint: Path, tmp_path: Path) -> N
     assert header["unet.r"] == 4
     assert header["unet.lora_alpha"] == 2
     assert set(magnitudes) <= {torch.float32}
+
+
+def test_a_file_says_which_base_it_is_of(checkpoint: Path, tmp_path: Path) -> None:
+    known = read_checkpoint(checkpoint)["elf"]
+    file = export_diffusers(checkpoint, tmp_path / "out")
+    assert read_origin(file) == (known["base_options"], known["base_sha256"])
+    assert read_origin(file.parent) == read_origin(checkpoint) == read_origin(file)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(1)}, foreign)
+    assert read_origin(foreign) == ({}, None)
+
+
+def test_a_runs_own_checkpoint_comes_before_a_file_beside_it(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    run = checkpoint.parent.parent
+    export_diffusers(checkpoint, run, "float32")
+    change(checkpoint, lora_B=1.0)
+    state = read_adapter(run)[1]
+    assert all(t.eq(1).all() for key, t in state.items() if "lora_B" in key)
 
 
 def change(checkpoint: Path, **changes: float) -> None:

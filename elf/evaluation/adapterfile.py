@@ -24,8 +24,10 @@ class AdapterFile:
         path: Where it is.
         config: What was trained.
         state: Its tensors by ``{part}.{name}``.
-        options: What its run said of the base (``prediction_type`` …); nothing for a file.
-        base_sha256: Of the UNet that it was trained on; None for a file, which does not say.
+        options: What its run said of the base (``prediction_type`` …).
+        base_sha256: Of the UNet that it was trained on.
+
+    A file that another program wrote says neither: it has no options, and None.
     """
 
     path: str

@@ -8,10 +8,11 @@ from PIL import Image
 
 from elf.evaluation.schema import Metrics
 from elf.watching import Picture, log_figures, log_picture, log_table
+from elf.watching.sheet import Line, contact_sheet
 
 COLUMNS = ("metric", "variant", "base", "adapter", "difference", "low", "high", "pictures", "note")
 SHOWN = 64
-"""Pictures of each variant at most: a logger's page is no archive."""
+"""Pictures of each variant at most, and sheets: a logger's page is no archive."""
 
 
 def log_metrics(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
@@ -58,6 +59,18 @@ def log_metrics(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
     ]
     with Image.open(folder / "grid.png") as sheet:
         log_picture(trainer, "grid", sheet, step=0)
+    if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+        for prompt, text in enumerate(metrics.plan.prompts[:SHOWN]):
+            lines = [
+                Line(
+                    f"seed {seed}",
+                    "",
+                    [_picture(folder, metrics, name, prompt, seed).image for name in names],
+                )
+                for seed in metrics.plan.seeds
+            ]
+            page = contact_sheet(lines, names, text, "")
+            log_picture(trainer, f"sheets/prompt-{prompt:02d}", page, step=0)
     log_table(trainer, "pictures", ("prompt", "seed", *names), pictures, step=0)
 
 

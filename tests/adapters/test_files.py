@@ -58,7 +58,8 @@ def checkpoint(
     }
     path = folder / "checkpoints" / "last.ckpt"
     path.parent.mkdir()
-    torch.save({"state_dict": state, "elf": {"adapter": adapters.describe(config)}}, path)
+    known = {"adapter": adapters.describe(config), "base_options": {}, "base_sha256": "0" * 64}
+    torch.save({"state_dict": state, "elf": known}, path)
     return path
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from elf import cli, trainer
 from elf.errors import ElfError
+from elf.export import export_diffusers
 from elf.modules import DiffusionModule
 
 
@@ -347,7 +348,9 @@ def test_tensorboard_gets_figures_table_and_pictures(
     assert {"evaluation/text_summary", "pictures/text_summary"} <= set(tags["tensors"])
     table = found.Tensors("evaluation/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| prompt_similarity |" in table
-    assert tags["images"] == ["grid"]
+    assert tags["images"] == ["grid", *(f"sheets/prompt-{n:02d}" for n in range(4))]
+    sheet = found.Images("sheets/prompt-01")[0]
+    assert sheet.width > 2 * 128 and sheet.height > 128  # base and adapter, enlarged
 
 
 def test_wandb_gets_table_and_pictures_without_an_account(
@@ -398,7 +401,9 @@ def test_two_processes_find_what_one_does(
         ]
 
 
+@pytest.mark.parametrize("exported", [False, True])
 def test_an_adapter_of_another_base_is_refused(
+    exported: bool,
     run_folder: Path,
     labelled: Path,
     tiny_models: dict[str, Path],
@@ -406,10 +411,11 @@ def test_an_adapter_of_another_base_is_refused(
     tmp_path: Path,
 ) -> None:
     more = (f"--model.base={tiny_sdxl}",)
+    adapter = export_diffusers(run_folder, tmp_path / "file") if exported else run_folder
     with pytest.raises(ElfError) as error:
-        trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
+        trainer.test(arguments(adapter, labelled, tiny_models, tmp_path, *more))
     assert re.fullmatch(
-        rf"model\.adapter: {run_folder} was trained on the UNet \w{{12}}…, and model\.base "
+        rf"model\.adapter: {adapter} was trained on the UNet \w{{12}}…, and model\.base "
         rf"{tiny_sdxl} has \w{{12}}…; name the base of its run",
         str(error.value),
     )
