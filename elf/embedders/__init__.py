@@ -11,7 +11,7 @@ from elf.embedders.copies import CopyEmbedder
 from elf.embedders.dino import DinoEmbedder
 from elf.embedders.factory import make_embedder
 from elf.embedders.interface import Kind, PictureEmbedder
-from elf.embedders.tagger import TaggerEmbedder
+from elf.embedders.tagger import LoadedTagger, TaggerEmbedder, TagScores
 
 __all__ = [
     "CLIPEmbedder",
@@ -19,7 +19,9 @@ __all__ = [
     "DinoEmbedder",
     "EmbeddingCache",
     "Kind",
+    "LoadedTagger",
     "PictureEmbedder",
+    "TagScores",
     "TaggerEmbedder",
     "make_embedder",
     "open_pictures",

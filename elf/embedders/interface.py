@@ -19,7 +19,7 @@ from elf.files import sha256_file
 from elf.pretrained import is_local, model_folder
 from elf.resources import find
 
-Kind = Literal["clip", "dino", "copy", "tagger"]
+Kind = Literal["clip", "dino", "copy", "tagger", "tags"]
 
 VERSION = 1
 """Of this package's code; changes whenever the embedding of a picture changes."""
@@ -31,7 +31,7 @@ class PictureEmbedder(Protocol):
     Attributes:
         kind: What the embeddings are good for: ``clip`` for pictures against texts, ``dino`` for
             likeness of a subject, ``copy`` for copies of a training picture, ``tagger`` for what
-            a tagger sees.
+            a tagger sees; ``tags`` are its probabilities.
         name: Of the weights, as it was given.
     """
 

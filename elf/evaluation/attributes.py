@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from jaxtyping import Float
 
 from elf.errors import ElfError
 from elf.evaluation.plan import Plan
 from elf.evaluation.rows import compared
 from elf.evaluation.schema import Row
-from elf.taggers.backend import find_source, load_tagger
+from elf.taggers.backend import find_source
+from elf.taggers.tags import TagList
+from elf.taggers.wd import FILES as ONNX_FILES
 from elf.taggers.wd import WDConfig
 
 NEEDED = 40  # pictures, for a rate that can be relied on
@@ -23,44 +25,40 @@ def prompt_tags(prompt: str, known: set[str]) -> list[str]:
 
 
 class AttributeChecker:
-    """Finds the tags of pictures with a WD tagger.
+    """Tells from a tagger's probabilities which tags pictures show.
 
     Args:
-        model: The tagger's folder or hub name.
+        names: The tags, in the order of the probabilities.
         threshold: A tag counts as shown from this probability on.
-        device: Where the tagger runs.
-
-    Raises:
-        ElfError: If the tagger is not there.
     """
 
-    def __init__(self, model: str, threshold: float, device: str = "cpu") -> None:
-        config = WDConfig(model=model)
-        source = find_source(config, device)
-        self._tagger = load_tagger(config, source, device)
-        self._preprocess = source.preprocess()
+    def __init__(self, names: Sequence[str], threshold: float) -> None:
+        self._names = np.array(names)
         self.threshold = threshold
-        self.known = set(self._tagger.tags.names)
+        self.known = set(names)
 
-    def require(self, tag: str) -> None:
-        """Refuse a concept that the tagger does not know.
+    def tags(self, scores: Float[np.ndarray, " tags"]) -> set[str]:
+        """Return the tags that a picture shows."""
+        return set(self._names[scores >= self.threshold].tolist())
 
-        Raises:
-            ElfError: If it is none of its tags.
-        """
-        if tag not in self.known:
-            raise ElfError(
-                f"model.concept: {tag!r} is no tag of the tagger; take one of its selected_tags.csv"
-            )
 
-    def tags(self, pictures: list[Image.Image]) -> list[set[str]]:
-        """Return the tags that each picture shows."""
-        scores = self._tagger.score(np.stack([self._preprocess(p) for p in pictures]))
-        names = self._tagger.tags.names
-        return [
-            {name for name, score in zip(names, row, strict=True) if score >= self.threshold}
-            for row in scores
-        ]
+def refuse_unknown_concept(model: str, concept: str) -> None:
+    """Refuse a concept that a tagger does not know, before anything is drawn.
+
+    A tagger that is not there, or whose list cannot be read, is no error here: its rows say so.
+
+    Raises:
+        ElfError: If the concept is none of its tags.
+    """
+    try:
+        source = find_source(WDConfig(model=model), "cpu")
+        known = TagList.read(source.folder / ONNX_FILES[1])
+    except ElfError:
+        return
+    if concept not in known.names:
+        raise ElfError(
+            f"model.concept: {concept!r} is no tag of the tagger; take one of its selected_tags.csv"
+        )
 
 
 def rate_rows(
@@ -76,12 +74,7 @@ def rate_rows(
         shown: The tags of each picture, by variant, in the plan's order.
         checker: What found them.
         concept: The tag of what the trigger stands for, counted apart from the other tags.
-
-    Raises:
-        ElfError: If the concept is no tag.
     """
-    if concept is not None:
-        checker.require(concept)
     asked = [
         [tag for tag in prompt_tags(prompt, checker.known) if tag != concept]
         for prompt in plan.prompts

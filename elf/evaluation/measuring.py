@@ -9,7 +9,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 
-from elf.embedders import CLIPEmbedder, EmbeddingCache, Kind, PictureEmbedder, make_embedder
+from elf.embedders import (
+    CLIPEmbedder,
+    EmbeddingCache,
+    Kind,
+    LoadedTagger,
+    PictureEmbedder,
+    TaggerEmbedder,
+    TagScores,
+    make_embedder,
+)
 from elf.errors import ElfError
 from elf.evaluation import rows as table
 from elf.evaluation.attributes import AttributeChecker, rate_rows
@@ -21,7 +30,6 @@ from elf.images import write_png
 from elf.metrics import SSCD_COPY, nearest_references, normalise
 
 Array = np.ndarray
-AT_ONCE = 64  # pictures in memory
 CLOSEST = 0.95  # of training pictures: what is nearer to one than so many are to each other
 
 
@@ -122,7 +130,7 @@ class Measuring:
                 needed = table.UNTRIGGERED * len(self.plan.seeds)
                 found += table.change_rows(untriggered, "drift", note, needed)
         found += self._copy_rows("copy" if "copy" in tables else subject, tables, seen)
-        found += self._attribute_rows(concept, threshold)
+        found += self._attribute_rows(embedders["tagger"], concept, threshold)
         return found
 
     # --- embedding --------------------------------------------------------------------------
@@ -263,26 +271,25 @@ class Measuring:
         note = f"{self._named(kind)} to the nearest training picture"
         return found + table.compared("nearest_similarity", likeness, None, None, note)
 
-    def _attribute_rows(self, concept: str | None, threshold: float) -> list[Row]:
+    def _attribute_rows(
+        self, embedder: PictureEmbedder | str, concept: str | None, threshold: float
+    ) -> list[Row]:
         if self.models.tagger is None:
             return [skipped("attributes", "no tagger; set model.models.tagger to a WD tagger")]
         try:
-            checker = AttributeChecker(self.models.tagger, threshold, str(self.device))
+            tagger = (
+                embedder.tagger
+                if isinstance(embedder, TaggerEmbedder)
+                else LoadedTagger(self.models.tagger, self.device)
+            )
         except ElfError as error:
             return [skipped("attributes", str(error))]
-        shown = {
-            variant.name: [
-                tags
-                for start in range(0, len(self.plan), AT_ONCE)
-                for tags in checker.tags(
-                    [
-                        self.store.read(variant, number)
-                        for number in range(start, min(start + AT_ONCE, len(self.plan)))
-                    ]
-                )
-            ]
-            for variant in self.variants
-        }
+        checker = AttributeChecker(tagger.names, threshold)
+        with EmbeddingCache(self.embeddings, TagScores(tagger)) as cache:
+            shown = {
+                variant.name: [checker.tags(row) for row in cache.rows(self._generated(variant))]
+                for variant in self.variants
+            }
         return rate_rows(self.plan, shown, checker, concept)
 
 

@@ -18,6 +18,7 @@ from elf.bases import Base, open_base
 from elf.errors import ElfError
 from elf.evaluation import schema
 from elf.evaluation.adapterfile import AdapterFile, open_adapter
+from elf.evaluation.attributes import refuse_unknown_concept
 from elf.evaluation.logging import log_metrics
 from elf.evaluation.losses import as_trained, loss_curve, loss_rows
 from elf.evaluation.measuring import Measuring, Models, nearest_pictures
@@ -151,6 +152,8 @@ class ImageEvaluation(LightningModule):
                 f"model.trigger {self.trigger!r} stands in none of data.prompts: put it into those "
                 "in which the adapter is to show itself, or set it to null"
             )
+        if self.concept is not None and self.models.tagger is not None:
+            refuse_unknown_concept(self.models.tagger, self.concept)
         self._losses = [ValidationRun() for _ in self.files]
         self._made: dict[str, dict[str, Any]] = {}  # by variant: what its pictures are made of
         self._weight_changes: dict[str, float] = {}
