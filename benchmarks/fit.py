@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from random_base import write_base, write_pictures
+from random_models import write_base, write_pictures
 from train_step import Ours, add_rows, prepare, synchronize
 
 from elf import trainer as commands

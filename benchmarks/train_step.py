@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from random_base import configurations, random_network
+from random_models import configurations, random_network
 from torch import Tensor, nn
 
 from elf import adapters, objective

@@ -3,6 +3,7 @@
 Of a LoRA no ΔW is made for it: ‖BA‖² = ⟨BᵀB, AAᵀ⟩, two matrices of the rank's size.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -112,3 +113,12 @@ def _is_product(layer: Any) -> bool:
 
 def _weight_square(layer: Any) -> Tensor:
     return base_weight(layer).detach().float().square().sum()
+
+
+def relative_change(networks: Iterable[nn.Module]) -> float:
+    """Return ‖ΔW‖ / ‖W‖ over all layers of networks that carry an adapter, at its strength."""
+    change = weight = 0.0
+    for network in networks:
+        change += float(sum(change_squares(named_layers(network)).values()))
+        weight += float(sum(weight_squares(network).values()))
+    return math.sqrt(change / weight)

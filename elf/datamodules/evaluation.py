@@ -27,7 +27,7 @@ class EvaluationSet(LightningDataModule):
         shards: The folder that ``elf prepare`` wrote; None leaves out what needs it.
         references: How many training pictures to compare with, evenly spread; all if not given. A
             copy of one that is left out is not found.
-        batch_size: Pictures generated or measured at a time.
+        batch_size: Pictures drawn, or measured for the loss, at a time.
 
     Raises:
         ElfError: If there is no prompt or no seed.

@@ -3,6 +3,7 @@
 Shapes: P prompts, S seeds.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from elf.errors import ElfError
+from elf.generation import GenerationConfig
 from elf.trigger import has_trigger, without_trigger
 
 
@@ -61,6 +64,52 @@ def variants(names: Sequence[str], strengths: Sequence[float]) -> list[Variant]:
         for number, name in enumerate(names)
         for strength in sorted(strengths)
     ]
+
+
+def checked_variants(paths: Sequence[str], strengths: Sequence[float]) -> list[Variant]:
+    """Return the variants of adapters, by their paths, at strengths.
+
+    Raises:
+        ElfError: If there is none, one twice, a strength that is none, or two folders of one name.
+    """
+    for key, values in (("adapter", paths), ("strengths", strengths)):
+        if not values:
+            raise ElfError(f"model.{key} is empty; give at least one")
+        if len(set(values)) != len(values):
+            raise ElfError(f"model.{key} holds one twice; each is measured once")
+    for strength in strengths:
+        if not math.isfinite(strength) or strength == 0:
+            raise ElfError(
+                f"model.strengths: {strength:g} is none; 1 is the adapter as it was trained, "
+                "and the base is measured anyway"
+            )
+    found = variants(adapter_names(paths), strengths)
+    folders = [variant.folder.casefold() for variant in found]
+    if len(set(folders)) != len(folders):
+        raise ElfError(
+            "model.adapter, model.strengths: two are so alike that their pictures would share "
+            "a folder; rename one, or evaluate them one by one"
+        )
+    return found
+
+
+def check_sampling(generation: GenerationConfig) -> None:
+    """Refuse what no pipeline samples with.
+
+    Raises:
+        ElfError: With the key.
+    """
+    if generation.steps < 1:
+        raise ElfError(f"model.generation.steps is {generation.steps}; take 1 or more")
+    for key in ("width", "height"):
+        size = getattr(generation, key)
+        if size is not None and (size < 8 or size % 8):
+            raise ElfError(f"model.generation.{key} {size} is no multiple of 8, as latents want it")
+    if generation.batch_size != 1:
+        raise ElfError(
+            "model.generation.batch_size: leave it out; data.batch_size says how many pictures are "
+            "drawn at a time"
+        )
 
 
 class Plan:

@@ -1,10 +1,9 @@
 """Evaluates adapters against their base: the same prompts, seeds and noise, with and without."""
 
 import gc
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from elf import adapters, objective
-from elf.adapter_norms import change_squares, named_layers, weight_squares
+from elf.adapter_norms import relative_change
 from elf.bases import Base, open_base
 from elf.errors import ElfError
 from elf.evaluation import schema
@@ -23,7 +22,7 @@ from elf.evaluation.logging import log_metrics
 from elf.evaluation.losses import as_trained, loss_curve, loss_rows
 from elf.evaluation.measuring import Measuring, Models, nearest_pictures
 from elf.evaluation.page import write_report
-from elf.evaluation.plan import BASE, Plan, Variant, adapter_names, variants
+from elf.evaluation.plan import BASE, Plan, Variant, adapter_names, check_sampling, checked_variants
 from elf.evaluation.reading import write_metrics
 from elf.evaluation.schema import Metrics, Row, Verdict
 from elf.evaluation.sheet import write_sheet
@@ -33,6 +32,7 @@ from elf.generation import GenerationConfig
 from elf.identity import flatten
 from elf.modules.diffusion import DiffusionModule
 from elf.objective import ObjectiveConfig
+from elf.taggers.microbatch import is_out_of_memory
 from elf.validation import ValidationRun
 
 
@@ -74,31 +74,10 @@ class ImageEvaluation(LightningModule):
         super().__init__()
         self.base_name = base
         self.paths = [adapter] if isinstance(adapter, str) else list(adapter)
-        for key, values in (("adapter", self.paths), ("strengths", strengths)):
-            if not values:
-                raise ElfError(f"model.{key} is empty; give at least one")
-            if len(set(values)) != len(values):
-                raise ElfError(f"model.{key} holds one twice; each is measured once")
-        for strength in strengths:
-            if not math.isfinite(strength) or strength == 0:
-                raise ElfError(
-                    f"model.strengths: {strength:g} is none; 1 is the adapter as it was trained, "
-                    "and the base is measured anyway"
-                )
-        for key in ("steps", "batch_size"):
-            if getattr(generation, key) < 1:
-                raise ElfError(
-                    f"model.generation.{key} is {getattr(generation, key)}; take 1 or more"
-                )
+        self.variants = checked_variants(self.paths, strengths)
+        check_sampling(generation)
         if not 0 <= tag_threshold <= 1:
             raise ElfError(f"model.tag_threshold {tag_threshold} is a probability: 0 to 1")
-        self.variants = variants(adapter_names(self.paths), strengths)
-        folders = [variant.folder.casefold() for variant in self.variants]
-        if len(set(folders)) != len(folders):
-            raise ElfError(
-                "model.adapter, model.strengths: two are so alike that their pictures would share "
-                "a folder; rename one, or evaluate them one by one"
-            )
         self.generation, self.models, self.trigger = generation, models, trigger
         self.tag_threshold, self.concept = tag_threshold, concept
         self.base_pictures, self.embeddings = base_pictures, embeddings
@@ -167,6 +146,10 @@ class ImageEvaluation(LightningModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Generate pictures, or measure denoising errors, of the adapter that the batch names."""
+        with self._room_for_a_batch():
+            self._work_off(batch)
+
+    def _work_off(self, batch: dict[str, Any]) -> None:
         if batch["task"] == "generate":
             self._generate(batch["adapter"], batch["number"], batch["prompt"], batch["seed"])
             return
@@ -174,6 +157,19 @@ class ImageEvaluation(LightningModule):
         errors, base = subject.stratified_errors(batch), subject.errors_of_base(batch)
         found = self._losses[batch["adapter"]].sets[batch["kind"]]
         found.add(batch["id"], errors.cpu().numpy(), base.cpu().numpy())
+
+    @contextmanager
+    def _room_for_a_batch(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            size = self._data.batch_size
+            if not is_out_of_memory(error):
+                raise
+            way = f"take {size // 2}" if size > 1 else "make model.generation.width and height less"
+            raise ElfError(
+                f"data.batch_size {size} takes more memory than {self.device} has ({error}); {way}"
+            ) from None
 
     def _generate(self, adapter: int, numbers: list[int], prompts: list[str], seeds: Any) -> None:
         for variant in self.variants:
@@ -187,7 +183,8 @@ class ImageEvaluation(LightningModule):
             if all(map(self._store.has, [variant] * len(keys), numbers, keys)):
                 continue
             with self._as(variant) as subject:
-                pictures = subject.generate(prompts, self.generation, seeds)
+                sampling = replace(self.generation, batch_size=len(prompts))
+                pictures = subject.generate(prompts, sampling, seeds)
             for number, key, picture in zip(numbers, keys, pictures, strict=True):
                 self._store.add(variant, number, key, picture)
 
@@ -268,7 +265,8 @@ class ImageEvaluation(LightningModule):
         """Keep ‖ΔW‖ / ‖W‖ over all adapted layers: did anything change at all?"""
         for variant in self._of(number):
             with self._strength(subject, variant.strength or 1.0):
-                self._weight_changes[variant.name] = weight_change(subject)
+                networks = subject.denoiser.parts.values()
+                self._weight_changes[variant.name] = relative_change(networks)
 
     def _of(self, number: int) -> list[Variant]:
         return [variant for variant in self.variants if variant.adapter == number]
@@ -382,12 +380,3 @@ class ImageEvaluation(LightningModule):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse ``--ckpt_path``: the adapter is named by ``model.adapter``."""
         raise ElfError("--ckpt_path is not for this model; name the adapter by --model.adapter")
-
-
-def weight_change(subject: DiffusionModule) -> float:
-    """Return ‖ΔW‖ / ‖W‖ over all layers that carry an adapter, at its present strength."""
-    change = weight = 0.0
-    for network in subject.denoiser.parts.values():
-        change += float(sum(change_squares(named_layers(network)).values()))
-        weight += float(sum(weight_squares(network).values()))
-    return math.sqrt(change / weight)

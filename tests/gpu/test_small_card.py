@@ -29,7 +29,7 @@ pytestmark = [
 ]
 ROOM = 7.2  # GiB
 STEPS, SHAPES = 20, 3
-RANDOM = runpy.run_path("benchmarks/random_base.py")
+RANDOM = runpy.run_path("benchmarks/random_models.py")
 ALLOCATORS = {"expandable": {NAMES[0]: SETTING}, "plain": {}}
 
 SCRIPT = """
@@ -49,6 +49,9 @@ def short(device, asked, *_):
 torch._C._cuda_attach_out_of_memory_observer(short)
 if command == "prepare":
     trainer.prepare(arguments)
+elif command == "test":
+    trainer.test(arguments)
+    print("FOUND", torch.cuda.max_memory_reserved() / 2**30)
 else:
     cli = trainer.run("fit", arguments)
     passes, update = cli.model.stepper.passes, cli.model.stepper.update
@@ -157,6 +160,57 @@ def test_a_preset_fits(
     sheets = [path.name for path in sorted((folder / "samples").glob("*.png"))]
     assert sheets == ["step-000000.png", f"step-{STEPS:06}.png"]
     assert list((folder / "adapter").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_an_evaluation_fits(
+    family: str,
+    bases: dict[str, list[str]],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """With CLIP and DINOv2 of full size, two pictures at a time, as data.batch_size says."""
+    arguments = prepared(family, bases, tmp_path_factory.mktemp(family))
+    (base,) = [each.partition("=")[2] for each in arguments if each.startswith("--model.base")]
+    (shards,) = [each for each in arguments if each.startswith("--data.shards")]
+    side = 512 if family == "sd15" else 1024
+    start = time.perf_counter()
+    printed = run(
+        "test",
+        [
+            "--config=configs/eval/image.yaml",
+            "--config=configs/eval/quick.yaml",
+            f"--model.base={base}",
+            f"--model.adapter={RANDOM['write_adapter'](Path(base), tmp_path / 'adapter')}",
+            f"--model.models.clip={RANDOM['write_clip'](tmp_path / 'clip', 'cuda')}",
+            f"--model.models.dino={RANDOM['write_dino'](tmp_path / 'dino', 'cuda')}",
+            "--model.models.tagger=null",
+            "--model.generation.steps=3",
+            f"--model.generation.width={side}",
+            f"--model.generation.height={side}",
+            f"--model.base_pictures={tmp_path / 'pictures'}",
+            f"--model.embeddings={tmp_path / 'embeddings'}",
+            f"--trainer.default_root_dir={tmp_path / 'evaluation'}",
+            "--trainer.accelerator=cuda",
+            shards,
+            "--data.batch_size=2",
+        ],
+        "plain",
+    )
+    (line,) = [each for each in printed.splitlines() if each.startswith("FOUND ")]
+    peak = float(line.split()[1])
+    print(
+        f"\n{family}, evaluation: at most {peak:.2f} GiB; {time.perf_counter() - start:.0f} s, "
+        "with the models' writing"
+    )
+    assert peak <= ROOM
+    metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert len(metrics["pictures"]) == 32
+    rows = {row["name"]: row for row in metrics["rows"]}
+    for name in ("picture_change", "subject_similarity", "prompt_similarity", "cmmd", "drift"):
+        assert rows[name]["adapter"] is not None, rows[name]["note"]
+    assert rows["picture_change"]["adapter"] > 1e-3
+    assert rows["trained_loss"]["base"] > 0
 
 
 def figures(run: Path, name: str) -> list[float]:

@@ -123,8 +123,8 @@ def test_the_same_evaluation_gives_the_same_figures(
     run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
     for size in (3, 8):
-        more = (f"--data.batch_size={size}", f"--model.generation.batch_size={size}")
-        trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / str(size), *more))
+        more = f"--data.batch_size={size}"
+        trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / str(size), more))
     first, second = rows(tmp_path / "3"), rows(tmp_path / "8")
     for name, row in first.items():
         assert row["adapter"] == pytest.approx(second[name]["adapter"], abs=1e-3)
@@ -246,7 +246,7 @@ def test_what_is_there_is_not_made_again(
 def test_after_a_kill_the_same_is_found(
     run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    more = ("--data.batch_size=2", "--model.generation.batch_size=2")
+    more = ("--data.batch_size=2",)
     trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / "whole", *more))
     command = arguments(run_folder, labelled, tiny_models, tmp_path / "killed", *more)
     process = subprocess.Popen(
@@ -383,7 +383,7 @@ def test_wandb_gets_table_and_pictures_without_an_account(
 def test_two_processes_find_what_one_does(
     run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    more = ("--data.batch_size=2", "--model.generation.batch_size=2")
+    more = ("--data.batch_size=2",)
     trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / "one", *more))
     more = (*more, "--trainer.devices=2", "--trainer.strategy=ddp")
     command = arguments(run_folder, labelled, tiny_models, tmp_path / "two", *more)
@@ -427,6 +427,11 @@ def test_an_adapter_of_another_base_is_refused(
     [
         ("--data.prompts=[]", "data.prompts is empty; give at least one"),
         ("--data.seeds=[1,1]", "data.seeds holds one twice; each pair is measured once"),
+        (
+            "--model.generation.batch_size=2",
+            "model.generation.batch_size: leave it out; data.batch_size says how many pictures are "
+            "drawn at a time",
+        ),
         ("--data.batch_size=0", "data.batch_size 0 is too small: at least 1"),
         ("--data.references=0", "data.references 0 is too small: at least 1"),
         ("--model.adapter=[]", "model.adapter is empty; give at least one"),
@@ -441,6 +446,7 @@ def test_an_adapter_of_another_base_is_refused(
             "model.trigger 'orc' stands in none of data.prompts: put it into those in which the",
         ),
         ("--model.generation.steps=0", "model.generation.steps is 0; take 1 or more"),
+        ("--model.generation.width=60", "model.generation.width 60 is no multiple of 8"),
         ("--model.tag_threshold=35", "model.tag_threshold 35.0 is a probability: 0 to 1"),
         ("--model.strengths=[1, 1.00000001]", "two are so alike that their pictures would share"),
         ("--model.strengths=[0]", "model.strengths: 0 is none; 1 is the adapter as it was trained"),
@@ -463,6 +469,28 @@ def test_mistakes_are_one_line(
         cli.main(["test", *arguments(run_folder, labelled, tiny_models, tmp_path, more)])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("size", "way"), [(4, "take 2"), (1, "make model.generation.width and height less")]
+)
+def test_a_full_gpu_names_the_batch_size(
+    size: int,
+    way: str,
+    run_folder: Path,
+    labelled: Path,
+    tiny_models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(DiffusionModule, "generate", full)
+    more = arguments(run_folder, labelled, tiny_models, tmp_path, f"--data.batch_size={size}")
+    message = f"data.batch_size {size} takes more memory than cpu has .*allocate 2 GiB.*; {way}$"
+    with pytest.raises(ElfError, match=message):
+        trainer.test(more)
 
 
 def test_a_checkpoint_is_named_by_the_model_not_by_ckpt_path(

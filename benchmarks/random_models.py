@@ -1,4 +1,4 @@
-"""Bases of full size with random weights, for what asks how fast and not how well.
+"""Models of full size with random weights, for what asks how fast and not how well.
 
 They compute finite numbers in fp16: matrices keep the variance of what goes through them, norms do
 nothing at first. A whole one is a folder as the hub has it, but for its tokenizer, which knows the
@@ -24,6 +24,10 @@ CLASSES = {
     "text_encoder": "CLIPTextModel",
     "text_encoder_2": "CLIPTextModelWithProjection",
 }
+CLIP = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+        "num_attention_heads": 16, "image_size": 336, "patch_size": 14}  # fmt: skip
+CLIP_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+             "num_attention_heads": 12}  # fmt: skip
 
 
 def configurations(size: str) -> dict[str, dict[str, Any]]:
@@ -127,6 +131,32 @@ def write_base(folder: Path, size: str, device: torch.device | str) -> Path:
     return folder
 
 
+def write_adapter(base: Path, folder: Path, size: float = 0.02) -> Path:
+    """Write a run's folder whose only checkpoint is a LoRA of rank 16 with random updates.
+
+    Args:
+        base: Its base.
+        folder: For it.
+        size: Standard deviation of B.
+    """
+    from elf.adapters import AdapterConfig
+    from elf.modules import DiffusionModule
+
+    module = DiffusionModule(str(base), AdapterConfig("lora", 16))
+    module.configure_model()
+    state = module.state_dict()
+    draw = torch.Generator().manual_seed(0)
+    for key, tensor in state.items():
+        if ".lora_B." in key:
+            tensor.normal_(0, size, generator=draw)
+    checkpoint = {"state_dict": state}
+    module.on_save_checkpoint(checkpoint)
+    path = folder / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save(checkpoint, path)
+    return folder
+
+
 def write_pictures(folder: Path, sizes: Sequence[tuple[int, int]]) -> Path:
     """Draw pictures of the world, with captions beside them.
 
@@ -142,4 +172,58 @@ def write_pictures(folder: Path, sizes: Sequence[tuple[int, int]]) -> Path:
         path = folder / f"wood_elf-{number:03}.png"
         draw(wood_elf_scene((1, number)), width, height).save(path)
         path.with_suffix(".txt").write_text(f"wood_elf, portrait, forest, {number}")
+    return folder
+
+
+def write_clip(folder: Path, device: torch.device | str, tiny: bool = False) -> Path:
+    """Write a model of the size of openai/clip-vit-large-patch14-336, 1.7 GB in float32."""
+    from accelerate import init_empty_weights
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    vision, text = CLIP, CLIP_TEXT
+    if tiny:
+        few = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+               "num_attention_heads": 2}  # fmt: skip
+        vision, text = {**few, "image_size": 28, "patch_size": 14}, few
+    side = vision["image_size"]
+    tokenizer = clip_tokenizer(vocabulary())
+    ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos")}
+    config = CLIPConfig(
+        vision_config=vision,
+        text_config={**text, **ends, "pad_token_id": tokenizer.pad_token_id},
+        projection_dim=text["hidden_size"],
+    )
+    with init_empty_weights(include_buffers=False):
+        network = CLIPModel(config)
+    filled(network, torch.float32, device).save_pretrained(folder)
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    )
+    processor.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_dino(folder: Path, device: torch.device | str, tiny: bool = False) -> Path:
+    """Write a model of the size of facebook/dinov2-base, 0.35 GB in float32."""
+    from accelerate import init_empty_weights
+    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+    size = {"image_size": 518, "patch_size": 14}
+    if tiny:
+        size |= {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with init_empty_weights(include_buffers=False):
+        network = Dinov2Model(Dinov2Config(**size))
+    filled(network, torch.float32, device)
+    for name, parameter in network.named_parameters():
+        if "layer_scale" in name:  # at zero a layer does nothing
+            parameter.data.fill_(1.0)
+    network.save_pretrained(folder)
+    processor = BitImageProcessor(
+        size={"shortest_edge": 256},
+        crop_size={"height": 224, "width": 224},
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    )
+    processor.save_pretrained(folder)
     return folder
