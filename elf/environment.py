@@ -4,7 +4,7 @@ import contextlib
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,12 @@ LIBRARIES = (
 
 def environment() -> dict[str, Any]:
     """Return it as plain values, without a name of the machine or its user."""
-    versions = {}
-    for library in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[library] = metadata.version(library)
     return {
         "elf": elf.__version__,
         "commit": commit(Path(elf.__file__).parent.parent),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": versions,
+        "libraries": versions(LIBRARIES),
         "cuda": torch.version.cuda,
         "cudnn": _cudnn(),
         "driver": _driver(),
@@ -39,6 +35,15 @@ def environment() -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
     }
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those libraries that are installed."""
+    found = {}
+    for library in libraries:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[library] = metadata.version(library)
+    return found
 
 
 def commit(checkout: Path) -> str | None:

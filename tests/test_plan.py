@@ -51,7 +51,7 @@ def test_a_plan(unprepared: list[str], capsys: pytest.CaptureFixture[str]) -> No
         "frozen weights",
         "adapter, gradients, AdamW",
         "activations",
-        "workspaces",
+        "workspaces, gaps",
         "reserved at the peak",
     ]
     assert found["fits"][0].startswith("yes: ") and "of 7.20 GiB" in found["fits"][0]

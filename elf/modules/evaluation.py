@@ -4,16 +4,16 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 
-from elf import adapters, objective
+from elf import __version__, adapters, objective
 from elf.adapter_norms import relative_change
 from elf.bases import Base, open_base
+from elf.environment import versions
 from elf.errors import ElfError
 from elf.evaluation import schema
 from elf.evaluation.adapterfile import AdapterFile, open_adapter
@@ -199,7 +199,7 @@ class ImageEvaluation(LightningModule):
             "sampling": sampling,
             "precision": str(self.trainer.precision),
             "device": self.device.type,
-            "diffusers": version("diffusers"),
+            **versions(("diffusers",)),
         }
         if variant.adapter is None:
             return made_of
@@ -345,7 +345,7 @@ class ImageEvaluation(LightningModule):
             settings=self._settings(),
             hashes={"base": self.base.fingerprint("unet")}
             | {name: file.fingerprint for name, file in zip(names, self.files, strict=True)},
-            versions={name: version(name) for name in ("elf", "torch", "diffusers", "peft")},
+            versions={"elf": __version__, **versions(("torch", "diffusers", "peft"))},
         )
 
     def _adapter_rows(self) -> list[Row]:

@@ -69,7 +69,7 @@ def memory_lines(memory: Memory, optimizer: str, averaged: bool) -> list[str]:
         ("frozen weights", gib(memory.frozen)),
         (f"adapter{average}, gradients, {optimizer}", gib(memory.trained)),
         ("activations", gib(memory.activations)),
-        ("workspaces", gib(memory.reserve)),
+        ("workspaces, gaps", gib(memory.reserve)),
         ("reserved at the peak", gib(memory.total)),
     ]
     return topic("memory", *aligned(rows, left=(0,)))

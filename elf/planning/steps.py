@@ -19,7 +19,15 @@ from elf.building import Built, build
 from elf.objective import ObjectiveConfig
 from elf.optimization import LearningRates, OptimizerFactory
 from elf.planning.kernels import Kernel
-from elf.planning.memory import Memory, State, frozen_bytes, optimizer_state, state_bytes
+from elf.planning.memory import (
+    Memory,
+    State,
+    bytes_of,
+    frozen_bytes,
+    optimizer_state,
+    reserve,
+    state_bytes,
+)
 from elf.planning.tracing import Pretence, tolerated, watch
 from elf.quantized import Kind
 from elf.recomputing import outer_blocks
@@ -75,8 +83,9 @@ class Footprint:
 class _Weightless:
     """The parts of a base, made by their configurations alone."""
 
-    def __init__(self, parts: Any, pretence: Pretence) -> None:
+    def __init__(self, parts: Any, pretence: Pretence, read: list[int]) -> None:
         self._parts, self._pretence = parts, pretence
+        self._read = read  # bytes of each part that was made
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parts, name)
@@ -89,6 +98,7 @@ class _Weightless:
                 network: nn.Module = cls(cls.config_class.from_dict(config))
             else:
                 network = cls.from_config(config)
+        self._read.append(bytes_of(network.parameters()))
         return network.eval()
 
 
@@ -149,10 +159,10 @@ class PlannedTraining:
         Raises:
             ElfError: For what cannot be trained so, as `build` does.
         """
-        pretence = Pretence()
+        pretence, read = Pretence(), list[int]()
         with tolerated():
             built = build(
-                self.base.with_parts(lambda parts: _Weightless(parts, pretence)),
+                self.base.with_parts(lambda parts: _Weightless(parts, pretence, read)),
                 self.adapter,
                 self.objective,
                 self.dtype,
@@ -176,7 +186,8 @@ class PlannedTraining:
         numbers = sum(each.numel() for each in trained)
         # of a parameter: itself, its gradient, and its average, in float32
         own = 4 * numbers * (3 if self.averaged else 2)
-        memory = Memory(frozen_bytes(denoiser), own + state.size, seen.peak)
+        gaps = reserve(sum(read), bool(choice.gradient_checkpointing))
+        memory = Memory(frozen_bytes(denoiser), own + state.size, seen.peak, gaps)
         return Footprint(
             memory,
             seen.kept,
