@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from elf.errors import ElfError
 from elf.evaluation.plan import BASE, Variant
 from elf.files import atomic_path
 from elf.images import write_png
@@ -77,9 +78,19 @@ class PictureStore:
             write_png(path, picture, {KEY: key})
 
     def read(self, variant: Variant, number: int) -> Image.Image:
-        """Return a picture."""
-        with Image.open(self.path(variant, number)) as picture:
-            return picture.convert("RGB")
+        """Return a picture.
+
+        Raises:
+            ElfError: If it is not there: each process draws its share into the same folder.
+        """
+        path = self.path(variant, number)
+        try:
+            with Image.open(path) as picture:
+                return picture.convert("RGB")
+        except FileNotFoundError:
+            raise ElfError(
+                f"{path} is missing; nodes need one trainer.default_root_dir, which they share"
+            ) from None
 
     def _shared(self, key: str) -> Path:
         assert self.shared is not None

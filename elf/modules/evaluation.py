@@ -32,6 +32,7 @@ from elf.generation import GenerationConfig
 from elf.identity import flatten
 from elf.modules.diffusion import DiffusionModule
 from elf.objective import ObjectiveConfig
+from elf.processes import gather
 from elf.taggers.microbatch import is_out_of_memory
 from elf.validation import ValidationRun
 
@@ -276,26 +277,38 @@ class ImageEvaluation(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Measure what was generated and write ``metrics.json``, ``report.html`` and ``grid.png``.
 
-        One process does; the networks that generate have left the device by then.
+        One process does; the networks that generate have left the device by then. Where it finds
+        that something is wrong, the others stop, too, and leave the message to it.
+
+        Raises:
+            ElfError: If pictures cannot be measured, or are not where they should be.
         """
         if self.trainer.world_size > 1:
             for losses in self._losses:
                 losses.gather()
+        refusal: ElfError | None = None
         if self.trainer.is_global_zero:
-            for number in range(len(self.files)):
-                if self._of(number)[0].name not in self._weight_changes:
-                    self._loaded(number)  # its pictures were there already
-            self._forget()
-            metrics = self._measure()
-            write_metrics(self.folder, metrics)
-            page = write_report(self.folder)
-            for verdict in metrics.verdict.adapters:
-                print(f"{verdict.adapter}: {verdict.line}")
-            if metrics.verdict.indicative:
-                print(f"(indicative: {metrics.verdict.why})")
-            print(f"The report: {page}")
-            log_metrics(self.trainer, self.folder, metrics)
-        self.trainer.strategy.barrier()
+            try:
+                self._report()
+            except ElfError as error:
+                refusal = error
+        if any(gather(refusal is not None)):
+            raise refusal or SystemExit(2)
+
+    def _report(self) -> None:
+        for number in range(len(self.files)):
+            if self._of(number)[0].name not in self._weight_changes:
+                self._loaded(number)  # its pictures were there already
+        self._forget()
+        metrics = self._measure()
+        write_metrics(self.folder, metrics)
+        page = write_report(self.folder)
+        for verdict in metrics.verdict.adapters:
+            print(f"{verdict.adapter}: {verdict.line}")
+        if metrics.verdict.indicative:
+            print(f"(indicative: {metrics.verdict.why})")
+        print(f"The report: {page}")
+        log_metrics(self.trainer, self.folder, metrics)
 
     def _measure(self) -> Metrics:
         references = self._data.training_pictures()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from elf.errors import ElfError
 from elf.evaluation.plan import BASE, Variant
 from elf.evaluation.store import PictureStore, picture_key
 
@@ -58,3 +59,10 @@ def test_the_bases_pictures_serve_other_evaluations_and_no_others_do(tmp_path: P
     assert second.has(BASE, 5, KEY) and not second.has(ADAPTER, 5, KEY)
     assert second.path(BASE, 5).read_bytes() == first.path(BASE, 0).read_bytes()
     assert not second.has(BASE, 5, "another key")
+
+
+def test_a_picture_of_another_nodes_folder_is_missed_by_name(tmp_path: Path) -> None:
+    with pytest.raises(
+        ElfError, match=r"0003\.png is missing; nodes need one trainer\.default_root"
+    ):
+        PictureStore(tmp_path, None).read(BASE, 3)

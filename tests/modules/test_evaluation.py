@@ -2,57 +2,20 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
-from elf import cli, trainer
-from elf.errors import ElfError
-from elf.export import export_diffusers
+from elf import trainer
 from elf.modules import DiffusionModule
 
-
-@pytest.fixture(scope="module")
-def run_folder(training: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    every = "[{class_path: AdapterCheckpoint, init_args: {every_n_steps: 6}}]"
-    trainer.fit(
-        [
-            *training,
-            f"--trainer.default_root_dir={folder}",
-            "--trainer.max_steps=12",
-            f"--trainer.callbacks={every}",
-        ]
-    )
-    return folder
-
-
-def arguments(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], output: Path, *more: str
-) -> list[str]:
-    return [
-        "--config=configs/eval/quickstart.yaml",
-        f"--model.base={tiny_models['base']}",
-        f"--model.adapter={run_folder}",
-        f"--model.models.clip={tiny_models['clip']}",
-        f"--model.models.tagger={tiny_models['tagger']}",
-        f"--model.base_pictures={output / 'base'}",
-        f"--model.embeddings={output / 'embeddings'}",
-        "--model.concept=leaf_crown",
-        f"--trainer.default_root_dir={output}",
-        f"--data.shards={labelled / 'shards'}",
-        "--model.generation.steps=3",
-        '--data.prompts=["wood_elf, forest", "wood_elf, snow", "wood_elf, city", "night"]',
-        "--data.seeds=[0, 1]",
-        *more,
-    ]
+Given = Callable[..., list[str]]
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -70,9 +33,9 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 
 def test_base_and_adapter_are_measured_in_pairs(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
+    given: Given, run_folder: Path, tmp_path: Path
 ) -> None:
-    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path))
+    trainer.test(given(tmp_path))
     measured = rows(tmp_path)
     assert list(measured) == [
         "weight_change",
@@ -119,24 +82,18 @@ def test_base_and_adapter_are_measured_in_pairs(
         assert grid.width == 8 * 130 - 2  # 64 px pictures at twice their size, 2 px apart
 
 
-def test_the_same_evaluation_gives_the_same_figures(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_the_same_evaluation_gives_the_same_figures(given: Given, tmp_path: Path) -> None:
     for size in (3, 8):
         more = f"--data.batch_size={size}"
-        trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / str(size), more))
+        trainer.test(given(tmp_path / str(size), more))
     first, second = rows(tmp_path / "3"), rows(tmp_path / "8")
     for name, row in first.items():
         assert row["adapter"] == pytest.approx(second[name]["adapter"], abs=1e-3)
 
 
-def test_any_seeds_are_shown_as_what_they_are(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_any_seeds_are_shown_as_what_they_are(given: Given, tmp_path: Path) -> None:
     more = ("--data.seeds=[7, 3]", "--model.models={clip: null, tagger: null}")
-    trainer.test(
-        arguments(run_folder, labelled, tiny_models, tmp_path, *more, "--model.concept=null")
-    )
+    trainer.test(given(tmp_path, *more, "--model.concept=null"))
     files = {
         (p["prompt"], p["seed"]): p["file"]
         for p in read(tmp_path)["pictures"]
@@ -152,46 +109,15 @@ def test_any_seeds_are_shown_as_what_they_are(
     )
 
 
-def with_clip_skip(run_folder: Path, folder: Path) -> Path:
-    """Return a copy of a run's checkpoint whose base had another clip_skip."""
-    checkpoint = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
-    checkpoint["elf"]["base_options"]["clip_skip"] = 2
-    torch.save(checkpoint, folder / "skips.ckpt")
-    return folder / "skips.ckpt"
-
-
-def test_adapters_without_a_base_in_common_are_refused(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
-    skips = with_clip_skip(run_folder, tmp_path)
-    more = (f"--model.adapter=[{run_folder}, {skips}]",)
-    with pytest.raises(ElfError) as error:
-        trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
-    assert str(error.value) == (
-        f"model.adapter: {skips} was trained with another prediction_type, "
-        f"zero_terminal_snr, clip_skip or caption_tokens than {run_folder}, so they have no base "
-        "in common; evaluate them one by one"
-    )
-
-
-def test_shards_of_other_models_are_refused(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
-    skips = with_clip_skip(run_folder, tmp_path)
-    more = (f"--model.adapter={skips}",)
-    with pytest.raises(ElfError, match=r"the caches were made by another text model \("):
-        trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
-
-
 def test_several_adapters_at_several_strengths(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
+    given: Given, run_folder: Path, tmp_path: Path
 ) -> None:
     """Each as if it were alone; the base's pictures are made once."""
     first = run_folder / "checkpoints" / "step-000006.ckpt"
     more = ("--model.strengths=[1, 0.5]", "--model.models.tagger=null", "--data.seeds=[0]")
     together = f"--model.adapter=[{first}, {run_folder}]"
-    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / "both", *more, together))
-    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / "one", *more))
+    trainer.test(given(tmp_path / "both", *more, together))
+    trainer.test(given(tmp_path / "one", *more))
     both, one = read(tmp_path / "both"), read(tmp_path / "one")
     name = run_folder.name
     assert [v["name"] for v in both["variants"]] == [
@@ -215,13 +141,9 @@ def rows_of(found: dict[str, Any], variant: str) -> dict[str, dict[str, Any]]:
 
 
 def test_what_is_there_is_not_made_again(
-    run_folder: Path,
-    labelled: Path,
-    tiny_models: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path))
+    trainer.test(given(tmp_path))
     before = (tmp_path / "metrics.json").read_bytes(), pictures(tmp_path)
     sampled: list[list[str]] = []
     generate = DiffusionModule.generate
@@ -231,24 +153,20 @@ def test_what_is_there_is_not_made_again(
         return generate(module, prompts, *rest)
 
     monkeypatch.setattr(DiffusionModule, "generate", watched)
-    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path))
+    trainer.test(given(tmp_path))
     assert sampled == []
     assert ((tmp_path / "metrics.json").read_bytes(), pictures(tmp_path)) == before
     # other steps are other pictures; a missing one is made again, with those of its batch
-    trainer.test(
-        arguments(run_folder, labelled, tiny_models, tmp_path, "--model.generation.steps=2")
-    )
+    trainer.test(given(tmp_path, "--model.generation.steps=2"))
     assert len(sampled) == 2
     assert pictures(tmp_path).keys() == before[1].keys()
     assert pictures(tmp_path) != before[1]
 
 
-def test_after_a_kill_the_same_is_found(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_after_a_kill_the_same_is_found(given: Given, tmp_path: Path) -> None:
     more = ("--data.batch_size=2",)
-    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / "whole", *more))
-    command = arguments(run_folder, labelled, tiny_models, tmp_path / "killed", *more)
+    trainer.test(given(tmp_path / "whole", *more))
+    command = given(tmp_path / "killed", *more)
     process = subprocess.Popen(
         [sys.executable, "-m", "elf", "test", *command],
         stdout=subprocess.DEVNULL,
@@ -267,25 +185,21 @@ def test_after_a_kill_the_same_is_found(
     assert pictures(killed) == pictures(whole)
 
 
-def test_missing_weights_are_a_row_not_a_crash(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_missing_weights_are_a_row_not_a_crash(given: Given, tmp_path: Path) -> None:
     more = ("--model.models.clip=nobody/nothing",)
-    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
+    trainer.test(given(tmp_path, *more))
     note = rows(tmp_path)["prompt_similarity"]["note"]
     assert note.startswith("skipped: ") and "nobody/nothing is not on this machine" in note
     assert "hf download nobody/nothing" in note
 
 
-def test_without_shards_or_models_the_rest_is_measured(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_without_shards_or_models_the_rest_is_measured(given: Given, tmp_path: Path) -> None:
     more = (
         "--model.models={clip: null, tagger: null}",
         "--model.concept=null",
         "--data.shards=null",
     )
-    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
+    trainer.test(given(tmp_path, *more))
     measured = rows(tmp_path)
     assert measured["picture_change"]["adapter"] > 0
     notes = {name: row["note"] for name, row in measured.items() if not row["variant"]}
@@ -299,11 +213,9 @@ def test_without_shards_or_models_the_rest_is_measured(
     }
 
 
-def test_one_picture_is_measured_without_intervals(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_one_picture_is_measured_without_intervals(given: Given, tmp_path: Path) -> None:
     more = ('--data.prompts=["wood_elf, forest"]', "--data.seeds=[0]")
-    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
+    trainer.test(given(tmp_path, *more))
     measured = rows(tmp_path)
     difference = measured["subject_similarity"]["difference"]
     assert difference["mean"] != 0 and difference["low"] is None
@@ -312,31 +224,13 @@ def test_one_picture_is_measured_without_intervals(
     assert read(tmp_path)["verdict"]["adapters"][0]["strength"] is None
 
 
-def test_an_adapter_that_is_not_finite_is_refused(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
-    checkpoint = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
-    key = next(iter(checkpoint["state_dict"]))
-    checkpoint["state_dict"][key].fill_(float("nan"))
-    torch.save(checkpoint, tmp_path / "broken.ckpt")
-    more = (f"--model.adapter={tmp_path / 'broken.ckpt'}",)
-    with pytest.raises(ElfError) as error:
-        trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, *more))
-    assert str(error.value) == (
-        f"model.adapter: {tmp_path / 'broken.ckpt'}: {key} is not finite; take an earlier "
-        "checkpoint"
-    )
-
-
 def test_tensorboard_gets_figures_table_and_pictures(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
+    given: Given, run_folder: Path, tmp_path: Path
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     more = ("--logger=tensorboard", "--data.seeds=[0]", "--model.models.tagger=null")
-    trainer.test(
-        arguments(run_folder, labelled, tiny_models, tmp_path, *more, "--model.concept=null")
-    )
+    trainer.test(given(tmp_path, *more, "--model.concept=null"))
     (events,) = tmp_path.rglob("events.out.tfevents.*")
     found = EventAccumulator(str(events), size_guidance={"images": 0, "tensors": 0})
     found.Reload()
@@ -354,18 +248,12 @@ def test_tensorboard_gets_figures_table_and_pictures(
 
 
 def test_wandb_gets_table_and_pictures_without_an_account(
-    run_folder: Path,
-    labelled: Path,
-    tiny_models: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    given: Given, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     more = ("--logger=wandb", "--data.seeds=[0]", "--model.models={clip: null, tagger: null}")
-    trainer.test(
-        arguments(run_folder, labelled, tiny_models, tmp_path, *more, "--model.concept=null")
-    )
+    trainer.test(given(tmp_path, *more, "--model.concept=null"))
     (offline,) = tmp_path.glob("wandb/offline-run-*")
     tables = [json.loads(path.read_text()) for path in offline.rglob("*.table.json")]
     found = {table["columns"][1]: table for table in tables}
@@ -380,13 +268,11 @@ def test_wandb_gets_table_and_pictures_without_an_account(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo and spawn differ there")
-def test_two_processes_find_what_one_does(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_two_processes_find_what_one_does(given: Given, tmp_path: Path) -> None:
     more = ("--data.batch_size=2",)
-    trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path / "one", *more))
+    trainer.test(given(tmp_path / "one", *more))
     more = (*more, "--trainer.devices=2", "--trainer.strategy=ddp")
-    command = arguments(run_folder, labelled, tiny_models, tmp_path / "two", *more)
+    command = given(tmp_path / "two", *more)
     result = subprocess.run(
         [sys.executable, "-m", "elf", "test", *command],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280,
@@ -399,103 +285,3 @@ def test_two_processes_find_what_one_does(
         assert other["adapter"] == (value and pytest.approx(value, rel=1e-3, abs=1e-4)), mine[
             "name"
         ]
-
-
-@pytest.mark.parametrize("exported", [False, True])
-def test_an_adapter_of_another_base_is_refused(
-    exported: bool,
-    run_folder: Path,
-    labelled: Path,
-    tiny_models: dict[str, Path],
-    tiny_sdxl: Path,
-    tmp_path: Path,
-) -> None:
-    more = (f"--model.base={tiny_sdxl}",)
-    adapter = export_diffusers(run_folder, tmp_path / "file") if exported else run_folder
-    with pytest.raises(ElfError) as error:
-        trainer.test(arguments(adapter, labelled, tiny_models, tmp_path, *more))
-    assert re.fullmatch(
-        rf"model\.adapter: {adapter} was trained on the UNet \w{{12}}…, and model\.base "
-        rf"{tiny_sdxl} has \w{{12}}…; name the base of its run",
-        str(error.value),
-    )
-    assert not (tmp_path / "pictures").exists()
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ("--data.prompts=[]", "data.prompts is empty; give at least one"),
-        ("--data.seeds=[1,1]", "data.seeds holds one twice; each pair is measured once"),
-        (
-            "--model.generation.batch_size=2",
-            "model.generation.batch_size: leave it out; data.batch_size says how many pictures are "
-            "drawn at a time",
-        ),
-        ("--data.batch_size=0", "data.batch_size 0 is too small: at least 1"),
-        ("--data.references=0", "data.references 0 is too small: at least 1"),
-        ("--model.adapter=[]", "model.adapter is empty; give at least one"),
-        ("--model.strengths=[]", "model.strengths is empty; give at least one"),
-        ("--model.strengths=[1, 1]", "model.strengths holds one twice; each is measured once"),
-        (
-            "--trainer.limit_test_batches=1",
-            "trainer.limit_test_batches 1: a plan is measured whole; give fewer data.prompts or",
-        ),
-        (
-            "--model.trigger=orc",
-            "model.trigger 'orc' stands in none of data.prompts: put it into those in which the",
-        ),
-        ("--model.generation.steps=0", "model.generation.steps is 0; take 1 or more"),
-        ("--model.generation.width=60", "model.generation.width 60 is no multiple of 8"),
-        ("--model.tag_threshold=35", "model.tag_threshold 35.0 is a probability: 0 to 1"),
-        ("--model.strengths=[1, 1.00000001]", "two are so alike that their pictures would share"),
-        ("--model.strengths=[0]", "model.strengths: 0 is none; 1 is the adapter as it was trained"),
-        ("--model.models.dyno=x", "unknown key 'model.models.dyno'; did you mean 'dino'?"),
-        ("--model.adapter=nowhere", "input: no run folder or checkpoint nowhere"),
-        ("--model.concept=elf", "model.concept: 'elf' is no tag of the tagger"),
-        ("--data.shards=nowhere", "nowhere/prepared.json is missing: run `elf prepare"),
-    ],
-)
-def test_mistakes_are_one_line(
-    more: str,
-    message: str,
-    run_folder: Path,
-    labelled: Path,
-    tiny_models: dict[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["test", *arguments(run_folder, labelled, tiny_models, tmp_path, more)])
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err.strip().splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    ("size", "way"), [(4, "take 2"), (1, "make model.generation.width and height less")]
-)
-def test_a_full_gpu_names_the_batch_size(
-    size: int,
-    way: str,
-    run_folder: Path,
-    labelled: Path,
-    tiny_models: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
-    monkeypatch.setattr(DiffusionModule, "generate", full)
-    more = arguments(run_folder, labelled, tiny_models, tmp_path, f"--data.batch_size={size}")
-    message = f"data.batch_size {size} takes more memory than cpu has .*allocate 2 GiB.*; {way}$"
-    with pytest.raises(ElfError, match=message):
-        trainer.test(more)
-
-
-def test_a_checkpoint_is_named_by_the_model_not_by_ckpt_path(
-    run_folder: Path, labelled: Path, tiny_models: dict[str, Path], tmp_path: Path
-) -> None:
-    more = f"--ckpt_path={run_folder / 'checkpoints' / 'last.ckpt'}"
-    with pytest.raises(ElfError, match=r"name the adapter by --model\.adapter"):
-        trainer.test(arguments(run_folder, labelled, tiny_models, tmp_path, more))
