@@ -32,7 +32,7 @@ COMMANDS = {
     "fit": Command("elf.trainer", "fit", "train a LoRA or DoRA adapter"),
     "validate": Command("elf.trainer", "validate", "measure the validation loss of checkpoints"),
     "test": Command("elf.trainer", "test", "evaluate an adapter against its base"),
-    "export": Command("elf.export", "main", "write an adapter as the file that others load"),
+    "export": Command("elf.export.command", "main", "write an adapter as the file others load"),
 }
 
 ON_GPU = ("predict", "prepare", "plan", "fit", "validate", "test")

@@ -1,7 +1,7 @@
 """LoRA and DoRA adapters on a network: which layers, how many parameters, to and from files."""
 
 from elf.adapters.config import AdapterConfig, AdapterGroup, describe, validate
-from elf.adapters.factored import delta_weight, layers
+from elf.adapters.factored import base_weight, delta_weight, layers
 from elf.adapters.files import changes_nothing, config_from, metadata, without_initial
 from elf.adapters.injection import (
     Injected,
@@ -28,6 +28,7 @@ __all__ = [
     "Injected",
     "Part",
     "adapter_state",
+    "base_weight",
     "by_part",
     "changes_nothing",
     "config_from",

@@ -1,0 +1,65 @@
+"""diffusers' ``pytorch_lora_weights.safetensors``, which PEFT and backend services load, too."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from elf import adapters
+from elf.adapters import AdapterConfig
+from elf.checkpoints import evaluated_state, read_checkpoint
+from elf.export.reading import FILE_NAME, METADATA_KEY, ORIGIN_KEY, find_checkpoint
+from elf.export.tensors import DTYPES, DType, cast, refuse_useless
+from elf.export.writing import write_file
+from elf.files import atomic_path
+
+
+def export_diffusers(
+    source: str | Path,
+    output: str | Path,
+    dtype: DType = "float16",
+) -> Path:
+    """Write an adapter as diffusers' ``pytorch_lora_weights.safetensors``.
+
+    Args:
+        source: A run folder (its newest checkpoint) or a checkpoint.
+        output: A ``.safetensors`` file, or a folder that gets one under diffusers' own name.
+        dtype: Type of the tensors; DoRA's magnitudes stay float32, as rounding them rounds W.
+
+    Returns:
+        The file. diffusers loads its text encoders' DoRA, too, as its magnitudes are named
+        ``….lora_magnitude_vector.weight``; those that diffusers' own writer names are lost.
+
+    Raises:
+        ElfError: If there is no adapter, it is not finite, it changes nothing, or no such file can
+            hold it.
+    """
+    checkpoint = read_checkpoint(find_checkpoint(source))
+    config = AdapterConfig(**checkpoint["elf"]["adapter"])
+    trained = evaluated_state(checkpoint)
+    refuse_useless(trained, source)
+    path = Path(output)
+    if path.suffix != ".safetensors":
+        path = path / FILE_NAME
+    tensors: dict[str, Tensor] = {}
+    settings: dict[str, Any] = {}
+    for part, state in adapters.by_part(trained).items():
+        written = adapters.metadata(config, state, part)
+        settings |= {f"{part}.{key}": value for key, value in written.items()}
+        # with the level that the oldest loaders need in CLIP; newer ones take it off
+        level = "" if part == "unet" else "text_model."
+        tensors |= {
+            f"{part}.{level}{key}": cast(key, value, DTYPES[dtype])
+            for key, value in adapters.without_initial(state).items()
+        }
+    header = {
+        "format": "pt",
+        METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True),
+        ORIGIN_KEY: json.dumps(
+            {key: checkpoint["elf"][key] for key in ("base_options", "base_sha256")}
+        ),
+    }
+    with atomic_path(path) as temporary:
+        write_file(temporary, tensors, header)
+    return path

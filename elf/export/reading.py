@@ -1,0 +1,131 @@
+"""Reads an adapter: a run's, a checkpoint's, or what a file holds that was exported."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import safe_open
+from torch import Tensor
+
+from elf import adapters
+from elf.adapters import AdapterConfig
+from elf.checkpoints import evaluated_state, last_checkpoint, read_checkpoint
+from elf.errors import ElfError
+
+# diffusers.loaders.lora_base: without this header the loader takes alpha = rank
+METADATA_KEY = "lora_adapter_metadata"
+ORIGIN_KEY = "elf.origin"
+"""In a file's header: the base that the adapter was trained on, as a checkpoint has it."""
+FILE_NAME = "pytorch_lora_weights.safetensors"
+
+
+def find_checkpoint(source: str | Path) -> Path:
+    """Return the checkpoint that a run folder or a checkpoint's own path stands for."""
+    source = Path(source)
+    if source.is_dir():
+        return last_checkpoint(source)
+    if not source.exists():
+        raise ElfError(f"input: no run folder or checkpoint {source}")
+    return source
+
+
+def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """Read an adapter: a run folder, a checkpoint, or a file that ``export_diffusers`` wrote.
+
+    Returns:
+        Its configuration, and its tensors by ``{part}.{name}``, as in checkpoints.
+
+    Raises:
+        ElfError: If it is none of these.
+    """
+    file = _exported(path)
+    if file is not None:
+        return _read_diffusers(file)
+    checkpoint = read_checkpoint(find_checkpoint(path))
+    return AdapterConfig(**checkpoint["elf"]["adapter"]), evaluated_state(checkpoint)
+
+
+def read_origin(path: str | Path) -> tuple[dict[str, Any], str | None]:
+    """Return what a run said of its base (``prediction_type`` …), and the sha256 of its UNet.
+
+    A file that another program wrote says nothing of either.
+
+    Raises:
+        ElfError: If there is no such file, or it is damaged.
+    """
+    file = _exported(path)
+    if file is None:
+        known = read_checkpoint(find_checkpoint(path))["elf"]
+    else:
+        with _opened(file) as opened:
+            known = _header(opened, ORIGIN_KEY)
+    return known.get("base_options", {}), known.get("base_sha256")
+
+
+def base_of_run(path: str | Path) -> str:
+    """Return the base that a run's configuration names.
+
+    Raises:
+        ElfError: If there is no such configuration beside what the path names.
+    """
+    path = Path(path)
+    places = [path, *path.absolute().parents[:2]]
+    for place in places:
+        file = place / "config.yaml"
+        if file.is_file():
+            with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
+                model = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]
+                return str(model.get("init_args", model)["base"])
+    raise ElfError(f"base: no config.yaml beside {path} names one; name it by --base")
+
+
+def _exported(path: str | Path) -> Path | None:
+    """Return the exported file that a path stands for; a run's own checkpoints come before it."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return path
+    has_file = (path / FILE_NAME).exists() and not (path / "checkpoints").is_dir()
+    return path / FILE_NAME if has_file else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise ElfError(f"adapter: no file {path}") from None
+    except Exception as error:  # safetensors raises its own untyped error on damaged files
+        raise ElfError(f"adapter: {path} is no safetensors file ({error})") from None
+
+
+def _header(file: Any, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((file.metadata() or {}).get(key, "{}"))
+    return found
+
+
+def _read_diffusers(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    with _opened(path) as file:
+        header = _header(file, METADATA_KEY)
+        state = {key: file.get_tensor(key) for key in file.keys()}
+    if not header:
+        raise ElfError(f"adapter: {path} has no {METADATA_KEY}; export it again by `elf export`")
+    states = adapters.by_part(state)
+    headers = {
+        part: {
+            key.removeprefix(f"{part}."): value
+            for key, value in header.items()
+            if key.startswith(f"{part}.")
+        }
+        for part in states
+    }
+    try:
+        config = adapters.config_from(headers, states)
+    except KeyError as error:
+        raise ElfError(
+            f"adapter: the {METADATA_KEY} of {path} lacks {error}; export it again by `elf export`"
+        ) from None
+    return config, {f"{part}.{key}": t for part, own in states.items() for key, t in own.items()}

@@ -1,0 +1,131 @@
+"""Reads a written file again by the rules of who loads it, and compares what comes out.
+
+Two errors are taken of each layer: ‖Ŵ' − W'‖ / ‖W'‖, where weights are at hand, and the same over
+‖W' − W‖, which does not overlook a small update. Rounding of the file's type is allowed for.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from elf.errors import ElfError
+from elf.export.kohya_form import Namer, Weights
+from elf.export.tensors import DType
+from elf.export.trained import Layer
+
+ALLOWED: dict[DType, float] = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 2.5e-2}
+"""Of ‖W' − W‖: each of A and B is rounded to 24, 11 or 8 bits."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a check found.
+
+    Attributes:
+        layers: How many were compared.
+        worst: The largest error over ‖W' − W‖ beyond what a conversion was known to cost.
+        name: Of that layer.
+    """
+
+    layers: int
+    worst: float
+    name: str
+
+    def __str__(self) -> str:
+        return f"verified: {self.layers} layers, off by {self.worst:.1e} at most ({self.name})"
+
+
+def verify_kohya(
+    path: Path,
+    layers: Sequence[Layer],
+    namer: Namer,
+    dtype: DType,
+    weights: Weights | None = None,
+    errors: Mapping[str, float] = {},
+) -> Verified:
+    """Compare a file in kohya's form with what was trained.
+
+    Args:
+        path: The file.
+        layers: What was trained.
+        namer: Says what a layer is called there.
+        dtype: Of the file.
+        weights: Where frozen weights come from; LoRA needs none.
+        errors: Of layers that were converted.
+
+    Raises:
+        ElfError: If a key is missing, one is of no layer, or a layer does something else.
+    """
+    tensors = load_file(path)
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, rest = key.partition(".")
+        found.setdefault(name, {})[rest] = tensor.float()
+    expected = {namer(layer): layer for layer in layers}
+    if odd := sorted(expected.keys() ^ found.keys()):
+        raise ElfError(f"verify: {path} {'lacks' if odd[0] in expected else 'has'} {odd[0]}")
+    return compared(
+        layers, lambda layer: kohya_change(found[namer(layer)], layer, weights), dtype, weights,
+        errors, path,
+    )  # fmt: skip
+
+
+def kohya_change(read: Mapping[str, Tensor], layer: Layer, weights: Weights | None) -> Tensor:
+    """Return W' − W as ComfyUI makes it of a layer's tensors."""
+    down, up = read["lora_down.weight"], read["lora_up.weight"]
+    update = (up.flatten(1) @ down.flatten(1)) * (float(read["alpha"]) / len(down))
+    update = update.view(len(up), *down.shape[1:])
+    if "dora_scale" not in read:
+        return update
+    if weights is None:
+        raise ElfError("base: a DoRA is verified beside its base; name it by --base")
+    weight = weights(layer).float()
+    merged = weight + update
+    norms = merged.transpose(0, 1).reshape(merged.shape[1], -1).norm(dim=1)
+    norms = norms.view(1, -1, *[1] * (merged.dim() - 2))
+    return merged * torch.where(norms > 0, read["dora_scale"] / norms, 0) - weight
+
+
+def compared(
+    layers: Sequence[Layer],
+    change: Callable[[Layer], Tensor],
+    dtype: DType,
+    weights: Weights | None,
+    errors: Mapping[str, float],
+    path: Path,
+) -> Verified:
+    """Compare each layer's W' − W with that of the training.
+
+    Args:
+        layers: What was trained.
+        change: Returns W' − W as a file has it.
+        dtype: Of the file.
+        weights: Where frozen weights come from.
+        errors: Of layers that were converted.
+        path: The file, for messages.
+
+    Raises:
+        ElfError: With the first layer that is off by more than rounding and conversion.
+    """
+    worst, worst_name = 0.0, ""
+    for layer in layers:
+        if layer.magnitude is None:
+            wanted = layer.update
+        else:
+            assert weights is not None
+            weight = weights(layer).float()
+            wanted = layer.changed(weight) - weight
+        off = float((change(layer) - wanted).norm() / wanted.norm().clamp(min=1e-30))
+        beyond = max(0.0, off - errors.get(layer.label, 0.0))
+        if beyond >= worst:
+            worst, worst_name = beyond, layer.label
+        if beyond > ALLOWED[dtype]:
+            raise ElfError(
+                f"verify: {layer.label} of {path} is off by {off:.1%} of its update; the file is "
+                "not what was trained"
+            )
+    return Verified(len(layers), worst, worst_name)
