@@ -94,7 +94,11 @@ def test_a_file_says_which_base_it_is_of(checkpoint: Path, tmp_path: Path) -> No
     known = read_checkpoint(checkpoint)["elf"]
     file = export_diffusers(checkpoint, tmp_path / "out")
     assert read_origin(file) == (known["base_options"], known["base_sha256"])
-    assert read_origin(file.parent) == read_origin(checkpoint) == read_origin(file)
+    content = torch.load(checkpoint, weights_only=True)
+    content["elf"]["base_options"]["base_configs"] = "/home/somebody/configs"
+    torch.save(content, checkpoint)
+    assert b"somebody" not in export_diffusers(checkpoint, tmp_path / "out").read_bytes()
+    assert read_origin(file.parent) == read_origin(file)
     foreign = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(1)}, foreign)
     assert read_origin(foreign) == ({}, None)

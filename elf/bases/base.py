@@ -148,6 +148,11 @@ class Base:
         return clip_skip if clip_skip > 1 else None
 
     @property
+    def where(self) -> Path:
+        """Its file or folder."""
+        return self._parts.where
+
+    @property
     def conditions(self) -> bool:
         """Whether the denoiser takes ``pooled`` and `added_time_ids` beside the text states."""
         return self._family.conditions

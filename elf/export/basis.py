@@ -19,13 +19,17 @@ class Basis:
     Args:
         name: Folder, hub name or file.
         trained: The adapter.
+        whole: With all layers of a text encoder, though the training left out its last ones.
 
     Raises:
         ElfError: If there is no such base, or it is not the one of the training.
     """
 
-    def __init__(self, name: str, trained: Trained) -> None:
-        self.base: Base = open_base(name, *trained.base_options.values())
+    def __init__(self, name: str, trained: Trained, whole: bool = False) -> None:
+        options = dict(trained.base_options)
+        if whole and options:
+            options["clip_skip"] = None
+        self.base: Base = open_base(name, *options.values())
         refuse_other_base(trained, self.base.fingerprint("unet"), name)
         self._networks: dict[Part, dict[str, nn.Module]] = {}
 

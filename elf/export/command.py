@@ -1,7 +1,7 @@
 """``elf export``: an adapter as the files that others load, each read again before it is done."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
@@ -9,6 +9,8 @@ from elf.export.basis import Basis
 from elf.export.diffusers_form import export_diffusers
 from elf.export.header import kohya_header
 from elf.export.kohya_form import kohya_file, refuse_errors
+from elf.export.merged_form import ALLOWED, export_merged, merged_difference
+from elf.export.peft_form import export_peft
 from elf.export.reading import base_of_run
 from elf.export.tensors import DType
 from elf.export.trained import Trained, read_trained
@@ -16,18 +18,21 @@ from elf.export.verifying import verify_kohya
 from elf.export.writing import write_file
 from elf.files import atomic_path
 
-Target = Literal["diffusers", "kohya"]
+TARGETS = ("diffusers", "kohya", "comfy", "peft", "merged")
 SHOWN = 5
 
 
 def main(arguments: list[str]) -> None:
-    """``elf export --input RUN_OR_CHECKPOINT --output FILE --target diffusers|kohya``."""
-    parser = CommandParser("export", "Write an adapter as the file that others load.")
+    """``elf export --input RUN_OR_CHECKPOINT --output FILE --target diffusers,kohya,…``."""
+    parser = CommandParser("export", "Write an adapter as the files that others load.")
     add = parser.add_argument
     add("--input", type=str, required=True, help="run folder, checkpoint, or exported file")
     add("--output", type=str, required=True, help=".safetensors file, or folder")
-    whom = "diffusers (PEFT and backends, too) or kohya (ComfyUI, A1111, Forge, kohya)"
-    add("--target", type=Target, default="diffusers", help=whom)
+    whom = (
+        "diffusers (backends, too), kohya or comfy (ComfyUI, A1111, Forge, kohya's scripts), peft "
+        "(a folder for each network), merged (the base with the adapter in it); several with commas"
+    )
+    add("--target", type=str, default="diffusers", help=whom)
     add("--dtype", type=DType, default="float16", help="type of the tensors")
     add("--base", type=str, help="base of the training; else the one that the run names")
     add("--rank", type=int, help="kohya: bring layers down to this rank")
@@ -35,24 +40,81 @@ def main(arguments: list[str]) -> None:
     add("--max_error", type=float, default=0.05, help=off)
     add("--title", type=str, help="kohya: name of the adapter; else of the run or file")
     add("--trigger", type=str, help="kohya: the trigger phrase, to be shown by web UIs")
-    add("--verify", type=bool, default=True, help="read the file again and compare")
+    add("--verify", type=bool, default=True, help="read what was written again and compare")
     add("--plan", type=bool, default=False, help="kohya: show keys and shapes, write nothing")
     options = parser.read(arguments)
-    if options.target == "diffusers":
-        for name in ("rank", "title", "trigger"):
-            if getattr(options, name) is not None:
-                raise ElfError(f"{name}: diffusers' file has none; add --target kohya")
-        if options.plan:
-            raise ElfError("plan: of kohya's form; add --target kohya")
-        path = export_diffusers(options.input, options.output, options.dtype)
-        _told(path, options.dtype)
+    targets = _targets(options.target)
+    if "kohya" not in targets:
+        for name in ("rank", "title", "trigger", "plan"):
+            if getattr(options, name):
+                raise ElfError(f"{name}: {options.target} has none; add --target kohya")
+    output = Path(options.output)
+    several = len(targets) > 1
+    if several and output.suffix == ".safetensors":
+        raise ElfError(f"output: {output} is one file for several targets; name a folder")
+    if "diffusers" in targets and not options.plan:
+        _told(export_diffusers(options.input, output, options.dtype), options.dtype)
+    if targets == ["diffusers"]:
         return
     trained = read_trained(options.input)
-    export_kohya(
-        trained, options.base or base_of_run(options.input), options.output, options.dtype,
-        options.rank, options.max_error, options.title, options.trigger, options.verify,
-        options.plan,
-    )  # fmt: skip
+    if "peft" in targets and not options.plan:
+        for folder in export_peft(trained, output / "peft" if several else output, options.dtype):
+            print(f"wrote {folder}")
+    base = options.base or (base_of_run(options.input) if targets != ["peft"] else "")
+    if "kohya" in targets:
+        export_kohya(
+            trained, base, output, options.dtype, options.rank, options.max_error, options.title,
+            options.trigger, options.verify, options.plan,
+        )  # fmt: skip
+    if "merged" in targets and not options.plan:
+        write_merged(
+            trained, base, output / "merged" if several else output, options.dtype, options.verify
+        )
+
+
+def _targets(given: str) -> list[str]:
+    """Return which forms are wanted; ``comfy`` is kohya's."""
+    found = [name.strip() for name in given.strip("[]").split(",")]
+    for name in found:
+        if name not in TARGETS:
+            raise ElfError(f"target: {name!r} is none; take some of {', '.join(TARGETS)}")
+    return list(dict.fromkeys("kohya" if name == "comfy" else name for name in found))
+
+
+def write_merged(
+    trained: Trained, base: str, output: Path, dtype: DType = "float16", verify: bool = True
+) -> Path:
+    """Write the base with the adapter in its weights, in the base's own layout.
+
+    Args:
+        trained: The adapter.
+        base: Of its training.
+        output: A ``.safetensors`` file if the base is one, else a new folder.
+        dtype: Of networks that are adapted; in a file each tensor keeps its own.
+        verify: Open what was written as a base, and compare its weights.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ElfError: If the base is not that of the training, the output is there or of the other kind,
+            or what was written is not what was trained.
+    """
+    basis = Basis(base, trained, whole=True)
+    if basis.base.where.suffix == ".safetensors" and output.suffix != ".safetensors":
+        output = output / f"{trained.title}.safetensors"
+    path = export_merged(trained.layers, basis, output, dtype)
+    if verify:
+        merged = Basis(str(path), replace(trained, base_sha256=None), whole=True)
+        of_weight, of_update = merged_difference(trained.layers, basis, merged)
+        if of_weight > max(ALLOWED.values()):
+            raise ElfError(f"verify: {path} is off by {of_weight:.1%} of its weights; delete it")
+        print(
+            f"verified: {len(trained.layers)} layers, off by {of_weight:.1e} of W' at most, and by "
+            f"{of_update:.1e} of W' − W"
+        )
+    print(f"wrote {path}")
+    return path
 
 
 def export_kohya(

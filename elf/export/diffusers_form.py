@@ -53,12 +53,13 @@ def export_diffusers(
             f"{part}.{level}{key}": cast(key, value, DTYPES[dtype])
             for key, value in adapters.without_initial(state).items()
         }
+    known = checkpoint["elf"]
+    # which folder configurations lay in is of this machine, and its owner's
+    options = {**known["base_options"], "base_configs": None} if known["base_options"] else {}
     header = {
         "format": "pt",
         METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True),
-        ORIGIN_KEY: json.dumps(
-            {key: checkpoint["elf"][key] for key in ("base_options", "base_sha256")}
-        ),
+        ORIGIN_KEY: json.dumps({"base_options": options, "base_sha256": known["base_sha256"]}),
     }
     with atomic_path(path) as temporary:
         write_file(temporary, tensors, header)

@@ -256,9 +256,11 @@ def test_the_command(run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--target", "komfy"], "target"),
-        (["--target", "diffusers", "--rank", "4"], "rank: diffusers' file has none; add --target"),
-        (["--target", "diffusers", "--plan", "true"], "plan: of kohya's form; add --target kohya"),
+        (["--target", "diffusers", "--rank", "4"], "rank: diffusers has none; add --target"),
+        (
+            ["--target", "diffusers", "--plan", "true"],
+            "plan: diffusers has none; add --target kohya",
+        ),
         (["--target", "kohya", "--rank", "0"], "rank: 0 is none; take 1 or more"),
         (["--target", "kohya", "--base", "nowhere"], "nowhere"),
     ],
