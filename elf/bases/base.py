@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import importlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from elf.bases.checkpoint import CheckpointParts
+from elf.bases.checkpoint import CheckpointParts, empty
 from elf.bases.chunks import CAPTION_TOKENS, CHUNK
 from elf.bases.detect import refuse_pickled
 from elf.bases.encoder import LatentEncoder
@@ -202,9 +203,16 @@ class Base:
             skip_layers(encoder, self.clip_skip)
         return encoder
 
-    def _load(self, part: str, library: str, cls: str, dtype: torch.dtype) -> nn.Module:
-        import importlib
+    def empty(self, part: str) -> nn.Module:
+        """Return the denoiser or a text encoder without weights, for the names of its layers."""
+        denoiser = part == "unet"
+        library = importlib.import_module("diffusers" if denoiser else "transformers")
+        family = self._family
+        cls = getattr(library, family.denoiser if denoiser else family.text_encoders[part])
+        network: nn.Module = empty(cls, self._parts.config(part))
+        return network
 
+    def _load(self, part: str, library: str, cls: str, dtype: torch.dtype) -> nn.Module:
         return self._parts.network(part, getattr(importlib.import_module(library), cls), dtype)
 
     def vae(self) -> Any:

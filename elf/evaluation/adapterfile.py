@@ -55,13 +55,17 @@ class AdapterFile:
             )
 
 
-def open_adapter(path: str) -> AdapterFile:
+def open_adapter(path: str, base: str | None = None) -> AdapterFile:
     """Read an adapter.
 
+    Args:
+        path: A run's folder, a checkpoint, or a file of diffusers' or of kohya's form.
+        base: The base, by whose layers a file in kohya's form is read.
+
     Raises:
-        ElfError: If it is none, or not finite.
+        ElfError: If it is none, not finite, or does not fit the base.
     """
-    config, state = read_adapter(path)
+    config, state = read_adapter(path, base)
     options, base_sha256 = read_origin(path)
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():

@@ -53,10 +53,10 @@ def main(arguments: list[str]) -> None:
     if several and output.suffix == ".safetensors":
         raise ElfError(f"output: {output} is one file for several targets; name a folder")
     if "diffusers" in targets and not options.plan:
-        _told(export_diffusers(options.input, output, options.dtype), options.dtype)
+        _told(export_diffusers(options.input, output, options.dtype, options.base), options.dtype)
     if targets == ["diffusers"]:
         return
-    trained = read_trained(options.input)
+    trained = read_trained(options.input, options.base)
     if "peft" in targets and not options.plan:
         for folder in export_peft(trained, output / "peft" if several else output, options.dtype):
             print(f"wrote {folder}")

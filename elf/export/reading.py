@@ -12,8 +12,10 @@ from torch import Tensor
 
 from elf import adapters
 from elf.adapters import AdapterConfig
+from elf.bases import open_base
 from elf.checkpoints import evaluated_state, last_checkpoint, read_checkpoint
 from elf.errors import ElfError
+from elf.export.importing import is_kohya, read_kohya
 
 # diffusers.loaders.lora_base: without this header the loader takes alpha = rank
 METADATA_KEY = "lora_adapter_metadata"
@@ -32,18 +34,24 @@ def find_checkpoint(source: str | Path) -> Path:
     return source
 
 
-def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
-    """Read an adapter: a run folder, a checkpoint, or a file that ``export_diffusers`` wrote.
+def read_adapter(
+    path: str | Path, base: str | None = None
+) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """Read an adapter: a run's folder, a checkpoint, a file of diffusers' or of kohya's form.
+
+    Args:
+        path: What is to be read.
+        base: Whose layers a file in kohya's form is of; others need none.
 
     Returns:
         Its configuration, and its tensors by ``{part}.{name}``, as in checkpoints.
 
     Raises:
-        ElfError: If it is none of these.
+        ElfError: If it is none of these, or does not fit the base.
     """
     file = _exported(path)
     if file is not None:
-        return _read_diffusers(file)
+        return _read_file(file, base)
     checkpoint = read_checkpoint(find_checkpoint(path))
     return AdapterConfig(**checkpoint["elf"]["adapter"]), evaluated_state(checkpoint)
 
@@ -107,10 +115,14 @@ def _header(file: Any, key: str) -> dict[str, Any]:
     return found
 
 
-def _read_diffusers(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+def _read_file(path: Path, base: str | None) -> tuple[AdapterConfig, dict[str, Tensor]]:
     with _opened(path) as file:
         header = _header(file, METADATA_KEY)
         state = {key: file.get_tensor(key) for key in file.keys()}
+    if is_kohya(state):
+        if base is None:
+            raise ElfError(f"adapter: {path} is in kohya's form; name the base that it is of")
+        return read_kohya(state, open_base(base), path)
     if not header:
         raise ElfError(f"adapter: {path} has no {METADATA_KEY}; export it again by `elf export`")
     states = adapters.by_part(state)

@@ -117,16 +117,17 @@ class Trained:
         return found
 
 
-def read_trained(path: str | Path) -> Trained:
+def read_trained(path: str | Path, base: str | None = None) -> Trained:
     """Read an adapter that is to be written in another form.
 
     Args:
-        path: A run's folder, a checkpoint, or a file that Elf exported.
+        path: A run's folder, a checkpoint, or a file of diffusers' or of kohya's form.
+        base: Whose layers a file in kohya's form is of.
 
     Raises:
         ElfError: If it is none of these, not finite, or changes nothing.
     """
-    config, state = read_adapter(path)
+    config, state = read_adapter(path, base)
     refuse_useless(state, path)
     options, sha256 = read_origin(path)
     return Trained(Path(path), config, state, options, sha256)

@@ -108,7 +108,7 @@ class ImageEvaluation(LightningModule):
                 f"trainer.limit_test_batches {limit}: a plan is measured whole; give fewer "
                 "data.prompts or data.seeds"
             )
-        self.files = [open_adapter(path) for path in self.paths]
+        self.files = [open_adapter(path, self.base_name) for path in self.paths]
         self._bases = [open_base(self.base_name, *file.options.values()) for file in self.files]
         for file, base in zip(self.files, self._bases, strict=True):
             file.refuse_other_base(base.fingerprint("unet"), self.base_name)
