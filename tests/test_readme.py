@@ -90,12 +90,13 @@ def test_the_loop_runs_as_it_is_written(
             more = [*more, f"--trainer.max_steps={next(steps)}"]
         cli.run([command, *arguments, *more])
         ran.append(command)
-    assert ran == ["curate", "predict", "prepare", "fit", "fit", "test", "export"]
+    assert ran == ["curate", "predict", "prepare", "fit", "fit", "test", "export", "export"]
     for path in (
         "data/labels/manifest.jsonl",
         "data/shards/wood_elf/prepared.json",
         "models/wood_elf/checkpoints/step-000004.ckpt",
         "models/wood_elf/evaluation/report.html",
         "models/wood_elf/adapter/pytorch_lora_weights.safetensors",
+        "loras/wood_elf.safetensors",
     ):
         assert Path(path).exists(), path
