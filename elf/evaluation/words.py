@@ -49,7 +49,7 @@ QUESTIONS = {
     "fid": Question("FID", "the same, valid for thousands of pictures alone", 1),
     "diversity": Question("Diversity", "distance between the seeds of one prompt"),
     "diversity_ratio": Question(
-        "Diversity of the base's", "near 0: a prompt's seeds have become one picture", 1, True
+        "Diversity beside the base", "near 0: a prompt's seeds have become one picture", 1, True
     ),
     "copies": Question("Copies", "share of pictures that copy a training picture", 1, True),
     "nearest_similarity": Question("Nearest training picture", "likeness to the most alike one"),

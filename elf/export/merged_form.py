@@ -70,7 +70,8 @@ def _write_folder(layers: list[Layer], basis: Basis, output: Path, dtype: DType)
         for layer in (layer for layer in layers if layer.part == part):
             weight = _weight(named, layer, basis)
             weight.copy_(layer.changed(weight))
-        network.to(DTYPES[dtype]).save_pretrained(temporary / part)  # type: ignore[operator]
+        nn.Module.to(network, DTYPES[dtype])  # diffusers' own warns of parts that are none
+        network.save_pretrained(temporary / part)  # type: ignore[operator]
     temporary.rename(output)
 
 
