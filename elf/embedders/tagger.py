@@ -33,7 +33,7 @@ class LoadedTagger:
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.name = name
-        self._source = _find(name, str(device))
+        self._source = find_tagger(name, str(device))
         self._preprocess = self._source.preprocess()
         self._tagger = load_tagger(WDConfig(model=name), self._source, str(device))
         self.path = self._tagger.path
@@ -127,8 +127,12 @@ class TagScores:
         return rows
 
 
-def _find(name: str, device: str) -> WDSource:
-    """Return what runs the tagger: torch, if there is no ONNX file."""
+def find_tagger(name: str, device: str) -> WDSource:
+    """Return what runs a tagger: torch, if there is no ONNX file; nothing is loaded.
+
+    Raises:
+        ElfError: If neither's files are there.
+    """
     try:
         return find_source(WDConfig(model=name), device)
     except ElfError as error:

@@ -6,14 +6,13 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from elf.embedders.tagger import find_tagger
 from elf.errors import ElfError
 from elf.evaluation.plan import Plan
 from elf.evaluation.rows import compared
 from elf.evaluation.schema import Row
-from elf.taggers.backend import find_source
 from elf.taggers.tags import TagList
 from elf.taggers.wd import FILES as ONNX_FILES
-from elf.taggers.wd import WDConfig
 
 NEEDED = 40  # pictures, for a rate that can be relied on
 
@@ -51,7 +50,7 @@ def refuse_unknown_concept(model: str, concept: str) -> None:
         ElfError: If the concept is none of its tags.
     """
     try:
-        source = find_source(WDConfig(model=model), "cpu")
+        source = find_tagger(model, "cpu")
         known = TagList.read(source.folder / ONNX_FILES[1])
     except ElfError:
         return

@@ -20,6 +20,7 @@ from elf.evaluation.attributes import (
 )
 from elf.evaluation.plan import Plan
 from elf.resources import shipped
+from elf.tiny.timm_tagger import build as build_tagger
 
 Tags = Callable[[list[Image.Image]], list[set[str]]]
 TAGGER = shipped("models/tiny/tagger")
@@ -99,6 +100,9 @@ def test_nothing_asked_for_is_no_row(checker: AttributeChecker, tags: Tags) -> N
 
 
 def test_a_concept_that_the_tagger_does_not_know_is_refused(tmp_path: Path) -> None:
+    torch_alone = build_tagger(tmp_path)
+    with pytest.raises(ElfError, match=r"model\.concept: 'wood_elf' is no tag of the tagger"):
+        refuse_unknown_concept(str(torch_alone), "wood_elf")
     refuse_unknown_concept(str(TAGGER), "leaf_crown")
     refuse_unknown_concept(str(tmp_path / "none"), "wood_elf")  # its rows say what is missing
     with pytest.raises(ElfError, match=r"model\.concept: 'wood_elf' is no tag of the tagger"):
