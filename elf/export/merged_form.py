@@ -7,7 +7,6 @@ byte.
 import shutil
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -108,29 +107,3 @@ def _put(whole: Tensor, place: Place, changed: Tensor) -> Tensor:
     rows = len(whole) // 3
     whole[place.third * rows : (place.third + 1) * rows] = value.to(whole.dtype)
     return whole
-
-
-def merged_difference(layers: list[Layer], basis: Basis, merged: Basis) -> tuple[float, float]:
-    """Return the largest ‖Ŵ' − W'‖ / ‖W'‖ of all layers, and the largest over ‖W' − W‖.
-
-    Args:
-        layers: The adapter.
-        basis: Its base.
-        merged: What was written, read again.
-    """
-    of_weight = of_update = 0.0
-    for layer in layers:
-        weight = basis.weight(layer)
-        wanted = layer.changed(weight)
-        off = (merged.weight(layer) - wanted).norm()
-        of_weight = max(of_weight, float(off / wanted.norm()))
-        of_update = max(of_update, float(off / (wanted - weight).norm().clamp(min=1e-30)))
-    return of_weight, of_update
-
-
-ALLOWED: dict[torch.dtype, float] = {
-    torch.float32: 1e-6,
-    torch.float16: 1e-3,
-    torch.bfloat16: 8e-3,
-}
-"""Of ‖W'‖, by the type that weights are rounded to."""

@@ -13,12 +13,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from elf.errors import ElfError
+from elf.export.basis import Basis
 from elf.export.kohya_form import Namer, Weights
 from elf.export.tensors import DType
 from elf.export.trained import Layer
 
 ALLOWED: dict[DType, float] = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 2.5e-2}
 """Of ‖W' − W‖: each of A and B is rounded to 24, 11 or 8 bits."""
+
+ALLOWED_MERGED: dict[DType, float] = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
+"""Of ‖W'‖, which is rounded once."""
 
 
 @dataclass(frozen=True)
@@ -129,3 +133,38 @@ def compared(
                 "not what was trained"
             )
     return Verified(len(layers), worst, worst_name)
+
+
+def verify_merged(layers: Sequence[Layer], basis: Basis, merged: Basis, dtype: DType) -> str:
+    """Compare the weights of a base that an adapter was merged into with those of the training.
+
+    Args:
+        layers: The adapter.
+        basis: Its base.
+        merged: What was written, read again.
+        dtype: That weights were rounded to.
+
+    Returns:
+        What was found, in a line.
+
+    Raises:
+        ElfError: With the first layer that is off by more than rounding.
+    """
+    worst_of_weight = worst_of_update = 0.0
+    for layer in layers:
+        weight, found = basis.weight(layer), merged.weight(layer)
+        wanted = layer.changed(weight)
+        off = (found - wanted).norm()
+        of_weight = float(off / wanted.norm())
+        if of_weight > ALLOWED_MERGED[dtype]:
+            raise ElfError(
+                f"verify: {layer.label} of {merged.base.name} is off by {of_weight:.1%} of its "
+                "weight; what was written is not what was trained: delete it"
+            )
+        worst_of_weight = max(worst_of_weight, of_weight)
+        of_update = float(off / (wanted - weight).norm().clamp(min=1e-30))
+        worst_of_update = max(worst_of_update, of_update)
+    return (
+        f"verified: {len(layers)} layers, off by {worst_of_weight:.1e} of W' at most, and by "
+        f"{worst_of_update:.1e} of W' − W"
+    )

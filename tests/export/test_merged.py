@@ -16,8 +16,10 @@ from elf.adapters import AdapterConfig
 from elf.adapters.presets import canonical
 from elf.bases import open_base
 from elf.errors import ElfError
+from elf.export.basis import Basis
 from elf.export.command import write_merged
 from elf.export.trained import read_trained
+from elf.export.verifying import verify_merged
 from elf.tiny.singlefile import single_file
 
 ALL, TEXT = "attention+feedforward+convolutions", "attention+feedforward"
@@ -114,6 +116,15 @@ def test_what_is_there_is_not_overwritten(run: Make, tmp_path: Path) -> None:
         write_merged(read_trained(made.folder), str(made.base), tmp_path / "m")
     with pytest.raises(ElfError, match=r"is a folder, so what is merged is one; name one"):
         write_merged(read_trained(made.folder), str(made.base), tmp_path / "m.safetensors")
+
+
+def test_weights_that_are_not_those_of_the_training_are_refused(run: Make, tmp_path: Path) -> None:
+    made = run("sd15", CONFIGS["lora"])
+    trained = read_trained(made.folder)
+    basis = Basis(str(made.base), trained, whole=True)
+    message = r"verify: unet\.\S+ of .* is off by \d+\.\d% of its weight; what was written is not"
+    with pytest.raises(ElfError, match=message):
+        verify_merged(trained.layers, basis, basis, "float16")  # nothing was merged into it
 
 
 def test_all_targets_at_once(run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
