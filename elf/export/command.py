@@ -3,15 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
+from jsonargparse import Namespace
+
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.export.basis import Basis
 from elf.export.diffusers_form import export_diffusers
+from elf.export.extras import tag_frequency, thumbnail
 from elf.export.header import kohya_header
 from elf.export.kohya_form import kohya_file, refuse_errors
 from elf.export.merged_form import export_merged
 from elf.export.peft_form import export_peft
-from elf.export.reading import base_of_run
+from elf.export.reading import base_of_run, of_run
 from elf.export.tensors import DType
 from elf.export.trained import Trained, read_trained
 from elf.export.verifying import verify_kohya, verify_merged
@@ -40,12 +43,15 @@ def main(arguments: list[str]) -> None:
     add("--max_error", type=float, default=0.05, help=off)
     add("--title", type=str, help="kohya: name of the adapter; else of the run or file")
     add("--trigger", type=str, help="kohya: the trigger phrase, to be shown by web UIs")
+    add("--thumbnail", type=str, help="kohya: a picture to be shown by web UIs")
+    told = "kohya: say how many captions have each tag, as trainers' files do; else it is not told"
+    add("--tag_frequency", type=bool, default=False, help=told)
     add("--verify", type=bool, default=True, help="read what was written again and compare")
     add("--plan", type=bool, default=False, help="kohya: show keys and shapes, write nothing")
     options = parser.read(arguments)
     targets = _targets(options.target)
     if "kohya" not in targets:
-        for name in ("rank", "title", "trigger", "plan"):
+        for name in ("rank", "title", "trigger", "thumbnail", "tag_frequency", "plan"):
             if getattr(options, name):
                 raise ElfError(f"{name}: {options.target} has none; add --target kohya")
     output = Path(options.output)
@@ -64,12 +70,23 @@ def main(arguments: list[str]) -> None:
     if "kohya" in targets:
         export_kohya(
             trained, base, output, options.dtype, options.rank, options.max_error, options.title,
-            options.trigger, options.verify, options.plan,
+            options.trigger, options.verify, options.plan, *_extras(options),
         )  # fmt: skip
     if "merged" in targets and not options.plan:
         write_merged(
             trained, base, output / "merged" if several else output, options.dtype, options.verify
         )
+
+
+def _extras(options: Namespace) -> tuple[str | None, dict[str, int] | None]:
+    """Return the picture and the tags that a header is to have."""
+    picture = thumbnail(Path(options.thumbnail)) if options.thumbnail else None
+    if not options.tag_frequency:
+        return picture, None
+    shards = of_run(options.input, "data", "shards")
+    if shards is None:
+        raise ElfError(f"tag_frequency: no config.yaml beside {options.input} names data.shards")
+    return picture, tag_frequency(Path(shards))
 
 
 def _targets(given: str) -> list[str]:
@@ -124,6 +141,8 @@ def export_kohya(
     trigger: str | None = None,
     verify: bool = True,
     plan: bool = False,
+    picture: str | None = None,
+    tags: dict[str, int] | None = None,
 ) -> Path | None:
     """Write an adapter in the form that ComfyUI, A1111, Forge and kohya's scripts read.
 
@@ -138,6 +157,8 @@ def export_kohya(
         trigger: The trigger phrase.
         verify: Read the file again, and compare what it does.
         plan: Print keys and shapes, and write nothing.
+        picture: To be shown by web UIs, as a data URL.
+        tags: How many captions have each tag.
 
     Returns:
         The file; None of a plan.
@@ -160,7 +181,16 @@ def export_kohya(
         return None
     prediction = basis.base.prediction_type
     header = kohya_header(
-        trained, basis.base.family, prediction, file.tensors, layers, title, trigger, rank
+        trained,
+        basis.base.family,
+        prediction,
+        file.tensors,
+        layers,
+        title,
+        trigger,
+        rank,
+        picture,
+        tags,
     )
     path = Path(output)
     if path.suffix != ".safetensors":

@@ -34,6 +34,8 @@ def kohya_header(
     title: str,
     trigger: str | None,
     rank: int | None,
+    picture: str | None = None,
+    tags: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
     """Return the header of a file.
 
@@ -46,6 +48,8 @@ def kohya_header(
         title: Its name for people.
         trigger: The trigger phrase, if it has one.
         rank: That all layers were brought to, at most.
+        picture: To be shown, as a data URL.
+        tags: How many captions have each tag.
     """
     ranks = Counter(min(layer.rank, rank or layer.rank) for layer in written)
     ((dim, _),) = ranks.most_common(1)
@@ -60,6 +64,8 @@ def kohya_header(
         "ss_network_args": json.dumps(_arguments(written, dim, alpha)),
         "ss_output_name": title,
     }
+    if tags is not None:
+        stated["ss_tag_frequency"] = json.dumps({title: dict(tags)}, ensure_ascii=False)
     if family == "sd15" and prediction_type == "v_prediction":
         stated["ss_base_model_version"] = "sd_v1_v"
     spec = {
@@ -76,6 +82,8 @@ def kohya_header(
     }
     if trigger is not None:
         spec["trigger_phrase"] = trigger
+    if picture is not None:
+        spec["thumbnail"] = picture
     clip_skip = trained.base_options.get("clip_skip")
     if family == "sd15" and clip_skip:
         spec["encoder_layer"] = str(clip_skip)

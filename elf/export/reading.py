@@ -79,15 +79,22 @@ def base_of_run(path: str | Path) -> str:
     Raises:
         ElfError: If there is no such configuration beside what the path names.
     """
+    base = of_run(path, "model", "base")
+    if base is None:
+        raise ElfError(f"base: no config.yaml beside {path} names one; name it by --base")
+    return base
+
+
+def of_run(path: str | Path, section: str, key: str) -> str | None:
+    """Return a value of the configuration of a run, named by its folder or a checkpoint in it."""
     path = Path(path)
-    places = [path, *path.absolute().parents[:2]]
-    for place in places:
+    for place in (path, *path.absolute().parents[:2]):
         file = place / "config.yaml"
         if file.is_file():
-            with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
-                model = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]
-                return str(model.get("init_args", model)["base"])
-    raise ElfError(f"base: no config.yaml beside {path} names one; name it by --base")
+            with suppress(OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+                values = yaml.safe_load(file.read_text(encoding="utf-8"))[section]
+                return str(values.get("init_args", values)[key])
+    return None
 
 
 def _exported(path: str | Path) -> Path | None:
