@@ -1,4 +1,7 @@
-"""Lets an adapter begin from some of the training's own samples: EVA, CorDA and LoRA-GA."""
+"""Lets an adapter begin from another one, or from some of the training's own samples.
+
+The latter are EVA, CorDA and LoRA-GA.
+"""
 
 import functools
 import time
@@ -10,16 +13,87 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from elf import adapters, processes
-from elf.adapters.factored import INITIAL_A, INITIAL_B, NAME, base_weight
+from elf.adapters import AdapterConfig
+from elf.adapters.factored import INITIAL_A, INITIAL_B, NAME, axis_of, base_weight
 from elf.adapters.initial import corda, eva, lora_ga
 from elf.adapters.observing import Moments, Summed, input_moments, weight_gradients
 from elf.compiling import uncompiled
 from elf.errors import ElfError
+from elf.export.trained import Layer, Trained, read_trained
 
 Losses = Callable[[], Iterable[Tensor]]
 """Makes the loss of one batch after the other; each call begins anew."""
 
 LOSS_SCALE = 2.0**16  # in fp16, whose smallest gradients would be lost; as GradScaler begins with
+
+
+def begin(module: Any, trainer: Trainer) -> bool:
+    """Let a new adapter begin from what its configuration names; return whether it names anything.
+
+    Args:
+        module: A ``DiffusionModule`` on its device.
+        trainer: At the start of its training.
+
+    Raises:
+        ElfError: If it cannot begin so.
+    """
+    config: AdapterConfig = module.adapter
+    if config.start is not None:
+        begin_from_adapter(module.denoiser.parts, read_trained(config.start, module.base_name))
+        if trainer.is_global_zero:
+            print(f"The adapter begins from {config.start}.")
+    elif config.needs_data:
+        begin_from_data(module, trainer)
+    return config.start is not None or config.needs_data
+
+
+@torch.no_grad()
+def begin_from_adapter(networks: Mapping[str, nn.Module], other: Trained) -> None:
+    """Let an adapter do what another of its layers, ranks and kind does, whatever the alphas.
+
+    Args:
+        networks: With a new adapter, by their names.
+        other: The other one.
+
+    Raises:
+        ElfError: If it is of another kind or axis, or has other layers or ranks.
+    """
+    found = {layer.label: layer for layer in other.layers}
+    own = {
+        f"{part}.{adapters.file_key(name)}": module
+        for part, network in networks.items()
+        for name, module in network.named_modules()
+        if hasattr(module, "lora_A")
+    }
+    if odd := sorted(own.keys() ^ found.keys()):
+        side = "does not adapt" if odd[0] in own else "adapts"
+        raise ElfError(
+            f"model.adapter.start: {other.path} {side} {odd[0]} ({len(odd)} such layers); set "
+            "model.adapter.targets and text_targets to what it has"
+        )
+    for label, layer in own.items():
+        _adopt(layer, found[label], other)
+    for network in networks.values():
+        adapters.refresh_norms(network)
+
+
+def _adopt(layer: Any, other: Layer, whole: Trained) -> None:
+    a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
+    for key, mine, its in (
+        ("kind", "dora" if layer.use_dora[NAME] else "lora", whole.config.kind),
+        ("axis", axis_of(layer) if layer.use_dora[NAME] else "", other.axis),
+        ("rank", len(a), other.rank),
+    ):
+        if mine not in (its, ""):
+            raise ElfError(
+                f"model.adapter.start: {other.label} of {whole.path} has {key} {its}, this config "
+                f"says {mine}; set model.adapter.{key} to {its}"
+            )
+    a.copy_(other.a)
+    b.copy_((other.b * (other.scale / layer.scaling[NAME])).view(b.shape))
+    if other.magnitude is not None:
+        magnitude = layer.lora_magnitude_vector[NAME].weight
+        magnitude.copy_(other.magnitude.view(magnitude.shape))
 
 
 def begin_from_data(module: Any, trainer: Trainer) -> None:

@@ -12,6 +12,7 @@ KEYS = {
     "network_dim": "model.adapter.rank",
     "network_alpha": "model.adapter.alpha",
     "network_dropout": "model.adapter.dropout",
+    "network_weights": "model.adapter.start",
     "network_train_unet_only": "model.adapter.text_targets",
     "unet_lr": "model.learning_rates.unet",
     "text_encoder_lr": "model.learning_rates.text_encoder",

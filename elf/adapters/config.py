@@ -68,6 +68,7 @@ class AdapterConfig:
         init: How A and B begin: kaiming, gaussian, orthogonal, pissa, pissa_niter_N, olora, eva,
             corda or lora_ga.
         init_samples: From how many samples of the training eva, corda and lora_ga begin.
+        start: A run's folder, a checkpoint or an exported file whose adapter is trained on.
         text_targets: Which layers of the text encoders; none when left out.
         groups: Layers with a rank, alpha or learning rate of their own; the first that fits counts.
     """
@@ -81,6 +82,7 @@ class AdapterConfig:
     rslora: bool = False
     init: str = "kaiming"
     init_samples: int = 64
+    start: str | None = None
     text_targets: TextTargets | list[str] | None = None
     groups: list[AdapterGroup] = field(default_factory=list)
 
@@ -142,6 +144,11 @@ def _refuse_init(config: AdapterConfig) -> None:
         raise ElfError(
             f"model.adapter.init: {init!r} is none of {', '.join(INITIALISATIONS)}{hint}"
         )
+    if config.start is not None and init != "kaiming":
+        raise ElfError(
+            f"model.adapter.start: what is in {config.start} is where A and B begin; leave out "
+            f"init: {init}"
+        )
     if config.init_samples < 1:
         raise ElfError(
             f"model.adapter.init_samples: {config.init_samples} must be at least 1; 64 is usual"
@@ -153,5 +160,8 @@ def _refuse_init(config: AdapterConfig) -> None:
 
 
 def describe(config: AdapterConfig) -> dict[str, Any]:
-    """Return the configuration as plain values, to be compared when a run goes on."""
-    return asdict(config)
+    """Return the configuration as plain values, to be compared when a run goes on.
+
+    Where it started is no part of it: what goes on has started.
+    """
+    return {key: value for key, value in asdict(config).items() if key != "start"}

@@ -22,7 +22,7 @@ from elf.averaging import (
     is_schedule_free,
 )
 from elf.bases import Base, LatentEncoder, open_base, tokenize
-from elf.beginning import begin_from_data
+from elf.beginning import begin
 from elf.building import adapter_optimizer, base_dtype, build
 from elf.checkpoints import evaluated_state, last_good
 from elf.compiling import Scope, compile_network, notice, uncompiled
@@ -379,11 +379,9 @@ class DiffusionModule(SteppedModule):
             self.average.load(checkpoint["elf"]["averaged"])
 
     def on_fit_start(self) -> None:
-        """Let an adapter that needs data to begin see some; one from a checkpoint has begun."""
-        if self.adapter.needs_data and not self.trainer.ckpt_path:
-            begin_from_data(self, self.trainer)
-            if self.average is not None:
-                self.average.restart()
+        """Let an adapter begin from data or a file; one that goes on has begun."""
+        if not self.trainer.ckpt_path and begin(self, self.trainer) and self.average is not None:
+            self.average.restart()
 
     def on_train_start(self) -> None:
         """Refuse to go on silently with another learning rate than the configuration's."""
