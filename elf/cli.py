@@ -33,6 +33,7 @@ COMMANDS = {
     "validate": Command("elf.trainer", "validate", "measure the validation loss of checkpoints"),
     "test": Command("elf.trainer", "test", "evaluate an adapter against its base"),
     "export": Command("elf.export.command", "main", "write an adapter as the file others load"),
+    "serve": Command("elf.serving.command", "main", "show a page and an API to try adapters"),
 }
 
 ON_GPU = ("predict", "prepare", "plan", "fit", "validate", "test")

@@ -23,7 +23,7 @@ PURE = (
     "taggers",
 )  # fmt: skip
 ARRAYS = ("metrics",)  # functions of NumPy arrays, whatever computed them
-ALONE = {"gradio": {"serve"}, "fiftyone": {"fiftyone_app"}}
+ALONE = {"gradio": {"serving.page"}, "fiftyone": {"fiftyone_app"}}
 
 
 def module_name(path: Path) -> str:

@@ -20,7 +20,7 @@ from elf.adapters.state import (
     is_adapter_key,
     load_adapter_state,
 )
-from elf.adapters.switching import disabled, merge, set_enabled, set_strength
+from elf.adapters.switching import disabled, merge, remove, set_enabled, set_strength
 
 __all__ = [
     "AdapterConfig",
@@ -47,6 +47,7 @@ __all__ = [
     "peft_config",
     "refresh_norms",
     "refuse_unused_groups",
+    "remove",
     "reuse_norms",
     "set_enabled",
     "set_strength",

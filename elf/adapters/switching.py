@@ -40,6 +40,15 @@ def set_strength(network: nn.Module, strength: float) -> None:
     refresh_norms(network)
 
 
+def remove(network: nn.Module) -> None:
+    """Take the adapter out, so that the network is the base's again, bit for bit."""
+    adapted = [(n, m) for n, m in network.named_modules() if isinstance(m, BaseTunerLayer)]
+    for name, layer in adapted:
+        network.set_submodule(name, layer.get_base_layer())
+    for leftover in ("peft_config", "_hf_peft_config_loaded"):
+        network.__dict__.pop(leftover, None)
+
+
 @torch.no_grad()
 def merge(network: nn.Module) -> None:
     """Put W' into the weights, rounded to their type, and take the adapter out, for good.
@@ -55,9 +64,7 @@ def merge(network: nn.Module) -> None:
             "adapters.merge: this base is quantised; load it without quantization, and the adapter "
             "into that, to merge the two"
         )
-    for name, layer in adapted:
+    for _, layer in adapted:
         base = layer.get_base_layer()
         base.weight.copy_(base_weight(layer).float() + delta_weight(layer))
-        network.set_submodule(name, base)
-    for leftover in ("peft_config", "_hf_peft_config_loaded"):
-        network.__dict__.pop(leftover, None)
+    remove(network)
