@@ -40,6 +40,7 @@ class AdapterCheckpoint(ModelCheckpoint):
         self.every_n_steps = every_n_steps
         self._termination = Termination()
         self._step = 0
+        self._ends_behind_validation = False
 
     @property
     def state_key(self) -> str:
@@ -88,16 +89,25 @@ class AdapterCheckpoint(ModelCheckpoint):
             trainer._logger_connector.update_train_step_metrics()
             self._save_now(trainer)
         if stopped and not done:
-            self._termination.end(trainer.global_step)
+            if _validates_next(trainer):
+                self._ends_behind_validation = True
+            else:
+                self._termination.end(trainer.global_step)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Stop here too: validation may take longer than what is left after a signal.
+        """Save here too: validation may take longer than what is left after a signal.
 
-        In one process alone, as others may not validate as many batches.
+        In one process alone, as others may not validate as many batches. The run ends behind the
+        validation: one that goes on takes it for done, and would log nothing of it.
         """
         within_fit = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if within_fit and trainer.world_size == 1 and self._termination.requested(trainer):
             self._save_now(trainer)
+            self._ends_behind_validation = True
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """End a run that was told to while it validated; what was found is logged by now."""
+        if self._ends_behind_validation:
             self._termination.end(trainer.global_step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,3 +139,14 @@ class AdapterCheckpoint(ModelCheckpoint):
             candidates = self._monitor_candidates(trainer)
             self._save_topk_checkpoint(trainer, candidates)
             self._save_last_checkpoint(trainer, candidates)
+
+
+def _validates_next(trainer: Trainer) -> bool:
+    """Whether a validation follows this step; a run that goes on from here takes it for done."""
+    loop = trainer.fit_loop
+    fetcher = loop._data_fetcher
+    return (
+        trainer.enable_validation
+        and fetcher is not None
+        and loop.epoch_loop._should_check_val_fx(fetcher)
+    )

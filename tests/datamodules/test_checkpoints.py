@@ -165,6 +165,36 @@ def test_a_signal_while_validating(kit, make_data, tmp_path, validated):
     kit.assert_same_run(module, reference)
 
 
+@pytest.mark.parametrize(
+    ("moment", "batch"),
+    [*(("validation", n) for n in range(1, 7)), *(("train", n) for n in (2, 3, 4, 6))],
+)
+def test_a_validation_at_which_a_run_ends_is_logged(kit, make_data, tmp_path, moment, batch):
+    """Lightning takes it for done when the run goes on, and would log nothing of it then."""
+
+    class Logging(kit.TinyModule):
+        def validation_step(self, *args, **kwargs):
+            self.log("val/loss", 1.0 * self.global_step, add_dataloader_idx=False, batch_size=1)
+
+    def fit(folder, *callbacks, **more):
+        kit.make_trainer(
+            folder, *callbacks, AdapterCheckpoint(1000), RewindMetrics(), max_epochs=1,
+            enable_checkpointing=True, logger=MetricsFile(str(folder)), val_check_interval=3,
+            check_val_every_n_epoch=None,
+        ).fit(Logging(), make_data(batch_size=2), **more)  # fmt: skip
+
+    fit(tmp_path / "whole")
+    parts = tmp_path / "parts"
+    sender = SendSignal(batch, signal.SIGTERM, moment)
+    with pytest.raises(SystemExit):
+        fit(parts, sender)
+    assert sender.seen >= batch
+    fit(parts, ckpt_path=parts / "checkpoints" / "last.ckpt", weights_only=True)
+    mine, theirs = ((tmp_path / name / "metrics.csv").read_text() for name in ("parts", "whole"))
+    assert len(theirs.splitlines()) == 3
+    assert mine == theirs
+
+
 def test_a_signal_before_the_last_step_changes_nothing(kit, make_data, tmp_path):
     reference = undisturbed(kit, make_data, tmp_path / "whole", max_epochs=1, limit_val_batches=0)
     module = kit.TinyModule()
