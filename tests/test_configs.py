@@ -7,10 +7,13 @@ import yaml
 
 from elf.identity import flatten
 from elf.resources import find, resolve_configs, shipped
+from elf.serving.command import make_parser
 from elf.trainer import ElfCLI
 
 CONFIGS = sorted(shipped("configs").rglob("*.yaml"))
-COMMANDS = {"tag": "predict", "train": "fit", "eval": "test", "hardware": "fit"}
+COMMANDS = {
+    "tag": "predict", "train": "fit", "eval": "test", "hardware": "fit", "serve": "serve",
+}  # fmt: skip
 HARDWARE = [path for path in CONFIGS if path.parent.name == "hardware"]
 EVALUATION, QUICK = (shipped(f"configs/eval/{name}.yaml") for name in ("image", "quick"))
 OVERLAYS = [*HARDWARE, QUICK]
@@ -39,7 +42,7 @@ def instantiated(command: str, tmp_path: Path, *configs: Path) -> Parsed:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in CONFIGS if path not in OVERLAYS],
+    [path for path in CONFIGS if path not in OVERLAYS and path.parent.name != "serve"],
     ids=lambda path: f"{path.parent.name}/{path.name}",
 )
 def test_a_shipped_config_can_be_instantiated(path: Path, tmp_path: Path) -> None:
@@ -47,6 +50,15 @@ def test_a_shipped_config_can_be_instantiated(path: Path, tmp_path: Path) -> Non
     assert cli.trainer.precision == "32-true"
     assert cli.model is not None
     assert cli.datamodule is not None
+
+
+def test_the_pages_config_holds_every_option() -> None:
+    path = shipped("configs/serve/gradio.yaml")
+    options = make_parser().read([f"--config={path}"])
+    said = yaml.safe_load(path.read_text())
+    assert set(vars(options)) - {"config"} == set(said)
+    assert (options.host, options.auth, options.port) == ("127.0.0.1", None, 7860)
+    assert options.prompt.startswith("wood_elf")
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,9 @@ class AdapterConfig:
         init: How A and B begin: kaiming, gaussian, orthogonal, pissa, pissa_niter_N, olora, eva,
             corda or lora_ga.
         init_samples: From how many samples of the training eva, corda and lora_ga begin.
-        start: A run's folder, a checkpoint or an exported file whose adapter is trained on.
         text_targets: Which layers of the text encoders; none when left out.
         groups: Layers with a rank, alpha or learning rate of their own; the first that fits counts.
+        start: A run's folder, a checkpoint or an exported file whose adapter is trained on.
     """
 
     kind: Literal["lora", "dora"] = "lora"
@@ -82,9 +82,9 @@ class AdapterConfig:
     rslora: bool = False
     init: str = "kaiming"
     init_samples: int = 64
-    start: str | None = None
     text_targets: TextTargets | list[str] | None = None
     groups: list[AdapterGroup] = field(default_factory=list)
+    start: str | None = None
 
     def __post_init__(self) -> None:
         """Accept groups as plain values, as checkpoints hold them."""

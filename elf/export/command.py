@@ -11,7 +11,7 @@ from elf.export.basis import Basis
 from elf.export.diffusers_form import export_diffusers
 from elf.export.extras import tag_frequency, thumbnail
 from elf.export.header import kohya_header
-from elf.export.kohya_form import kohya_file, refuse_errors
+from elf.export.kohya_form import kohya_file, partly_adapted, refuse_errors
 from elf.export.merged_form import export_merged
 from elf.export.peft_form import export_peft
 from elf.export.reading import base_of_run, of_run
@@ -175,6 +175,11 @@ def export_kohya(
     if plan:
         for key, tensor in file.tensors.items():
             print(key, *tensor.shape)
+    if partly_adapted(layers):
+        print(
+            "A1111 applies nothing of text_encoder_2 unless q, k, v and out of a layer are all "
+            "adapted; here they are not (ComfyUI and Forge apply what there is)"
+        )
     _told_errors(file.errors)
     refuse_errors(file.errors, max_error)
     if plan:

@@ -7,12 +7,13 @@ and A1111 is silently wrong. So a DoRA on the output axis is written as a plain 
 to W' − W, whose error is told, or not at all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from elf.adapters.presets import TEXT_ATTENTION
 from elf.errors import ElfError
 from elf.export.lowrank import LowRank, of_matrix, of_product
 from elf.export.tensors import DTYPES, DType, cast
@@ -89,6 +90,19 @@ def kohya_file(
             tensors[f"{name}.dora_scale"] = layer.magnitude.view(1, -1, *[1] * (a.dim() - 2))
         written.tensors |= {key: cast(key, t, DTYPES[dtype]) for key, t in tensors.items()}
     return written
+
+
+def partly_adapted(layers: Sequence[Layer]) -> bool:
+    """Whether an attention of SDXL's second text encoder has an update in some projections alone.
+
+    A1111 keeps q, k and v of it in one matrix, and passes over files without all of them.
+    """
+    found: dict[str, set[str]] = {}
+    for layer in layers:
+        attention, _, projection = layer.name.rpartition(".")
+        if layer.part == "text_encoder_2" and attention.endswith("self_attn"):
+            found.setdefault(attention, set()).add(projection)
+    return any(len(each) < len(TEXT_ATTENTION) for each in found.values())
 
 
 def refuse_errors(errors: Mapping[str, float], limit: float) -> None:

@@ -1,5 +1,6 @@
 """``elf serve``: the page and its API, safe as they start: for this machine, or behind a word."""
 
+import atexit
 import ipaddress
 import tempfile
 from pathlib import Path
@@ -22,6 +23,12 @@ LARGEST_UPLOAD = "1mb"
 
 def main(arguments: list[str]) -> None:
     """``elf serve --config configs/serve/gradio.yaml``."""
+    server = start(make_parser().read(arguments))
+    server.block_thread()
+
+
+def make_parser() -> CommandParser:
+    """Return the command's parser."""
     parser = CommandParser("serve", "Show a page, and an API, to try adapters.")
     add = parser.add_argument
     add("--base", type=str, required=True, help="hub name, folder or .safetensors file")
@@ -46,8 +53,7 @@ def main(arguments: list[str]) -> None:
     add("--height", type=int, default=512, help="of pictures at first, px")
     add("--steps", type=int, default=30, help="at first")
     add("--guidance", type=float, default=7.5, help="at first")
-    server = start(parser.read(arguments))
-    server.block_thread()
+    return parser
 
 
 def start(options: Any) -> Any:
@@ -105,8 +111,9 @@ def listen(engine: Engine, options: Any, first: Request, auth: tuple[str, str] |
             raise
         raise ElfError("serve: the page needs Gradio: pip install -e '.[serve]'") from None
 
-    folder = Path(tempfile.mkdtemp(prefix="elf-serve-"))
-    blocks = build(engine, folder, options.title, first, options.examples)
+    folder = tempfile.TemporaryDirectory(prefix="elf-serve-")
+    atexit.register(folder.cleanup)
+    blocks = build(engine, Path(folder.name), options.title, first, options.examples)
 
     def health(_: HTTPRequest) -> JSONResponse:
         return JSONResponse(

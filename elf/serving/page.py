@@ -7,6 +7,7 @@ wait for each other, and each is drawn with its own adapter.
 import functools
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from elf.watching.sheet import Line, contact_sheet
 Shown = tuple[list[tuple[str, str]], str, int]
 NONE = "(base)"
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
+KEPT = 3600
+"""Seconds for which a picture can be fetched."""
 MOST_CELLS = 64
 """Pictures of a grid."""
 
@@ -148,6 +151,9 @@ class Page:
             self._stops.pop(name, None)
 
     def _file(self, drawn: Drawn) -> str:
+        for old in self.folder.iterdir():  # Gradio has copies of its own, for as long
+            if old.stat().st_mtime < time.time() - KEPT:
+                old.unlink(missing_ok=True)
         with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".png", delete=False) as file:
             pass
         write_png(Path(file.name), drawn.image, {"parameters": drawn.infotext})
@@ -215,7 +221,7 @@ def build(engine: Engine, folder: Path, title: str, first: Request, examples: li
     page = Page(engine, folder)
     low, high = engine.limits.strengths
     side = engine.limits.largest_side
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         gr.Markdown(f"## {title}")
         with gr.Row():
             with gr.Column(scale=2):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from elf.bases import open_base
 from elf.errors import ElfError
 from elf.export.basis import Basis
 from elf.export.command import export_kohya
+from elf.export.kohya_form import kohya_file
 from elf.export.trained import read_trained
-from elf.export.verifying import verify_kohya
+from elf.export.verifying import kohya_change, verify_kohya
 from elf.tiny.singlefile import original
 
 LINEAR, ALL = "attention+feedforward+projections", "attention+feedforward+convolutions"
@@ -298,3 +300,36 @@ def test_a_dora_keeps_its_rank(run: Make, tmp_path: Path) -> None:
     made = run("sd15", EXACT["dora, input axis"])
     with pytest.raises(ElfError, match=r"rank: a DoRA's norms are of its whole update; export it"):
         export_kohya(read_trained(made.folder), str(made.base), tmp_path / "x", rank=2)
+
+
+def test_without_weights_a_dora_is_neither_converted_nor_verified(
+    run: Make, tmp_path: Path
+) -> None:
+    made = run("sd15", AdapterConfig("dora", 4))
+    layers = read_trained(made.folder).layers
+    with pytest.raises(ElfError, match=r"base: a DoRA on the output axis needs it; name it by --b"):
+        kohya_file(layers, lambda layer: layer.name, "float32")
+    other = replace(layers[0], axis="input", magnitude=torch.ones(layers[0].a.shape[1]))
+    tensors = kohya_file([other], lambda _: "x", "float32").tensors
+    read = {key.removeprefix("x."): tensor for key, tensor in tensors.items()}
+    with pytest.raises(ElfError, match=r"base: a DoRA is verified beside its base; name it by --b"):
+        kohya_change(read, other, None)
+
+
+def test_a_layer_that_the_base_lacks_is_named(run: Make) -> None:
+    made = run("sd15", AdapterConfig(rank=4))
+    trained = read_trained(made.folder)
+    lost = replace(trained.layers[0], name="nowhere.to_q")
+    with pytest.raises(ElfError, match=r"base: .* has no layer unet\.nowhere\.to_q"):
+        Basis(str(made.base), trained).weight(lost)
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"), [(["q_proj", "v_proj"], True), ("attention", False), (["fc1"], False)]
+)
+def test_what_a1111_passes_over_is_told(
+    targets: Any, told: bool, run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run("sdxl", AdapterConfig(rank=2, text_targets=targets))
+    export_kohya(read_trained(made.folder), str(made.base), tmp_path)
+    assert ("A1111 applies nothing of text_encoder_2 unless" in capsys.readouterr().out) == told

@@ -18,6 +18,7 @@ from elf.bases import open_base
 from elf.errors import ElfError
 from elf.export.basis import Basis
 from elf.export.command import write_merged
+from elf.export.merged_form import export_merged
 from elf.export.trained import read_trained
 from elf.export.verifying import verify_merged
 from elf.tiny.singlefile import single_file
@@ -125,6 +126,22 @@ def test_weights_that_are_not_those_of_the_training_are_refused(run: Make, tmp_p
     message = r"verify: unet\.\S+ of .* is off by \d+\.\d% of its weight; what was written is not"
     with pytest.raises(ElfError, match=message):
         verify_merged(trained.layers, basis, basis, "float16")  # nothing was merged into it
+
+
+def test_a_layer_that_the_base_lacks_is_named(run: Make, tmp_path: Path) -> None:
+    made = run("sd15", CONFIGS["lora"])
+    trained = read_trained(made.folder)
+    lost = [replace(trained.layers[0], name="up_blocks.9.to_q")]
+    basis = Basis(str(made.base), trained, whole=True)
+    with pytest.raises(ElfError, match=r"base: .* has no layer unet\.up_blocks\.9\.to_q"):
+        export_merged(lost, basis, tmp_path / "m", "float32")
+    opened = open_base(str(made.base))
+    single_file(opened.pipeline(opened.unet(torch.float32)), "sd15", tmp_path / "b.safetensors")
+    options = {**trained.base_options, "base_configs": str(made.base)}
+    other = replace(trained, base_sha256=None, base_options=options)
+    basis = Basis(str(tmp_path / "b.safetensors"), other, whole=True)
+    with pytest.raises(ElfError, match=r"base: .* has no layer unet\.up_blocks\.9\.to_q"):
+        export_merged(lost, basis, tmp_path / "m.safetensors", "float32")
 
 
 def test_all_targets_at_once(run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,8 @@ from PIL import Image
 from elf import cli
 from elf.errors import ElfError
 from elf.serving.command import is_loopback, start
+from elf.serving.engine import Engine
+from elf.serving.request import Request
 
 PROMPT = "forest, night"
 
@@ -284,6 +286,17 @@ def test_without_gradio_the_way_is_said(
         ElfError, match=r"serve: the page needs Gradio: pip install -e '\.\[serve\]'"
     ):
         start(options(tiny_models["base"], shelf))
+
+
+def test_old_pictures_are_removed(engine: Engine, tmp_path: Path) -> None:
+    from elf.serving.page import Page
+
+    for name, age in (("old.png", 4000), ("new.png", 10)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    (drawn,) = engine.draw([Request(PROMPT, steps=1, width=32, height=32)])
+    file = Page(engine, tmp_path)._file(drawn)
+    assert {path.name for path in tmp_path.iterdir()} == {"new.png", Path(file).name}
 
 
 def test_loopback_is_known() -> None:
