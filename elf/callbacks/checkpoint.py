@@ -113,7 +113,7 @@ class AdapterCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over from Lightning, which has set its own handlers by now."""
         super().on_train_start(trainer, pl_module)
-        self._step = trainer.global_step
+        self._step, self._ends_behind_validation = trainer.global_step, False
         self._termination.install()
         loop = trainer.fit_loop
         progress = loop.epoch_progress.total

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from elf.adapters import Part
+from elf.adapters.factored import frozen_weight
 from elf.adapters.presets import canonical
 from elf.bases import Base, open_base
 from elf.errors import ElfError
 from elf.export.names import kohya_name
-from elf.export.trained import Layer, Trained, refuse_other_base
+from elf.export.trained import Layer, Trained
 
 
 class Basis:
@@ -30,7 +31,7 @@ class Basis:
         if whole and options:
             options["clip_skip"] = None
         self.base: Base = open_base(name, *options.values())
-        refuse_other_base(trained, self.base.fingerprint("unet"), name)
+        trained.refuse_other_base(self.base, "base")
         self._networks: dict[Part, dict[str, nn.Module]] = {}
 
     @cached_property
@@ -59,5 +60,4 @@ class Basis:
         module = self._networks[layer.part].get(layer.name)
         if module is None:
             raise ElfError(f"base: {self.base.name} has no layer {layer.label}")
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        return weight.detach().float()
+        return frozen_weight(module).detach().float()

@@ -186,16 +186,7 @@ def export_kohya(
         return None
     prediction = basis.base.prediction_type
     header = kohya_header(
-        trained,
-        basis.base.family,
-        prediction,
-        file.tensors,
-        layers,
-        title,
-        trigger,
-        rank,
-        picture,
-        tags,
+        trained, basis.base.family, prediction, file.tensors, title, trigger, picture, tags
     )
     path = Path(output)
     if path.suffix != ".safetensors":

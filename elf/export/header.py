@@ -7,14 +7,14 @@ of kohya's scripts. All values are strings.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from torch import Tensor
 
 from elf import __version__
 from elf.bases.families import FamilyName
-from elf.export.trained import Layer, Trained
+from elf.export.trained import Trained
 from elf.export.writing import file_bytes
 
 ARCHITECTURES = {"sd15": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
@@ -30,10 +30,8 @@ def kohya_header(
     family: FamilyName,
     prediction_type: str,
     tensors: Mapping[str, Tensor],
-    written: Sequence[Layer],
     title: str,
     trigger: str | None,
-    rank: int | None,
     picture: str | None = None,
     tags: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
@@ -44,14 +42,12 @@ def kohya_header(
         family: Of its base.
         prediction_type: Of its base.
         tensors: Of the file.
-        written: The layers that are in it.
         title: Its name for people.
         trigger: The trigger phrase, if it has one.
-        rank: That all layers were brought to, at most.
         picture: To be shown, as a data URL.
         tags: How many captions have each tag.
     """
-    ranks = Counter(min(layer.rank, rank or layer.rank) for layer in written)
+    ranks = Counter(len(tensor) for key, tensor in tensors.items() if ".lora_down." in key)
     ((dim, _),) = ranks.most_common(1)
     alphas = Counter(float(tensor) for key, tensor in tensors.items() if key.endswith(".alpha"))
     ((alpha, _),) = alphas.most_common(1)
@@ -61,7 +57,7 @@ def kohya_header(
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(dim) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{alpha:g}" if len(alphas) == 1 else "Dynamic",
-        "ss_network_args": json.dumps(_arguments(written, dim, alpha)),
+        "ss_network_args": json.dumps(_arguments(tensors, dim, alpha)),
         "ss_output_name": title,
     }
     if tags is not None:
@@ -109,11 +105,11 @@ def hashes(tensors: Mapping[str, Tensor], stated: Mapping[str, str]) -> tuple[st
     return hashlib.sha256(whole[start:]).hexdigest(), hashlib.sha256(piece).hexdigest()[:8]
 
 
-def _arguments(written: Sequence[Layer], dim: int, alpha: float) -> dict[str, str]:
+def _arguments(tensors: Mapping[str, Tensor], dim: int, alpha: float) -> dict[str, str]:
     """Return kohya's options of a network: those of convolutions stand apart."""
-    convolutions = any(layer.a.dim() == 4 and layer.a.shape[-1] > 1 for layer in written)
+    convolutions = any(tensor.dim() == 4 and tensor.shape[-1] > 1 for tensor in tensors.values())
     found = {"conv_dim": str(dim), "conv_alpha": f"{alpha:g}"} if convolutions else {}
-    if any(layer.magnitude is not None and layer.axis == "input" for layer in written):
+    if any(key.endswith(".dora_scale") for key in tensors):
         found["dora_wd"] = "True"
     return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from elf.adapters.factored import frozen_weight
 from elf.adapters.presets import canonical
 from elf.bases.detect import old_names
 from elf.bases.header import Header
@@ -57,28 +58,33 @@ def _write_folder(layers: list[Layer], basis: Basis, output: Path, dtype: DType)
     source = basis.base.where
     temporary = output.with_name(f".{output.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    skip = shutil.ignore_patterns(*WEIGHTS)
-    shutil.copytree(
-        source,
-        temporary,
-        ignore=lambda place, names: skip(place, names) if Path(place).name in parts else set[str](),
-    )
-    for part in parts:
-        network = basis.network(part)
-        named = {canonical(name): module for name, module in network.named_modules()}
-        for layer in (layer for layer in layers if layer.part == part):
-            weight = _weight(named, layer, basis)
-            weight.copy_(layer.changed(weight))
-        nn.Module.to(network, DTYPES[dtype])  # diffusers' own warns of parts that are none
-        network.save_pretrained(temporary / part)  # type: ignore[operator]
-    temporary.rename(output)
+    try:
+        skip = shutil.ignore_patterns(*WEIGHTS)
+        shutil.copytree(
+            source,
+            temporary,
+            ignore=lambda place, names: (
+                skip(place, names) if Path(place).name in parts else set[str]()
+            ),
+        )
+        for part in parts:
+            network = basis.network(part)
+            named = {canonical(name): module for name, module in network.named_modules()}
+            for layer in (layer for layer in layers if layer.part == part):
+                weight = _weight(named, layer, basis)
+                weight.copy_(layer.changed(weight))
+            nn.Module.to(network, DTYPES[dtype])  # diffusers' own warns of parts that are none
+            network.save_pretrained(temporary / part)  # type: ignore[operator]
+        temporary.rename(output)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def _weight(named: dict[str, nn.Module], layer: Layer, basis: Basis) -> Tensor:
     if layer.name not in named:
         raise ElfError(f"base: {basis.base.name} has no layer {layer.label}")
-    weight: Tensor = named[layer.name].weight  # type: ignore[assignment]
-    return weight.data
+    return frozen_weight(named[layer.name]).data
 
 
 def _write_single(layers: list[Layer], basis: Basis, output: Path) -> None:

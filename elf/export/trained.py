@@ -4,6 +4,8 @@ Shapes: out and in are a layer's channels, k the sides of its kernel (none of a 
 rank, n the norms of DoRA, which are out or in by its axis.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +20,8 @@ from elf import adapters, dora
 from elf.adapters import AdapterConfig, Part
 from elf.adapters.files import A_KEY, B_KEY, adapted_names
 from elf.adapters.targets import layer_values
+from elf.bases import Base
+from elf.checkpoints import weights_hash
 from elf.errors import ElfError
 from elf.export.reading import read_adapter, read_origin
 from elf.export.tensors import refuse_useless
@@ -96,6 +100,30 @@ class Trained:
         return self.path.absolute().name if self.path.is_dir() else self.path.stem
 
     @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of all that the adapter does to its base."""
+        described = json.dumps(adapters.describe(self.config)) + weights_hash(self.state)
+        return hashlib.sha256(described.encode()).hexdigest()
+
+    def refuse_other_base(self, base: Base, adapter_key: str, base_key: str = "") -> None:
+        """Refuse to be put into another base than that of the training; none is hashed in vain.
+
+        Args:
+            base: The base.
+            adapter_key: What the adapter is called in messages.
+            base_key: What the base is.
+
+        Raises:
+            ElfError: If the run says that it was trained on another UNet.
+        """
+        if self.base_sha256 is None or self.base_sha256 == (found := base.fingerprint("unet")):
+            return
+        raise ElfError(
+            f"{adapter_key}: {self.path} was trained on the UNet {self.base_sha256[:12]}…, and "
+            f"{base_key}{base.name} has {found[:12]}…; name the base of its run"
+        )
+
+    @cached_property
     def layers(self) -> list[Layer]:
         """All of them, with plain updates: what began away from zero has twice the rank."""
         found = []
@@ -118,7 +146,7 @@ class Trained:
 
 
 def read_trained(path: str | Path, base: str | None = None) -> Trained:
-    """Read an adapter that is to be written in another form.
+    """Read an adapter that is to be used: written in another form, served, trained on.
 
     Args:
         path: A run's folder, a checkpoint, or a file of diffusers' or of kohya's form.
@@ -127,21 +155,17 @@ def read_trained(path: str | Path, base: str | None = None) -> Trained:
     Raises:
         ElfError: If it is none of these, not finite, or changes nothing.
     """
-    config, state = read_adapter(path, base)
-    refuse_useless(state, path)
-    options, sha256 = read_origin(path)
-    return Trained(Path(path), config, state, options, sha256)
+    trained = read_any(path, base)
+    refuse_useless(trained.state, path)
+    return trained
 
 
-def refuse_other_base(trained: Trained, sha256: str, name: str) -> None:
-    """Refuse a base that is not the one of the training.
+def read_any(path: str | Path, base: str | None = None) -> Trained:
+    """Read an adapter as it is, though it may change nothing.
 
     Raises:
-        ElfError: If the run says that it was trained on another UNet.
+        ElfError: If it is none.
     """
-    known = trained.base_sha256
-    if known is not None and known != sha256:
-        raise ElfError(
-            f"base: {trained.path} was trained on the UNet {known[:12]}…, and "
-            f"{name} has {sha256[:12]}…; name the base of its run"
-        )
+    config, state = read_adapter(path, base)
+    options, sha256 = read_origin(path)
+    return Trained(Path(path), config, state, options, sha256)

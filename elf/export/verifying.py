@@ -1,11 +1,10 @@
 """Reads a written file again by the rules of who loads it, and compares what comes out.
 
-Two errors are taken of each layer: ‖Ŵ' − W'‖ / ‖W'‖, where weights are at hand, and the same over
-‖W' − W‖, which does not overlook a small update. Rounding of the file's type is allowed for.
+A file's error is taken over ‖W' − W‖, which does not overlook a small update; that of a merged
+base, which is rounded as a whole, over ‖W'‖. Rounding of the file's type is allowed for.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,24 +24,6 @@ ALLOWED_MERGED: dict[DType, float] = {"float32": 1e-6, "float16": 1e-3, "bfloat1
 """Of ‖W'‖, which is rounded once."""
 
 
-@dataclass(frozen=True)
-class Verified:
-    """What a check found.
-
-    Attributes:
-        layers: How many were compared.
-        worst: The largest error over ‖W' − W‖ beyond what a conversion was known to cost.
-        name: Of that layer.
-    """
-
-    layers: int
-    worst: float
-    name: str
-
-    def __str__(self) -> str:
-        return f"verified: {self.layers} layers, off by {self.worst:.1e} at most ({self.name})"
-
-
 def verify_kohya(
     path: Path,
     layers: Sequence[Layer],
@@ -50,7 +31,7 @@ def verify_kohya(
     dtype: DType,
     weights: Weights | None = None,
     errors: Mapping[str, float] = {},
-) -> Verified:
+) -> str:
     """Compare a file in kohya's form with what was trained.
 
     Args:
@@ -60,6 +41,9 @@ def verify_kohya(
         dtype: Of the file.
         weights: Where frozen weights come from; LoRA needs none.
         errors: Of layers that were converted.
+
+    Returns:
+        What was found, in a line.
 
     Raises:
         ElfError: If a key is missing, one is of no layer, or a layer does something else.
@@ -72,10 +56,25 @@ def verify_kohya(
     expected = {namer(layer): layer for layer in layers}
     if odd := sorted(expected.keys() ^ found.keys()):
         raise ElfError(f"verify: {path} {'lacks' if odd[0] in expected else 'has'} {odd[0]}")
-    return compared(
-        layers, lambda layer: kohya_change(found[namer(layer)], layer, weights), dtype, weights,
-        errors, path,
-    )  # fmt: skip
+    worst, worst_name = 0.0, ""
+    for layer in layers:
+        if layer.magnitude is None:
+            wanted = layer.update
+        else:
+            assert weights is not None  # else it was not written
+            weight = weights(layer).float()
+            wanted = layer.changed(weight) - weight
+        change = kohya_change(found[namer(layer)], layer, weights)
+        off = float((change - wanted).norm() / wanted.norm().clamp(min=1e-30))
+        beyond = max(0.0, off - errors.get(layer.label, 0.0))
+        if beyond >= worst:
+            worst, worst_name = beyond, layer.label
+        if beyond > ALLOWED[dtype]:
+            raise ElfError(
+                f"verify: {layer.label} of {path} is off by {off:.1%} of its update; the file is "
+                "not what was trained"
+            )
+    return f"verified: {len(layers)} layers, off by {worst:.1e} at most ({worst_name})"
 
 
 def kohya_change(read: Mapping[str, Tensor], layer: Layer, weights: Weights | None) -> Tensor:
@@ -92,47 +91,6 @@ def kohya_change(read: Mapping[str, Tensor], layer: Layer, weights: Weights | No
     norms = merged.transpose(0, 1).reshape(merged.shape[1], -1).norm(dim=1)
     norms = norms.view(1, -1, *[1] * (merged.dim() - 2))
     return merged * torch.where(norms > 0, read["dora_scale"] / norms, 0) - weight
-
-
-def compared(
-    layers: Sequence[Layer],
-    change: Callable[[Layer], Tensor],
-    dtype: DType,
-    weights: Weights | None,
-    errors: Mapping[str, float],
-    path: Path,
-) -> Verified:
-    """Compare each layer's W' − W with that of the training.
-
-    Args:
-        layers: What was trained.
-        change: Returns W' − W as a file has it.
-        dtype: Of the file.
-        weights: Where frozen weights come from.
-        errors: Of layers that were converted.
-        path: The file, for messages.
-
-    Raises:
-        ElfError: With the first layer that is off by more than rounding and conversion.
-    """
-    worst, worst_name = 0.0, ""
-    for layer in layers:
-        if layer.magnitude is None:
-            wanted = layer.update
-        else:
-            assert weights is not None
-            weight = weights(layer).float()
-            wanted = layer.changed(weight) - weight
-        off = float((change(layer) - wanted).norm() / wanted.norm().clamp(min=1e-30))
-        beyond = max(0.0, off - errors.get(layer.label, 0.0))
-        if beyond >= worst:
-            worst, worst_name = beyond, layer.label
-        if beyond > ALLOWED[dtype]:
-            raise ElfError(
-                f"verify: {layer.label} of {path} is off by {off:.1%} of its update; the file is "
-                "not what was trained"
-            )
-    return Verified(len(layers), worst, worst_name)
 
 
 def verify_merged(layers: Sequence[Layer], basis: Basis, merged: Basis, dtype: DType) -> str:

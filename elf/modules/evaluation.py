@@ -16,7 +16,7 @@ from elf.bases import Base, open_base
 from elf.environment import versions
 from elf.errors import ElfError
 from elf.evaluation import schema
-from elf.evaluation.adapterfile import AdapterFile, open_adapter
+from elf.evaluation.adapterfile import open_adapter
 from elf.evaluation.attributes import refuse_unknown_concept
 from elf.evaluation.logging import log_metrics
 from elf.evaluation.losses import as_trained, loss_curve, loss_rows
@@ -28,6 +28,7 @@ from elf.evaluation.schema import Metrics, Row, Verdict
 from elf.evaluation.sheet import write_sheet
 from elf.evaluation.store import PictureStore, picture_key
 from elf.evaluation.verdict import indicative, judge
+from elf.export.trained import Trained
 from elf.generation import GenerationConfig
 from elf.identity import flatten
 from elf.modules.diffusion import DiffusionModule
@@ -82,7 +83,7 @@ class ImageEvaluation(LightningModule):
         self.generation, self.models, self.trigger = generation, models, trigger
         self.tag_threshold, self.concept = tag_threshold, concept
         self.base_pictures, self.embeddings = base_pictures, embeddings
-        self.files: list[AdapterFile] = []
+        self.files: list[Trained] = []
         self._subject: DiffusionModule | None = None
         self._number = -1  # of the adapter that is loaded
 
@@ -109,9 +110,11 @@ class ImageEvaluation(LightningModule):
                 "data.prompts or data.seeds"
             )
         self.files = [open_adapter(path, self.base_name) for path in self.paths]
-        self._bases = [open_base(self.base_name, *file.options.values()) for file in self.files]
+        self._bases = [
+            open_base(self.base_name, *file.base_options.values()) for file in self.files
+        ]
         for file, base in zip(self.files, self._bases, strict=True):
-            file.refuse_other_base(base.fingerprint("unet"), self.base_name)
+            file.refuse_other_base(base, "model.adapter", "model.base ")
         for file, base in zip(self.files[1:], self._bases[1:], strict=True):
             mine, first = ([b.sampler_config, b.encoder_fingerprints()] for b in (base, self.base))
             if mine != first:
@@ -238,7 +241,7 @@ class ImageEvaluation(LightningModule):
                 # no weights of losses, of which some do not suit each noise schedule
                 plain = ObjectiveConfig(weighting="none")
                 subject = DiffusionModule(
-                    self.base_name, file.config, objective=plain, **file.options
+                    self.base_name, file.config, objective=plain, **file.base_options
                 )
                 subject.trainer = self.trainer
                 subject.configure_model()

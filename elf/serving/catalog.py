@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-
 from elf.bases import Base
+from elf.bases.header import Header
 from elf.errors import ElfError
-from elf.export.trained import Trained, read_trained, refuse_other_base
+from elf.export.trained import Trained, read_trained
 
 OPTIONS = ("prediction_type", "zero_terminal_snr", "clip_skip", "caption_tokens")
 """What changes how a base draws, and so is one for all that are served together."""
@@ -69,7 +68,7 @@ def _may_be_one(path: Path) -> bool:
 
 
 def _refuse_others(trained: Trained, base: Base) -> None:
-    refuse_other_base(trained, base.fingerprint("unet"), base.name)
+    trained.refuse_other_base(base, "base")
     for key in OPTIONS:
         wanted, mine = trained.base_options.get(key), getattr(base, key)
         if wanted is not None and wanted != mine:
@@ -80,6 +79,4 @@ def stated_trigger(path: Path) -> str | None:
     """Return the trigger phrase that a file's header states."""
     if path.suffix != ".safetensors":
         return None
-    with safe_open(path, framework="pt") as file:
-        found: str | None = (file.metadata() or {}).get("modelspec.trigger_phrase")
-    return found
+    return Header.read(path).metadata.get("modelspec.trigger_phrase")

@@ -1,8 +1,7 @@
 """Draws with one base and many adapters: one request at a time, whatever asks for them."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,25 +114,24 @@ class Engine:
             width=request.width,
             height=request.height,
         )
-        with self._with(served, request.strength):
-            try:
-                (image,) = generate(
-                    self.pipeline, [prompt], [request.seed], config, self.device, stop=step,
-                    encode=self._encode,
-                )  # fmt: skip
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise ElfError(
-                    f"{request.width} × {request.height} px take more memory than {self.device} has"
-                ) from None
+        self._set(served, request.strength)
+        try:
+            (image,) = generate(
+                self.pipeline, [prompt], [request.seed], config, self.device, stop=step,
+                encode=self._encode,
+            )  # fmt: skip
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ElfError(
+                f"{request.width} × {request.height} px take more memory than {self.device} has"
+            ) from None
         sampler = type(self.pipeline.scheduler).__name__
         name = Path(self.base.name).stem
         return Drawn(image, request, infotext(request, prompt, name, sampler, __version__))
 
-    @contextmanager
-    def _with(self, served: Served | None, strength: float) -> Iterator[None]:
-        """The networks with an adapter at a strength; at 0, and without one, the base itself."""
+    def _set(self, served: Served | None, strength: float) -> None:
+        """Let the networks have an adapter at a strength; at 0, and without one, be the base."""
         name = served.name if served is not None and strength != 0 else None
         if name != self._inside:
             self._take_out()
@@ -142,7 +140,6 @@ class Engine:
         if name is not None:
             for network in self._networks.values():
                 adapters.set_strength(network, strength)
-        yield
 
     def _take_out(self) -> None:
         for network in self._networks.values():

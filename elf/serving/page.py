@@ -54,17 +54,9 @@ class Page:
     ) -> Shown:  # fmt: skip
         """Draw one picture; return it, its infotext and its seed."""
         asked = _request(
-            prompt,
-            negative_prompt,
-            adapter,
-            strength,
-            seed,
-            steps,
-            guidance,
-            width,
-            height,
+            prompt, negative_prompt, adapter, strength, seed, steps, guidance, width, height,
             trigger,
-        )
+        )  # fmt: skip
         drawn = self._draw([asked], request, progress)
         return self._shown(drawn)
 
@@ -75,17 +67,9 @@ class Page:
     ) -> Shown:  # fmt: skip
         """Draw one picture without and with the adapter, of the same seed and prompt."""
         asked = _request(
-            prompt,
-            negative_prompt,
-            adapter,
-            strength,
-            seed,
-            steps,
-            guidance,
-            width,
-            height,
+            prompt, negative_prompt, adapter, strength, seed, steps, guidance, width, height,
             trigger,
-        ).checked(self.engine.limits)
+        ).checked(self.engine.limits)  # fmt: skip
         return self._shown(self._draw([replace(asked, strength=0.0), asked], request, progress))
 
     def grid(
@@ -96,17 +80,9 @@ class Page:
     ) -> Shown:  # fmt: skip
         """Draw strengths × seeds on one sheet."""
         asked = _request(
-            prompt,
-            negative_prompt,
-            adapter,
-            strength,
-            seed,
-            steps,
-            guidance,
-            width,
-            height,
+            prompt, negative_prompt, adapter, strength, seed, steps, guidance, width, height,
             trigger,
-        ).checked(self.engine.limits)
+        ).checked(self.engine.limits)  # fmt: skip
         factors, rows = _numbers(strengths), int(seeds)
         if not 1 <= len(factors) * rows <= MOST_CELLS:
             raise ElfError(f"a grid of {len(factors) * rows} pictures; take 1 to {MOST_CELLS}")
@@ -116,12 +92,9 @@ class Page:
             for factor in factors
         ]
         drawn = self._draw(cells, request, progress)
+        images = [each.image for each in drawn]
         lines = [
-            Line(
-                f"seed {asked.seed + row}",
-                "",
-                [d.image for d in drawn[row * len(factors) :][: len(factors)]],
-            )
+            Line(f"seed {asked.seed + row}", "", images[row * len(factors) :][: len(factors)])
             for row in range(rows)
         ]
         sheet = contact_sheet(lines, [f"strength {each:g}" for each in factors], asked.prompt, "")
@@ -129,7 +102,7 @@ class Page:
         return [(file, "strength × seed")], drawn[0].infotext, asked.seed
 
     def stop(self, request: gr.Request) -> None:
-        """Let what this session draws end after its denoising step."""
+        """Let what a page draws end after its denoising step."""
         stop = self._stops.get(str(request.session_hash))
         if stop is not None:
             stop.set()
