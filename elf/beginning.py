@@ -31,7 +31,7 @@ def begin(module: Any, trainer: Trainer) -> bool:
     """Let a new adapter begin from what its configuration names; return whether it names anything.
 
     Args:
-        module: A ``DiffusionModule`` on its device.
+        module: An ``AdapterModule`` on its device.
         trainer: At the start of its training.
 
     Raises:
@@ -39,7 +39,7 @@ def begin(module: Any, trainer: Trainer) -> bool:
     """
     config: AdapterConfig = module.adapter
     if config.start is not None:
-        begin_from_adapter(module.denoiser.parts, read_trained(config.start, module.base_name))
+        begin_from_adapter(module.networks.parts, read_trained(config.start, module.base_name))
         if trainer.is_global_zero:
             print(f"The adapter begins from {config.start}.")
     elif config.needs_data:
@@ -100,13 +100,13 @@ def begin_from_data(module: Any, trainer: Trainer) -> None:
     """Run the first samples through a module's networks and let its new adapter begin from them.
 
     Args:
-        module: A ``DiffusionModule`` on its device.
+        module: An ``AdapterModule`` on its device.
         trainer: At the start of its training.
 
     Raises:
         ElfError: If the data give no first samples, or a layer cannot begin from what it sees.
     """
-    config, denoiser, device = module.adapter, module.denoiser, module.device
+    config, networks, device = module.adapter, module.networks, module.device
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     if not hasattr(data, "first_batches"):
         raise ElfError(
@@ -123,11 +123,11 @@ def begin_from_data(module: Any, trainer: Trainer) -> None:
             yield loss
 
     start = time.perf_counter()
-    with denoiser.adapter_off(), uncompiled():
+    with networks.adapter_off(), uncompiled():
         summed = functools.partial(processes.summed, device=device)
-        set_factors(denoiser.parts, config.init, losses, summed)
-    processes.give_all(denoiser.trained().values())  # of other cards results may be others
-    for network in denoiser.parts.values():
+        set_factors(networks.parts, config.init, losses, summed)
+    processes.give_all(networks.trained().values())  # of other cards results may be others
+    for network in networks.parts.values():
         adapters.refresh_norms(network)
     if trainer.is_global_zero:
         seconds = time.perf_counter() - start

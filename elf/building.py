@@ -8,6 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from elf import adapters, objective
+from elf.adapted import AdaptedNetworks
 from elf.adapters import AdapterConfig, Injected
 from elf.bases import Base
 from elf.denoiser import Denoiser
@@ -27,7 +28,7 @@ def base_dtype(precision: str) -> torch.dtype:
 
 
 def adapter_optimizer(
-    denoiser: Denoiser,
+    networks: AdaptedNetworks,
     injected: Mapping[str, Injected],
     factory: OptimizerFactory,
     rates: LearningRates,
@@ -35,17 +36,17 @@ def adapter_optimizer(
     """Return the optimizer of an adapter's parameters, after whose steps DoRA's norms are new.
 
     Args:
-        denoiser: With the adapter.
+        networks: With the adapter.
         injected: What is trained of each network.
         factory: Makes the optimizer.
         rates: Learning rates of parts.
     """
     groups = {
         part: adapters.learning_rate_groups(network, injected[part])
-        for part, network in denoiser.parts.items()
+        for part, network in networks.parts.items()
     }
     optimizer = make_optimizer(factory, groups, rates)
-    for network in denoiser.parts.values():
+    for network in networks.parts.values():
         adapters.reuse_norms(network, optimizer)
     return optimizer
 

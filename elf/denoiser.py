@@ -4,8 +4,8 @@ Shapes: B samples, C latent channels, h × w latent pixels, N tokens, D text wid
 K strata, R rows of a batch.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elf import adapters, diffusion, objective
+from elf import diffusion, objective
+from elf.adapted import AdaptedNetworks
 from elf.autocasting import without_autocast
 from elf.bases import Base, added_time_ids, encode_tokens
 from elf.compiling import uncompiled
@@ -22,7 +23,7 @@ from elf.objective import ObjectiveConfig
 Batch = Mapping[str, Any]
 
 
-class Denoiser(nn.Module):
+class Denoiser(AdaptedNetworks):
     """A UNet with the noise schedule and the objective that it is trained with.
 
     Args:
@@ -62,41 +63,6 @@ class Denoiser(nn.Module):
     def parts(self) -> dict[str, nn.Module]:
         """The networks that carry an adapter, by their names in the base's folder."""
         return {"unet": self.unet, **(dict(self.text_encoders) if self.trains_text else {})}
-
-    def trained(self) -> dict[str, Tensor]:
-        """Return the adapter's tensors by their names in files, with their part (not copied)."""
-        return {
-            f"{part}.{name}": value
-            for part, network in self.parts.items()
-            for name, value in adapters.adapter_state(network).items()
-        }
-
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """Return the adapter's parameters."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    def refresh_norms(self) -> None:
-        """Compute DoRA's norms again where the weights are others now."""
-        for network in self.parts.values():
-            adapters.refresh_norms(network, stale_alone=True)
-
-    def load_trained(self, state: Mapping[str, Tensor]) -> None:
-        """Copy the adapter's tensors from what ``trained`` returned.
-
-        Raises:
-            ElfError: If a tensor is missing, unknown, or of another shape.
-        """
-        states: Mapping[Any, Mapping[str, Tensor]] = adapters.by_part(state)
-        for part, network in self.parts.items():
-            adapters.load_adapter_state(network, states.get(part, {}))
-
-    @contextmanager
-    def adapter_off(self) -> Iterator[None]:
-        """The base for as long as it lasts."""
-        with ExitStack() as stack:
-            for network in self.parts.values():
-                stack.enter_context(adapters.disabled(network))
-            yield
 
     @property
     def timesteps(self) -> int:

@@ -1,20 +1,4 @@
-"""Batches of an epoch that can be stopped anywhere and resumed exactly.
-
-Lightning (2.6) keeps the state of any loader with ``state_dict`` and ``load_state_dict``, and what
-it does with it decides the shape of ``EpochLoader``:
-
-- It leaves an iterable that is no ``DataLoader`` alone: no sampler is replaced in DDP, whatever
-  ``use_distributed_sampler`` says.
-- It calls ``iter()`` to check that the loader is iterable, again when it sets the loop up, and
-  again at each epoch, except just after a resume. So ``iter()`` must cost nothing and change
-  nothing: it is a generator here, which reads the position when its first batch is asked for.
-- With a ``__len__`` it fetches a batch only when it trains on it; without, one ahead, and that one
-  would be lost. ``__len__`` must be the whole epoch's after a resume too, for Lightning adds the
-  batches it had counted before.
-- It saves the state of rank 0 and gives it to every rank, so the state knows no ranks.
-- At the end of an epoch it may ask for a new iterator before it takes the old one's end. So an
-  epoch ends when its last batch is handed over, not when the iterator is exhausted.
-"""
+"""Batches of an epoch of samples, drawn anew in each, and those of a validation."""
 
 import itertools
 import time
@@ -27,11 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from elf.captions import variant_seeds
+from elf.datamodules.positioned import PositionedLoader
 from elf.datamodules.reading import Batch, BatchReading, CachedExamples, Draw
 from elf.epoch import Indices, Words, batches, bucket_counts, draw_seed, id_words, order, uniform
-from elf.errors import ElfError
-
-SHARES = {"caption_dropout", "prior_preservation"}
 
 
 @dataclass(frozen=True)
@@ -111,12 +93,8 @@ class _Remaining:
         return np.where(count == 0, seeds, variant_seeds(self.words[mine], number))
 
 
-class EpochLoader:
+class EpochLoader(PositionedLoader[Batch]):
     """The training batches of one rank, epoch after epoch, from a position that can be saved.
-
-    An iterator gives the next ``len(loader)`` batches from where the loader stands, across the end
-    of the epoch if it began within. So under ``limit_train_batches`` a Lightning epoch is just the
-    next so many batches, and a resume is exact there too.
 
     Args:
         dataset: The samples.
@@ -150,26 +128,13 @@ class EpochLoader:
         drop: bool = False,
         options: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self.index_hash = index_hash
-        self.options = dict(options)
         words = id_words([example.id for example in dataset.examples])
-        self.position = _Remaining(words, buckets, global_batch, seed, world, rank, treatment, drop)
-        self._reading = BatchReading(dataset, self.position, workers)
+        remaining = _Remaining(words, buckets, global_batch, seed, world, rank, treatment, drop)
+        super().__init__(remaining, index_hash, options)
+        self._reading = BatchReading(dataset, remaining, workers)
         self._batches: Iterator[Batch] | None = None
         self.waited = 0.0
         self.handed = 0.0
-
-    def __len__(self) -> int:
-        return self.position.length
-
-    def __iter__(self) -> Iterator[Batch]:
-        at = self.position
-        for _ in range(len(self)):
-            batch = self._next()
-            if at.batch >= at.length:
-                at.epoch, at.batch = at.epoch + 1, 0
-            at.batch += 1  # handed over: what workers read ahead does not count
-            yield batch
 
     def _next(self) -> Batch:
         """Return the next batch; workers read ahead across the ends of epochs."""
@@ -185,59 +150,13 @@ class EpochLoader:
             self.handed = time.perf_counter()
             self.waited += self.handed - start
 
+    def _moved(self) -> None:
+        self._batches = None
+
     def close(self) -> None:
         """End the workers; they start again when needed."""
         self._batches = None
         self._reading.close()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position, and what the rest of the run can only be the same with."""
-        return {
-            "epoch": self.position.epoch,
-            "batch": self.position.batch,
-            "seed": self.position.seed,
-            "index": self.index_hash,
-            "global_batch": self.position.global_batch,
-            "options": self.options,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position. Workers and ranks may differ from then.
-
-        Raises:
-            ElfError: If the data, the global batch, the seed or what is drawn are others than when
-                it was saved.
-        """
-        mine = self.state_dict()
-        self._compare_options(state.get("options"))
-        for key, what, remedy in (
-            (
-                "index",
-                "prepared data",
-                "restore pictures, labels and models and run `elf prepare`, and restore what "
-                "data.sets say of repeats, flip, weight and caption_dropout",
-            ),
-            ("global_batch", "global batch", "set data.batch_size × devices to the old product"),
-            ("seed", "data.seed", "set it back"),
-        ):
-            if state[key] != mine[key]:
-                raise ElfError(
-                    f"this checkpoint was trained with {what} {state[key]}, now it is "
-                    f"{mine[key]}, so the run cannot be resumed: {remedy}, or start a new run"
-                )
-        self.position.epoch, self.position.batch = state["epoch"], state["batch"]
-        self._batches = None  # what is read ahead is of elsewhere
-
-    def _compare_options(self, saved: Mapping[str, Any] | None) -> None:
-        if saved is None:  # a state from before captions were drawn says nothing of the shares
-            saved = {key: self.options[key] for key in SHARES & self.options.keys()}
-        for key in {**saved, **self.options}:
-            before, now = saved.get(key), self.options.get(key)
-            if before != now:
-                raise ElfError(
-                    f"this checkpoint was trained with data.{key} {before}, now it is {now}, so "
-                    "the run cannot be resumed: set it back, or start a new run"
-                )
 
 
 class HeldOutLoader:

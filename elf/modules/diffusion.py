@@ -1,37 +1,27 @@
 """Trains a LoRA or DoRA adapter on a Stable Diffusion base."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from elf import adapters, objective, optimization, schedules
+from elf import objective
 from elf.adapters import AdapterConfig
 from elf.averaging import (
     EMAConfig,
-    EvaluatedWeights,
-    MovingAverage,
-    is_schedule_free,
 )
 from elf.bases import Base, LatentEncoder, open_base, tokenize
-from elf.beginning import begin
-from elf.building import adapter_optimizer, base_dtype, build
-from elf.checkpoints import evaluated_state, last_good
-from elf.compiling import Scope, compile_network, notice, uncompiled
+from elf.building import base_dtype, build
+from elf.compiling import Scope, compile_network, notice
 from elf.denoiser import Batch, Denoiser
 from elf.errors import ElfError
 from elf.generation import GenerationConfig
-from elf.identity import flatten, refuse_other_run, warn_of_precision
 from elf.kernels import can_compile
-from elf.modules.stepped import SteppedModule
+from elf.modules.adapter import AdapterModule
 from elf.objective import ObjectiveConfig
 from elf.optimization import LearningRates, OptimizerFactory, adamw
 from elf.quantized import Kind
@@ -41,7 +31,7 @@ from elf.validation import ValidationRun
 from elf.validationsets import HELD_OUT
 
 
-class DiffusionModule(SteppedModule):
+class DiffusionModule(AdapterModule):
     """An adapter in training: cached latents and text states in, a denoising loss out.
 
     The base is frozen, in the trainer's 16-bit type if it has one; the adapter is float32.
@@ -73,6 +63,7 @@ class DiffusionModule(SteppedModule):
     """
 
     denoiser: Denoiser
+    network_title = "the UNet"
 
     def __init__(
         self,
@@ -96,10 +87,7 @@ class DiffusionModule(SteppedModule):
         base_configs: str | None = None,
         caption_tokens: Literal[75, 150, 225] = 75,
     ) -> None:
-        super().__init__()
-        adapters.validate(adapter)  # refuses what makes no sense before anything is loaded
-        if lr_scheduler is not None and schedule != ScheduleConfig():
-            raise ElfError("model.schedule and model.lr_scheduler: give one of the two")
+        super().__init__(adapter, optimizer, learning_rates, schedule, lr_scheduler, ema)
         if validation_strata < 1:
             raise ElfError(f"model.validation_strata {validation_strata} must be at least 1")
         self.base_name = base
@@ -110,22 +98,15 @@ class DiffusionModule(SteppedModule):
             "base_configs": base_configs,
             "caption_tokens": caption_tokens,
         }
-        self.adapter = adapter
         self.objective = objective
-        self.optimizer, self.learning_rates = optimizer, learning_rates
-        self.schedule, self.lr_scheduler, self.ema = schedule, lr_scheduler, ema
         self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
         self.cuda_graphs, self.fused_kernels = cuda_graphs, fused_kernels
         self.torch_compile = torch_compile
         self.validation_strata = validation_strata
-        self.average: MovingAverage | None = None
-        self.weights: EvaluatedWeights
         self._base: Base | None = None
         self.tokenizers: dict[str, Any] = {}
         self._base_errors: dict[str, Tensor] = {}  # id → (K,) errors with the adapter off
-        self._configured: list[dict[str, Any]] = []
-        self._made, self._saved_identity = dict[str, Any](), dict[str, Any]()
-        self._validation, self._validating = ValidationRun(), ExitStack()
+        self._validation = ValidationRun()
 
     @property
     def base(self) -> Base:
@@ -167,46 +148,7 @@ class DiffusionModule(SteppedModule):
         self.denoiser, self.injected, self.tokenizers = built
         if self.torch_compile is not None:
             compile_network(self.unet, self.torch_compile, device)
-        if self.ema is not None:
-            self.average = MovingAverage(self.ema, self.denoiser.trained)
-        self.weights = EvaluatedWeights(self.denoiser.trained, self.average, self._optimizers)
-
-    # --- the optimizer ----------------------------------------------------------------------
-
-    def configure_optimizers(self) -> Any:
-        """Give the optimizer the adapter's parameters alone, in groups by their part."""
-        optimizer = adapter_optimizer(
-            self.denoiser, self.injected, self.optimizer, self.learning_rates
-        )
-        trainer = self.trainer
-        # trainer.estimated_stepping_batches would make the loader, whose state Lightning (2.6) then
-        # forgets on resume
-        steps = schedules.run_length(
-            trainer.max_steps,
-            trainer.max_epochs,
-            trainer.datamodule.batches_an_epoch(),  # type: ignore[attr-defined]
-            trainer.limit_train_batches,
-            trainer.accumulate_grad_batches,
-        )
-        scheduler, made = schedules.choose(optimizer, self.schedule, self.lr_scheduler, steps)
-        self._made = {"model.optimizer": type(optimizer).__name__, **flatten(made, "model.")}
-        refuse_other_run(self._made, self._saved_identity)
-        self._configured = optimization.options(optimizer)
-        if scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def _optimizers(self) -> list[Optimizer]:
-        return self._trainer.optimizers if self._trainer else []
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, and move the average, before any callback may save both."""
-        super().optimizer_step(*args, **kwargs)
-        if self.average is not None:
-            self.average.update(self.global_step + 1)
+        self.watch_weights()
 
     # --- the step ---------------------------------------------------------------------------
 
@@ -235,22 +177,12 @@ class DiffusionModule(SteppedModule):
         """Return each sample's error (B,), as it is and as it counts."""
         return self.denoiser.training_errors(batch)
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """Return the adapter's parameters."""
-        return self.denoiser.trained_parameters()
-
-    def parameters_changed(self) -> None:
-        """Compute DoRA's norms again, if they are others now."""
-        if self.adapter.kind == "dora":  # else to look for them would cost each step a millisecond
-            self.denoiser.refresh_norms()
-
     # --- validation -------------------------------------------------------------------------
 
     def on_validation_start(self) -> None:
         """Put the averaged weights in place, and begin with no picture."""
         self._validation = ValidationRun()
-        self._validating.enter_context(uncompiled())
-        self._validating.enter_context(self.weights.in_place())
+        super().on_validation_start()
 
     def validation_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
@@ -270,10 +202,6 @@ class DiffusionModule(SteppedModule):
             self._validation.gather()
         for name, value in self._validation.metrics().items():
             self.log(name, value, prog_bar=name in ("val/loss", "val/ratio"))
-
-    def on_validation_end(self) -> None:
-        """Put the weights in training back."""
-        self._validating.close()
 
     def stratified_errors(self, batch: dict[str, Any]) -> Tensor:
         """Return the squared errors (B, K) of a validation batch at the K fixed timesteps."""
@@ -315,82 +243,29 @@ class DiffusionModule(SteppedModule):
 
     # --- checkpoints ------------------------------------------------------------------------
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the adapter alone, as it is in training: the base is where it came from."""
-        return self.weights.trained()
+    @property
+    def networks(self) -> Denoiser:
+        """The networks, the adapter in them."""
+        return self.denoiser
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Load an adapter; every tensor must be there and fit."""
-        self.denoiser.load_trained(state_dict)
-        return nn.modules.module._IncompatibleKeys([], [])
+    @property
+    def base_sha256(self) -> str:
+        """The hash of the UNet."""
+        return self.base.fingerprint("unet")
 
-    def identity(self) -> dict[str, Any]:
-        """Return what must not change when a run goes on, by its key in the configuration."""
-        described = {
-            "adapter": adapters.describe(self.adapter),
+    def chosen(self) -> dict[str, Any]:
+        """Return what must not change when a run goes on."""
+        return {
             "objective": self.objective,
-            "learning_rates": self.learning_rates,
-            "schedule": self.schedule,
             "quantization": self.quantization,
             "prediction_type": self.base.prediction_type,
             "zero_terminal_snr": self.base.zero_terminal_snr,
             "clip_skip": self.base.clip_skip,
             "caption_tokens": self.base.caption_tokens,
         }
-        values = flatten(described, "model.")
-        del values["model.schedule.total_steps"]  # the run's length decides: `_made` has it
-        return {**values, **self.trainer_identity(), "model.ema": self.ema and asdict(self.ema)}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what identifies the base and the adapter; refuse to save a broken state."""
-        self._losses.check()
-        for key, tensor in checkpoint["state_dict"].items():
-            if not torch.isfinite(tensor).all():
-                where = last_good(self.trainer.default_root_dir)
-                raise ElfError(
-                    f"{key} is not finite after step {self.global_step}; {where}. Lower the "
-                    "learning rate, or train in 32-true"
-                )
-        checkpoint["elf"] = {
-            "identity": {**self.identity(), **self._made},
-            "adapter": adapters.describe(self.adapter),
-            "base_sha256": self.base.fingerprint("unet"),
-            "base_options": self.base_options,
-            "precision": self.run_precision,
-        }
-        if (evaluated := self.weights.evaluated()) is not None:
-            checkpoint["elf"]["averaged"] = evaluated
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another configuration, naming the key and both values."""
-        if checkpoint["elf"]["base_sha256"] != self.base.fingerprint("unet"):
-            raise ElfError(
-                f"model.base: the UNet of {self.base_name} is not the one this run was trained on; "
-                "name that base, or start a new run without --ckpt_path"
-            )
-        self._saved_identity = checkpoint["elf"]["identity"]
-        refuse_other_run(self.identity(), self._saved_identity)
-        warn_of_precision(self.run_precision, checkpoint["elf"].get("precision"))
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            checkpoint["state_dict"] = evaluated_state(checkpoint)
-        if self.average is not None:
-            self.average.load(checkpoint["elf"]["averaged"])
-
-    def on_fit_start(self) -> None:
-        """Let an adapter begin from data or a file; one that goes on has begun."""
-        if not self.trainer.ckpt_path and begin(self, self.trainer) and self.average is not None:
-            self.average.restart()
 
     def on_train_start(self) -> None:
-        """Refuse to go on silently with another learning rate than the configuration's."""
+        """Say what compiling will cost, before it is paid."""
+        if self.torch_compile is not None and self.trainer.is_global_zero:
+            print(notice(self.torch_compile))
         super().on_train_start()
-        if self.trainer.is_global_zero:
-            if self.torch_compile is not None:
-                print(notice(self.torch_compile))
-            print(*(record.summary_lines()[0] for record in self.injected.values()), sep="\n")
-        for optimizer in self.trainer.optimizers:
-            optimization.refuse_others(optimizer, self._configured)
-            if is_schedule_free(optimizer):
-                optimizer.train()  # type: ignore[attr-defined]
