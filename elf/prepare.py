@@ -9,13 +9,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from elf.captioned import read_captioned
 from elf.captionsummary import summarise_captions
 from elf.datasummary import Summary, summarise
 from elf.encoding import Encoder, Picture
-from elf.epoch import id_words, uniform
 from elf.errors import ElfError
 from elf.files import FolderLock, explain_disk_errors
 from elf.labelled import read_labelled
@@ -26,6 +23,7 @@ from elf.sets import PictureSet
 from elf.settings import Settings
 from elf.shardset import ShardFolder
 from elf.sources import Dropped, Found, Source, refuse_shared
+from elf.splitting import held_out
 from elf.tarsources import read_tars
 from elf.trigger import has_trigger
 
@@ -33,7 +31,6 @@ _REMEDY = (
     "make room, or name another folder in data.shards; then run the same command again, whole "
     "shards stay"
 )
-_FEW = 8  # with fewer pictures none is held out only to have one
 
 
 def prepare(
@@ -165,16 +162,3 @@ def wanted_texts(sets: Sequence[PictureSet], chosen: Sequence[Picture], held: se
         captions = each.captions(source.caption, source.sentence, source.trigger)
         texts |= captions.cached(source.id, source.id not in held, each.trigger)
     return texts
-
-
-def held_out(ids: Sequence[str], fraction: float) -> set[str]:
-    """Return the ids kept for validation: those whose hash falls below the fraction.
-
-    A picture's fate does not depend on the others, but for two exceptions: where there are enough
-    pictures at least one is held out (if any should be), and at least one is always trained on.
-    """
-    draws = uniform(id_words(ids).astype(np.int64), "held out")
-    held = {name for name, draw in zip(ids, draws, strict=True) if draw < fraction}
-    if not held and fraction > 0 and len(ids) >= _FEW:
-        held = {ids[int(draws.argmin())]}
-    return held - {ids[int(draws.argmax())]} if len(held) == len(ids) else held

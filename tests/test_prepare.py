@@ -24,11 +24,12 @@ from elf.bases import open_base
 from elf.caches import text_key
 from elf.errors import ElfError
 from elf.images import decode, picture_id
-from elf.prepare import held_out, prepare
+from elf.prepare import prepare
 from elf.prepared import read_prepared
 from elf.settings import Settings
 from elf.shards import Reader, read_index
 from elf.shardset import KINDS
+from elf.splitting import held_out
 
 SETTINGS = Settings(resolution=64, bucket_step=8, held_out=0.2)
 ALL = replace(SETTINGS, held_out=0.0)

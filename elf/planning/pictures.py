@@ -14,12 +14,13 @@ from elf.epoch import batches
 from elf.errors import ElfError
 from elf.images import BadImage
 from elf.measuring import Placing
-from elf.prepare import find_sources, held_out, wanted_texts
+from elf.prepare import find_sources, wanted_texts
 from elf.prepared import Example, Prepared
 from elf.rendering import decoding_in_threads, header_size
 from elf.sets import PictureSet, times_an_epoch
 from elf.settings import Settings
 from elf.sources import Dropped, Source
+from elf.splitting import held_out
 
 
 @dataclass(frozen=True)
