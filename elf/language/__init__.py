@@ -1,0 +1,1 @@
+"""Language models' data: rows of text, tokens with masks of what is trained, packing."""
