@@ -150,7 +150,7 @@ class _Bounded:
         return self._file.read(max(0, min(size, self._size - self._file.tell())))
 
 
-def scan(path: Path, name: str | None = None, recipe: str = "") -> Index:
+def scan(path: Path, name: str | None = None, recipe: str = "", read_meta: bool = True) -> Index:
     """Index a tar that Elf or any other tool wrote; nothing of it is unpacked.
 
     Members are grouped by key over the whole tar, as plain ``tar`` may interleave them. Folders
@@ -160,6 +160,7 @@ def scan(path: Path, name: str | None = None, recipe: str = "") -> Index:
         path: The tar.
         name: The file name to record, if the tar will be renamed.
         recipe: What to record as the hash of its origin.
+        read_meta: Whether entries are to have their ``.json`` members, all in memory.
 
     Raises:
         ElfError: If the tar is cut, damaged, or holds links, sparse or doubled members, or names
@@ -186,7 +187,10 @@ def scan(path: Path, name: str | None = None, recipe: str = "") -> Index:
         _require_end(path, file, end, size)
         file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        entries = [Entry(key, members, _meta(file, members)) for key, members in found.items()]
+        entries = [
+            Entry(key, members, _meta(file, members) if read_meta else {})
+            for key, members in found.items()
+        ]
     return Index(name or path.name, size, sha256, recipe, entries)
 
 

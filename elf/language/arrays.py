@@ -1,0 +1,76 @@
+"""Flat arrays in .npy files: written piece by piece, checked by a hash, mapped into memory."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+_HEADER = 128  # bytes, whatever the length of the array: it is written last
+
+
+def header(dtype: np.dtype[Any], count: int) -> bytes:
+    """Return the head of a .npy file of a flat array (format 1.0, padded with blanks)."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': ({count},), }}"
+    size = _HEADER - 10
+    return b"\x93NUMPY\x01\x00" + size.to_bytes(2, "little") + f"{text:<{size - 1}}\n".encode()
+
+
+class ArrayWriter:
+    """Writes a flat array of unknown length.
+
+    Args:
+        path: The .npy file.
+        dtype: Of the array; little-endian on each machine.
+
+    Attributes:
+        count: Elements so far.
+        digest: The sha256 of the elements' bytes.
+    """
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike) -> None:
+        self.dtype = np.dtype(dtype).newbyteorder("<")
+        self.count = 0
+        self.digest = hashlib.sha256()
+        self._file = open(path, "wb")
+        self._file.write(bytes(_HEADER))
+
+    def append(self, values: npt.ArrayLike) -> None:
+        """Append elements."""
+        data = np.ascontiguousarray(values, self.dtype)
+        self.count += len(data)
+        self.digest.update(data.data)
+        self._file.write(data.data)
+
+    def close(self) -> None:
+        """Write the head, and make all of it survive a power loss."""
+        with self._file as file:
+            file.seek(0)
+            file.write(header(self.dtype, self.count))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def abandon(self) -> None:
+        """Close the file without a head: it is no array."""
+        self._file.close()
+
+
+def map_array(path: Path, dtype: str, count: int) -> Array:
+    """Return an array that the system reads from its file when it is looked at.
+
+    Raises:
+        ValueError: If the file is not an array of this type and length.
+    """
+    expected = np.dtype(dtype)
+    with open(path, "rb") as file:
+        head = file.read(_HEADER)
+    size = _HEADER + count * expected.itemsize
+    if head != header(expected, count) or path.stat().st_size != size:
+        raise ValueError("it has another head or size")
+    if not count:
+        return np.empty(0, expected)
+    return np.memmap(path, expected, "r", _HEADER, (count,)).view(np.ndarray)
