@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+_TYPES = ("|b1", "<u2", "<u4", "<u8", "<i8")  # a file could name one that holds pointers
 _HEADER = 128  # bytes, whatever the length of the array: it is written last
 
 
@@ -65,6 +66,8 @@ def map_array(path: Path, dtype: str, count: int) -> Array:
     Raises:
         ValueError: If the file is not an array of this type and length.
     """
+    if dtype not in _TYPES:
+        raise ValueError("its type is not known")
     expected = np.dtype(dtype)
     with open(path, "rb") as file:
         head = file.read(_HEADER)

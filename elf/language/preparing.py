@@ -5,22 +5,20 @@ some 60 bytes each. Sources, settings and tokenizer decide what is written; a ru
 there has nothing to do.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from elf.checked import read_checked
 from elf.errors import ElfError
 from elf.files import FolderLock, explain_disk_errors, sha256_file
 from elf.language.documents import Document, prompt_documents, text_documents
 from elf.language.rowfiles import SeenIds, find_row_files, read_rows
 from elf.language.rows import Row
 from elf.language.settings import TextSettings
-from elf.language.store import META, REMEDY, TokenStore
-from elf.language.storewriter import NEW, StoreWriter
+from elf.language.store import TokenStore, sweep
+from elf.language.storewriter import StoreWriter
 from elf.language.template import ChatTemplate
 from elf.language.textsummary import Counted, TextSummary
 from elf.language.tokenizing import Tokenizing
@@ -179,10 +177,10 @@ def _unchanged(
     folder: Path, settings: TextSettings, tokenizer: str, sources: list[dict[str, Any]]
 ) -> TextSummary | None:
     """Return what was done before if it is what is to be done now."""
-    shutil.rmtree(folder / NEW, ignore_errors=True)
+    sweep(folder)
     try:
         store = TokenStore.open(folder, settings, tokenizer)
-        if read_checked(folder / META, REMEDY)["sources"] == sources:
+        if store.meta["sources"] == sources:
             return TextSummary.from_json(store.meta["summary"])
     except ElfError:
         pass  # it is made anew

@@ -63,7 +63,9 @@ def parse_row(data: bytes, where: str) -> Row:
         why = error.msg if isinstance(error, json.JSONDecodeError) else "too deep or too large"
         _refuse(where, f"not JSON ({why})", "write one row a line, or delete that line")
     if not isinstance(value, dict):
-        _refuse(where, f"a {_name(value)}, no object", 'write rows as {"text": …}, one a line')
+        _refuse(where, f"{_name(value)}, no object", 'write rows as {"text": …}, one a line')
+    # the others' columns are null where rows of several kinds were written by one tool
+    value = {key: each for key, each in value.items() if each is not None}
     if "messages" in value:
         return _row("chat", _chat(value["messages"], where), where)
     if "prompt" in value and "completion" in value:
@@ -104,7 +106,7 @@ def _row(kind: Kind, turns: tuple[Turn, ...], where: str) -> Row:
 
 def _chat(value: object, where: str) -> tuple[Turn, ...]:
     if not isinstance(value, list) or not value:
-        what = "empty" if value == [] else f"a {_name(value)}"
+        what = "empty" if value == [] else _name(value)
         _refuse(where, f"`messages` is {what}", "give a list of messages with role and content")
     turns = tuple(_turn(message, where, number) for number, message in enumerate(value, 1))
     if all(turn.role != "assistant" for turn in turns):
@@ -114,7 +116,7 @@ def _chat(value: object, where: str) -> tuple[Turn, ...]:
 
 def _turn(message: object, where: str, number: int) -> Turn:
     if not isinstance(message, Mapping):
-        _refuse(where, f"message {number} is a {_name(message)}", "give role and content")
+        _refuse(where, f"message {number} is {_name(message)}", "give role and content")
     role = message.get("role")
     if role not in ROLES:
         known = ", ".join(ROLES)
@@ -133,7 +135,7 @@ def _turn(message: object, where: str, number: int) -> Turn:
 def _part(part: object, where: str, number: int) -> str:
     if isinstance(part, Mapping) and part.get("type") == "text":
         return _text(part.get("text"), where, f"message {number}'s text")
-    kind = _shown(part.get("type")) if isinstance(part, Mapping) else f"a {_name(part)}"
+    kind = _shown(part.get("type")) if isinstance(part, Mapping) else _name(part)
     _refuse(where, f"message {number} has a part that is {kind}", "only texts can be trained on")
 
 
@@ -146,7 +148,7 @@ def _filled(value: object, where: str, what: str) -> str:
 
 def _text(value: object, where: str, what: str) -> str:
     if not isinstance(value, str):
-        _refuse(where, f"{what} is {_a(value)}, no string", "write it as one string")
+        _refuse(where, f"{what} is {_name(value)}, no string", "write it as one string")
     return _checked(value, where, what)
 
 
@@ -161,13 +163,13 @@ def _checked(text: str, where: str, what: str) -> str:
 
 
 def _name(value: object) -> str:
-    return {"dict": "object", "str": "string", "NoneType": "null", "bool": "true or false"}.get(
-        type(value).__name__, "list" if isinstance(value, list) else "number"
-    )
-
-
-def _a(value: object) -> str:
-    return "missing or null" if value is None else f"a {_name(value)}"
+    """Return what a JSON value is called, with its article."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    names = {dict: "an object", list: "a list", str: "a string", type(None): "missing or null"}
+    return names.get(type(value), "something else")
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,8 @@ is replaced in one instant when new ones are whole, so that a kill leaves the ol
 import contextlib
 import hashlib
 import json
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ from elf.language.arrays import Array, map_array
 from elf.language.settings import TextSettings
 
 META = "meta.json"
+NEW = ".new"  # what is being written
 STAMPS = ".verified.json"
+FOLDER = re.compile(r"[0-9a-f]{16}")
 REMEDY = "run `elf prepare` again"
 FORMAT = 1  # of the arrays and of how documents are made; a change makes all of them anew
 Mask = npt.NDArray[np.bool_]
@@ -94,8 +98,11 @@ class TokenStore:
             if has != wanted:
                 what = what or _difference(has or {}, settings.as_json())
                 raise ElfError(f"{folder} was made with {what}: {REMEDY}")
-        _verify(folder, meta)
-        return cls(folder, meta)
+        try:
+            _verify(folder, meta)
+            return cls(folder, meta)
+        except (KeyError, TypeError, AttributeError):
+            raise ElfError(f"{folder / META} is no list of token arrays: {REMEDY}") from None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -118,7 +125,22 @@ def _difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 
 def _path(folder: Path, meta: Mapping[str, Any], name: str) -> Path:
-    return folder / str(meta["folder"]) / f"{name}.npy"
+    inner = str(meta["folder"])
+    if not FOLDER.fullmatch(inner):
+        raise ElfError(f"{folder / META} names the folder {inner[:40]!r}, which is none of its own")
+    return folder / inner / f"{name}.npy"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run left: half-written arrays, and those that are not the store's."""
+    kept = ""
+    with contextlib.suppress(ElfError):
+        kept = str(read_checked(folder / META, REMEDY).get("folder"))
+    for path in folder.iterdir():
+        if path.name == NEW or (FOLDER.fullmatch(path.name) and path.name != kept):
+            shutil.rmtree(path, ignore_errors=True)  # Windows keeps what a training has open
+        elif path.name.startswith(".") and path.suffix == ".tmp":
+            path.unlink(missing_ok=True)
 
 
 def _map(folder: Path, meta: Mapping[str, Any], name: str) -> Array:

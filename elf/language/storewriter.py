@@ -13,11 +13,9 @@ from elf.checked import VERSION, canonical, write_checked
 from elf.files import sync_folder
 from elf.language.arrays import ArrayWriter
 from elf.language.documents import Document
-from elf.language.store import FORMAT, META, index_hash
+from elf.language.store import FORMAT, META, NEW, index_hash, sweep
 from elf.language.textsummary import LeftOut, TextSummary
 from elf.splitting import held_out_words
-
-NEW = ".new"  # the folder's part that is being written
 
 
 class StoreWriter:
@@ -118,9 +116,7 @@ class StoreWriter:
         os.replace(self._new, final)
         sync_folder(self._folder)
         write_checked(self._folder / META, meta)
-        for old in self._folder.glob("[0-9a-f]" * 16):
-            if old != final:
-                shutil.rmtree(old, ignore_errors=True)  # Windows keeps what a training has open
+        sweep(self._folder)
 
     def _open(self, name: str, dtype: Any) -> ArrayWriter:
         self._writers[name] = ArrayWriter(self._new / f"{name}.npy", dtype)

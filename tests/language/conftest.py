@@ -1,5 +1,8 @@
 """Small real tokenizers with chat templates, made in a moment."""
 
+import json
+
+import pytest
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -80,3 +83,49 @@ def llama(template=LLAMA):
         unk_token="<unk>",
         chat_template=template,
     )
+
+
+TOKENIZERS = {
+    "chatml": chatml,
+    "marked": lambda: chatml(MARKED),
+    "plain": lambda: chatml(PLAIN),
+    "rewriting": lambda: chatml(REWRITING),
+    "llama": llama,
+    "llama with chatml": lambda: llama(CHATML),
+}
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer():
+    """Return a new tokenizer by its name."""
+    return lambda name: TOKENIZERS[name]()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return chatml()
+
+
+@pytest.fixture
+def write_rows(tmp_path):
+    """Write rows, or lines that are none, into a file; return it."""
+
+    def write(*rows, name="rows.jsonl"):
+        lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+        path = tmp_path / name
+        path.write_bytes(b"".join(line + b"\n" for line in lines))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def chat():
+    """Return a chat of so many words: roles by their first letter, as in ``u:Hello``."""
+    roles = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
+
+    def make(*turns):
+        parts = [turn.split(":", 1) for turn in turns]
+        return {"messages": [{"role": roles[role], "content": text} for role, text in parts]}
+
+    return make
