@@ -68,7 +68,7 @@ class LearningRates:
         """Return the rate of a part; None for the optimizer's own."""
         if part == "text_encoder_2" and self.text_encoder_2 is None:
             return self.text_encoder
-        rate: float | None = getattr(self, part)
+        rate: float | None = getattr(self, part, None)
         return rate
 
 

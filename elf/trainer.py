@@ -350,6 +350,9 @@ def prepare(arguments: list[str]) -> None:
     with one_line(arguments):
         cli = ElfCLI(arguments, run=False)
     model, data = cli.model, cli.datamodule
+    if isinstance(data, elf.datamodules.TextDataModule):
+        print(data.prepare_tokens(model))
+        return
     if not (hasattr(model, "encoder") and isinstance(data, elf.datamodules.ShardDataModule)):
         raise ElfError("prepare needs a training config: a DiffusionModule and a ShardDataModule")
     if is_remote(data.shards):

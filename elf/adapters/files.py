@@ -12,7 +12,7 @@ from torch import Tensor
 from elf.adapters.config import AdapterConfig, AdapterGroup
 from elf.adapters.factored import INITIAL_A, INITIAL_B
 from elf.adapters.peft_form import peft_config, plain
-from elf.adapters.presets import Part
+from elf.adapters.presets import TEXT_ENCODERS, Part
 from elf.adapters.targets import layer_values
 from elf.errors import ElfError
 
@@ -84,7 +84,7 @@ def metadata(config: AdapterConfig, state: State, part: Part = "unet") -> dict[s
         }
     written = replace(config, dropout=0.0, init="kaiming")
     # A text encoder may have one level more where the file is loaded than where it was trained.
-    return plain(peft_config(written, values, anchored=part == "unet"))
+    return plain(peft_config(written, values, anchored=part not in TEXT_ENCODERS))
 
 
 def config_from(
@@ -113,13 +113,21 @@ def config_from(
         if values != (rank, alpha):
             others.setdefault(values, []).append(re.escape(name))
     text = [
-        name for part, state in states.items() if part != "unet" for name in adapted_names(state)
+        name
+        for part, state in states.items()
+        if part in TEXT_ENCODERS
+        for name in adapted_names(state)
     ]
     return AdapterConfig(
         kind="dora" if first["use_dora"] else "lora",
         rank=rank,
         alpha=alpha,
-        targets=adapted_names(states.get("unet", {})),
+        targets=[
+            name
+            for part, state in states.items()
+            if part not in TEXT_ENCODERS
+            for name in adapted_names(state)
+        ],
         rslora=first["use_rslora"],
         text_targets=list(dict.fromkeys(text)) or None,
         groups=[AdapterGroup("re:" + "|".join(o), r, a) for (r, a), o in others.items()],

@@ -13,7 +13,7 @@ from elf.adapters.config import AdapterConfig, validate
 from elf.adapters.factored import INITIAL_A, INITIAL_B, NAME, frozen_weight, layers
 from elf.adapters.initial import Factors, initial_factors, refuse_layer
 from elf.adapters.peft_form import peft_config
-from elf.adapters.presets import Part
+from elf.adapters.presets import TEXT_ENCODERS, Part
 from elf.adapters.targets import LayerValues, layer_values, target_names, unused_groups
 from elf.errors import ElfError
 from elf.quantized import QuantizedLinear
@@ -68,7 +68,7 @@ def inject(network: nn.Module, config: AdapterConfig, part: Part = "unet") -> In
     """
     validate(config)
     names = target_names(network, config, part)
-    if part == "unet" and not config.text_targets:  # else `inject_all` knows
+    if part not in TEXT_ENCODERS and not config.text_targets:  # else `inject_all` knows
         refuse_unused_groups(config, {part: names})
     values = layer_values(config, names, part)
     network.requires_grad_(False)

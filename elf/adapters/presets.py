@@ -1,9 +1,13 @@
-"""Named choices of layers, as ends of module names in diffusers' UNets and transformers' CLIP."""
+"""Named choices of layers: ends of module names in UNets and CLIP, places in language models."""
 
+import re
+from collections.abc import Iterable
 from typing import Literal
 
-Part = Literal["unet", "text_encoder", "text_encoder_2"]
-"""The networks of a pipeline that can carry an adapter, by their names in it."""
+Part = Literal["unet", "text_encoder", "text_encoder_2", "language_model"]
+"""The networks that can carry an adapter, by their names in a pipeline."""
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FEEDFORWARD = ("ff.net.0.proj", "ff.net.2")
@@ -30,9 +34,30 @@ TEXT = {
 }
 
 
-def preset(part: Part, name: str) -> tuple[str, ...]:
-    """Return the ends of names that a preset stands for; not every network has all of them."""
-    return (UNET if part == "unet" else TEXT)[name]
+LANGUAGE = ("attention", "attention+feedforward")
+IN_ATTENTION = re.compile(r"(^|\.)\w*att(n|ention)\w*\.")
+ROUTER = re.compile(r"(^|\.)(gate|router|score)$")
+"""Chooses experts: an adapter there would change which learn what."""
+
+
+def taken(part: Part, name: str, layers: Iterable[str]) -> set[str]:
+    """Return the layers that a preset stands for; none if there is no such preset for the part.
+
+    A language model's are known by their place, as its classes call them otherwise: within one of
+    its numbered layers, and there in the attention or not. Its head and embeddings are none.
+
+    Args:
+        part: The network.
+        name: The preset's.
+        layers: Those of the network that can carry an adapter.
+    """
+    if part != "language_model":
+        ends = (UNET if part == "unet" else TEXT)[name]
+        return {each for each in layers if any(each == e or each.endswith(f".{e}") for e in ends)}
+    if name not in LANGUAGE:
+        return set()
+    inner = {each for each in layers if re.search(r"\.\d+\.", each) and not ROUTER.search(each)}
+    return inner if name == LANGUAGE[1] else {each for each in inner if IN_ATTENTION.search(each)}
 
 
 def canonical(name: str) -> str:

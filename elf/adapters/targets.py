@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from elf.adapters.config import AdapterConfig, AdapterGroup
-from elf.adapters.presets import Part, canonical, preset
+from elf.adapters.presets import TEXT_ENCODERS, Part, canonical, taken
 from elf.errors import ElfError
 
 
@@ -61,15 +61,15 @@ def target_names(network: nn.Module, config: AdapterConfig, part: Part) -> list[
         ElfError: If a pattern matches nothing, with the nearest names, or nothing that can carry an
             adapter.
     """
-    key = "model.adapter.targets" if part == "unet" else "model.adapter.text_targets"
-    wanted = config.targets if part == "unet" else config.text_targets
+    of_text = part in TEXT_ENCODERS
+    key = "model.adapter.text_targets" if of_text else "model.adapter.targets"
+    wanted = config.text_targets if of_text else config.targets
     modules = {canonical(name): module for name, module in network.named_modules() if name}
     able = [name for name, module in modules.items() if obstacle(module) is None]
     if wanted is None:
         return []
     if isinstance(wanted, str):
-        ends = preset(part, wanted)
-        found = {name for name in able if any(matches(end, name) for end in ends)}
+        found = taken(part, wanted, able)
         if not found:
             raise ElfError(
                 f"{key}: {type(network).__name__} has no layer of the preset {wanted}; "

@@ -14,7 +14,7 @@ from elf.errors import ElfError
 from elf.seen import Seeing
 from elf.watching import log_figures
 
-OF_A_STEP = ("train/loss", "train/grad_norm")
+OF_A_STEP = ("train/loss", "train/accuracy", "train/grad_norm")
 """What the module measures in each step."""
 
 
@@ -146,7 +146,7 @@ class TrainingRecorder(LateRows):
         return every > 0 and step % every == 0
 
     def _add(self, module: LightningModule, outputs: Any) -> None:
-        if not isinstance(outputs, dict) or "errors" not in outputs or self._sums is None:
+        if not isinstance(outputs, dict) or "timesteps" not in outputs or self._sums is None:
             return
         errors, timesteps = outputs["errors"].detach().float(), outputs["timesteps"]
         count = getattr(getattr(module, "denoiser", None), "timesteps", 1000)  # T
@@ -168,6 +168,8 @@ class TrainingRecorder(LateRows):
         at = getattr(trainer.train_dataloader, "position", None)
         if at is None:
             return {}
+        if not hasattr(at, "buckets"):  # tokens, whose rows say nothing of pictures
+            return {"data/epoch": at.epoch + at.batch / at.length}
         if self._seeing is None:
             examples = trainer.datamodule.prepared.train  # type: ignore[attr-defined]
             sets = [example.set for example in examples]

@@ -75,6 +75,7 @@ class _Row:
     delay: float = 0.0
     steps: int = 0
     pictures: int = 0
+    tokens: int = 0
     step: int = 0
     peak: int | None = None
 
@@ -158,7 +159,9 @@ class SpeedRecorder(LateRows):
             self._spills.end(batch, stepped, pl_module)
         row.end = self._marked()
         row.steps += stepped
-        row.pictures += len(batch["id"]) if isinstance(batch, dict) and "id" in batch else 0
+        if isinstance(batch, dict):
+            row.tokens += batch.get("seen", 0)
+            row.pictures += len(batch.get("id", ())) if "seen" not in batch else 0
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if stepped and every > 0 and self._step % every == 0:
             row.step = self._step
@@ -183,9 +186,11 @@ class SpeedRecorder(LateRows):
             seconds = max(row.seconds, 1e-9)
             figures = {
                 "speed/steps_per_s": row.steps / seconds,
-                "speed/pictures_per_s": row.pictures * trainer.world_size / seconds,
                 "speed/data_wait": row.delay / seconds,
             }
+            for name, count in (("pictures", row.pictures), ("tokens", row.tokens)):
+                if count:
+                    figures[f"speed/{name}_per_s"] = count * trainer.world_size / seconds
             if row.peak is not None:
                 figures["memory/peak_gib"] = row.peak / GIB
             log_figures(trainer, figures, row.step - 1)

@@ -3,5 +3,6 @@
 from elf.datamodules.evaluation import EvaluationSet
 from elf.datamodules.images import PictureFolder
 from elf.datamodules.shards import ShardDataModule
+from elf.datamodules.text import TextDataModule
 
-__all__ = ["EvaluationSet", "PictureFolder", "ShardDataModule"]
+__all__ = ["EvaluationSet", "PictureFolder", "ShardDataModule", "TextDataModule"]

@@ -2,6 +2,7 @@
 
 from elf.modules.diffusion import DiffusionModule
 from elf.modules.evaluation import ImageEvaluation
+from elf.modules.language import LanguageModule
 from elf.modules.tagger import TaggerModule
 
-__all__ = ["DiffusionModule", "ImageEvaluation", "TaggerModule"]
+__all__ = ["DiffusionModule", "ImageEvaluation", "LanguageModule", "TaggerModule"]

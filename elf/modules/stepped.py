@@ -129,7 +129,7 @@ class SteppedModule(LightningModule):
         """Return the mean of the batch's weighted errors, and each sample's own.
 
         Returns:
-            ``loss``; ``errors`` (B,), unweighted, with ``timesteps`` (B,) and ``id``.
+            ``loss``; ``errors`` (B,), unweighted, with ``id`` and, of pictures, ``timesteps`` (B,).
         """
         if self.stepper is not None:
             step = self.stepper(batch)
@@ -146,8 +146,8 @@ class SteppedModule(LightningModule):
         bar = self.trainer.progress_bar_callback
         told = bar is not None and not getattr(bar, "looks_itself", False)
         self.log("train/loss", shared, told, self._logs_steps, batch_size=len(errors))
-        drawn = {key: batch[key] for key in ("timesteps", "id")}
-        return {"loss": loss, "errors": errors.detach(), **drawn}
+        result = {"loss": loss, "errors": errors.detach(), "id": batch["id"]}
+        return result | ({"timesteps": batch["timesteps"]} if "timesteps" in batch else {})
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Do nothing where the stepper has done it."""

@@ -1,7 +1,7 @@
 """A frozen linear layer that keeps codes, and makes its weight of them when it is needed."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -104,7 +104,12 @@ def refuse_missing(kind: Kind | None) -> None:
         )
 
 
-def quantize(network: nn.Module, kind: Kind, device: torch.device | None = None) -> None:
+def quantize(
+    network: nn.Module,
+    kind: Kind,
+    device: torch.device | None = None,
+    skip: Sequence[nn.Module] = (),
+) -> None:
     """Put quantised layers into the places of a network's linear layers, one after the other.
 
     Convolutions keep their type. The network stays where it is; of what is computed elsewhere only
@@ -114,11 +119,13 @@ def quantize(network: nn.Module, kind: Kind, device: torch.device | None = None)
         network: A frozen network without an adapter.
         kind: How.
         device: Where it is computed; a GPU takes seconds for SDXL, a CPU more than a minute.
+        skip: Layers that stay as they are.
 
     Raises:
         ElfError: If the library that nf4 needs is not installed.
     """
     refuse_missing(kind)
     for name, module in list(network.named_modules()):
-        if type(module) is nn.Linear and fits(module.weight, kind):
+        kept = any(module is each for each in skip)
+        if type(module) is nn.Linear and fits(module.weight, kind) and not kept:
             network.set_submodule(name, QuantizedLinear(module, kind, device))
