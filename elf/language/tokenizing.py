@@ -48,7 +48,7 @@ class Tokenizing:
     Attributes:
         tokenizer: 〃
         vocabulary: One more than the largest token.
-        special_ids: Control tokens.
+        special_ids: Control tokens; not the one for unknown characters.
         begins: What the tokenizer puts in front of a text (BOS), perhaps nothing.
 
     Raises:
@@ -62,7 +62,8 @@ class Tokenizing:
         added = tokenizer.added_tokens_decoder
         special = {number: str(each) for number, each in added.items() if each.special}
         names = {*special.values(), *tokenizer.all_special_tokens}
-        self.special_ids = frozenset({*special, *tokenizer.all_special_ids})
+        known = {*special, *tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+        self.special_ids = frozenset(known)
         self._control = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
         self._normalizer = None
         if any(each.special and each.normalized for each in added.values()):
