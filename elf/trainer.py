@@ -37,6 +37,7 @@ from elf.config_errors import ALLOWED, explain, known_names, missing, refuse_cir
 from elf.datamodules.reading import WORKER_DIED, is_of_dead_worker
 from elf.errors import ElfError
 from elf.explain import explain as explain_label
+from elf.export.reading import PEFT_WEIGHTS
 from elf.files import write_atomic
 from elf.loggers import LoggerName, make_loggers, validation_loggers
 from elf.nulls import refuse_nulls
@@ -272,7 +273,11 @@ class ElfCLI(LightningCLI):
             print(f"How it went: {folder / 'index.html'}")
             written = sorted((folder / "adapter").glob("*.safetensors"))
             where = written[0] if written else f"elf export --input {folder} --output FOLDER"
-            print(f"{self.trainer.global_step} steps are done. The file that others load: {where}")
+            what = "file"
+            if written and written[0].name == PEFT_WEIGHTS:
+                where, what = written[0].parent, "folder"
+            steps = self.trainer.global_step
+            print(f"{steps} steps are done. The {what} that others load: {where}")
 
 
 def _refusal_in(error: BaseException | None) -> ElfError | None:

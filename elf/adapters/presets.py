@@ -8,6 +8,7 @@ Part = Literal["unet", "text_encoder", "text_encoder_2", "language_model"]
 """The networks that can carry an adapter, by their names in a pipeline."""
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+LANGUAGE_MODEL: Part = "language_model"
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FEEDFORWARD = ("ff.net.0.proj", "ff.net.2")

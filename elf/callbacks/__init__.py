@@ -11,6 +11,7 @@ from elf.callbacks.run_folder import RewindMetrics, RunLock
 from elf.callbacks.run_page import RunPage
 from elf.callbacks.run_record import RunRecord
 from elf.callbacks.samples import SamplePictures, SamplePrompt
+from elf.callbacks.sampletexts import SampleTexts
 from elf.callbacks.speed import SpeedRecorder
 from elf.callbacks.watching import with_watching
 
@@ -26,6 +27,7 @@ __all__ = [
     "RunRecord",
     "SamplePictures",
     "SamplePrompt",
+    "SampleTexts",
     "SpeedRecorder",
     "StepBar",
     "TrainingRecorder",

@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from elf.errors import ElfError
 from elf.export import export_diffusers
+from elf.export.peft_form import export_peft
+from elf.export.trained import read_trained
 from elf.watching import log_artifact, takes_artifacts
 
 FOLDER = "adapter"
@@ -39,7 +41,7 @@ class AdapterFile(Callback):
             return
         self._give(trainer, last=last)
         try:
-            path = export_diffusers(last, Path(trainer.default_root_dir) / FOLDER)
+            path = _exported(last, Path(trainer.default_root_dir) / FOLDER, pl_module)
         except ElfError as error:  # it changes nothing, or overflows: the run is no worse for it
             print(f"elf: no adapter file was written: {error}")
             return
@@ -62,7 +64,7 @@ class AdapterFile(Callback):
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 try:
-                    exported = export_diffusers(path, folder)
+                    exported = _exported(path, Path(folder), trainer.lightning_module)
                 except ElfError:
                     continue  # said at the end, if it still changes nothing then
                 log_artifact(trainer, "adapter", exported, step, ["checkpoint"])
@@ -80,3 +82,12 @@ def _step_of(path: Path) -> int:
     """Return the step in a checkpoint's name; 0 if it has none."""
     digits = path.stem.rpartition("-")[2]
     return int(digits) if digits.isdigit() else 0
+
+
+def _exported(checkpoint: Path, folder: Path, module: Any) -> Path:
+    """Write what others load, and return it: a file, or of a language model the folder."""
+    trained = read_trained(checkpoint)
+    if not trained.of_language:
+        return export_diffusers(checkpoint, folder)
+    (written,) = export_peft(trained, folder, "float16", getattr(module, "base_name", None))
+    return written

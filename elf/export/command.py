@@ -12,6 +12,7 @@ from elf.export.diffusers_form import export_diffusers
 from elf.export.extras import tag_frequency, thumbnail
 from elf.export.header import kohya_header
 from elf.export.kohya_form import kohya_file, partly_adapted, refuse_errors
+from elf.export.language_form import write_merged_language
 from elf.export.merged_form import export_merged
 from elf.export.peft_form import export_peft
 from elf.export.reading import base_of_run, of_run
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> None:
         "diffusers (backends, too), kohya or comfy (ComfyUI, A1111, Forge, kohya's scripts), peft "
         "(a folder for each network), merged (the base with the adapter in it); several with commas"
     )
-    add("--target", type=str, default="diffusers", help=whom)
+    add("--target", type=str, help=f"{whom}; diffusers if left out, of a language model peft")
     add("--dtype", type=DType, default="float16", help="type of the tensors")
     add("--base", type=str, help="base of the training; else the one that the run names")
     add("--rank", type=int, help="kohya: bring layers down to this rank")
@@ -49,11 +50,15 @@ def main(arguments: list[str]) -> None:
     add("--verify", type=bool, default=True, help="read what was written again and compare")
     add("--plan", type=bool, default=False, help="kohya: show keys and shapes, write nothing")
     options = parser.read(arguments)
-    targets = _targets(options.target)
+    trained = read_trained(options.input, options.base)
+    targets = _targets(options.target or ("peft" if trained.of_language else "diffusers"))
+    if trained.of_language:
+        export_language(trained, targets, options)
+        return
     if "kohya" not in targets:
         for name in ("rank", "title", "trigger", "thumbnail", "tag_frequency", "plan"):
             if getattr(options, name):
-                raise ElfError(f"{name}: {options.target} has none; add --target kohya")
+                raise ElfError(f"{name}: {','.join(targets)} has none; add --target kohya")
     output = Path(options.output)
     several = len(targets) > 1
     if several and output.suffix == ".safetensors":
@@ -62,7 +67,6 @@ def main(arguments: list[str]) -> None:
         _told(export_diffusers(options.input, output, options.dtype, options.base), options.dtype)
     if targets == ["diffusers"]:
         return
-    trained = read_trained(options.input, options.base)
     if "peft" in targets and not options.plan:
         for folder in export_peft(trained, output / "peft" if several else output, options.dtype):
             print(f"wrote {folder}")
@@ -76,6 +80,32 @@ def main(arguments: list[str]) -> None:
         write_merged(
             trained, base, output / "merged" if several else output, options.dtype, options.verify
         )
+
+
+def export_language(trained: Trained, targets: list[str], options: Namespace) -> None:
+    """Write an adapter of a language model in the forms that there are.
+
+    Raises:
+        ElfError: If a target is none of them.
+    """
+    for name in targets:
+        if name not in ("peft", "merged"):
+            raise ElfError(
+                f"target: {name} is of models that make pictures; a language model's are peft "
+                "(transformers, vLLM) and merged"
+            )
+    output = Path(options.output)
+    if output.suffix == ".safetensors":
+        raise ElfError(f"output: {output} is one file; a language model's adapter is a folder")
+    base = options.base or of_run(options.input, "model", "base")
+    if "peft" in targets:
+        folder = output / "peft" if len(targets) > 1 else output
+        for written in export_peft(trained, folder, options.dtype, base):
+            print(f"wrote {written}")
+    if "merged" in targets:
+        folder = output / "merged" if len(targets) > 1 else output
+        base = base or base_of_run(options.input)
+        write_merged_language(trained, base, folder, options.dtype, options.verify)
 
 
 def _extras(options: Namespace) -> tuple[str | None, dict[str, int] | None]:

@@ -1,28 +1,38 @@
-"""peft's own folders, one a network: ``PeftModel.from_pretrained(unet, FOLDER / "unet")``."""
+"""peft's own folders: of pipelines one a network, ``from_pretrained(unet, FOLDER / "unet")``.
+
+That of a language model is the folder itself, which transformers, vLLM and lm-evaluation-harness
+load, too.
+"""
 
 import json
 from pathlib import Path
 
 from elf import adapters
+from elf.adapters.presets import LANGUAGE_MODEL
+from elf.export.reading import ORIGIN_KEY, PEFT_CONFIG, PEFT_PREFIX, PEFT_WEIGHTS
 from elf.export.tensors import DTYPES, DType, cast
 from elf.export.trained import Trained
 from elf.export.writing import write_file
 from elf.files import atomic_path, write_atomic
+from elf.pretrained import is_local
+from elf.resources import find
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-PREFIX = "base_model.model."
 LEVELS = {"text_encoder_2": "text_model."}
 """What transformers has before the names of a network's layers: of CLIPTextModelWithProjection, and
 until its version 5 of CLIPTextModel, too. peft takes names as they are."""
 
 
-def export_peft(trained: Trained, output: Path, dtype: DType) -> list[Path]:
+def export_peft(
+    trained: Trained, output: Path, dtype: DType, base: str | None = None
+) -> list[Path]:
     """Write a folder for each network that is adapted.
 
     Args:
         trained: The adapter.
-        output: The folder of these folders, which are named as the networks are in a pipeline.
+        output: The folder of these folders, which are named as the networks are in a pipeline; of
+            a language model the folder itself.
         dtype: Of A and B.
+        base: What the configuration calls a language model's base, if that is a hub name.
 
     Returns:
         The folders.
@@ -34,7 +44,7 @@ def export_peft(trained: Trained, output: Path, dtype: DType) -> list[Path]:
     for part, state in adapters.by_part(trained.state).items():
         config = adapters.metadata(trained.config, state, part)
         # peft writes magnitudes without this ending, and looks for none
-        start = PREFIX + LEVELS.get(part, "")
+        start = PEFT_PREFIX + LEVELS.get(part, "")
         tensors = {
             start + key.replace("lora_magnitude_vector.weight", "lora_magnitude_vector"): cast(
                 key, tensor, DTYPES[dtype]
@@ -42,8 +52,19 @@ def export_peft(trained: Trained, output: Path, dtype: DType) -> list[Path]:
             for key, tensor in adapters.without_initial(state).items()
         }
         folder = output / part
-        with atomic_path(folder / WEIGHTS) as temporary:
-            write_file(temporary, tensors, {"format": "pt"})
-        write_atomic(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        header = {"format": "pt"}
+        if part == LANGUAGE_MODEL:
+            folder = output
+            config |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": public_name(base)}
+            origin = {"base_options": trained.base_options, "base_sha256": trained.base_sha256}
+            header[ORIGIN_KEY] = json.dumps(origin)
+        with atomic_path(folder / PEFT_WEIGHTS) as temporary:
+            write_file(temporary, tensors, header)
+        write_atomic(folder / PEFT_CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
         written.append(folder)
     return written
+
+
+def public_name(base: str | None) -> str | None:
+    """Return a base's name where it means something elsewhere: on the hub, not in a folder here."""
+    return None if base is None or is_local(base) or find(base) != base else base

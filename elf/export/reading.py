@@ -1,6 +1,7 @@
 """Reads an adapter: a run's, a checkpoint's, or what a file holds that was exported."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from elf import adapters
 from elf.adapters import AdapterConfig
+from elf.adapters.presets import LANGUAGE_MODEL
 from elf.bases import open_base
 from elf.checkpoints import evaluated_state, last_checkpoint, read_checkpoint
 from elf.errors import ElfError
@@ -22,6 +24,9 @@ METADATA_KEY = "lora_adapter_metadata"
 ORIGIN_KEY = "elf.origin"
 """In a file's header: the base that the adapter was trained on, as a checkpoint has it."""
 FILE_NAME = "pytorch_lora_weights.safetensors"
+PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""In a folder of peft's form."""
+PEFT_PREFIX = "base_model.model."
 
 
 def find_checkpoint(source: str | Path) -> Path:
@@ -102,8 +107,9 @@ def _exported(path: str | Path) -> Path | None:
     path = Path(path)
     if path.suffix == ".safetensors":
         return path
-    has_file = (path / FILE_NAME).exists() and not (path / "checkpoints").is_dir()
-    return path / FILE_NAME if has_file else None
+    if (path / "checkpoints").is_dir():
+        return None
+    return next((path / n for n in (FILE_NAME, PEFT_WEIGHTS) if (path / n).exists()), None)
 
 
 @contextmanager
@@ -126,6 +132,8 @@ def _read_file(path: Path, base: str | None) -> tuple[AdapterConfig, dict[str, T
     with _opened(path) as file:
         header = _header(file, METADATA_KEY)
         state = {key: file.get_tensor(key) for key in file.keys()}
+    if path.name == PEFT_WEIGHTS:
+        return _read_peft(path, state)
     if is_kohya(state):
         if base is None:
             raise ElfError(f"adapter: {path} is in kohya's form; name the base that it is of")
@@ -148,3 +156,23 @@ def _read_file(path: Path, base: str | None) -> tuple[AdapterConfig, dict[str, T
             f"adapter: the {METADATA_KEY} of {path} lacks {error}; export it again by `elf export`"
         ) from None
     return config, {f"{part}.{key}": t for part, own in states.items() for key, t in own.items()}
+
+
+def _read_peft(path: Path, state: dict[str, Tensor]) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """Read what peft's form holds of a language model."""
+    if foreign := next((key for key in state if not key.startswith(PEFT_PREFIX)), None):
+        raise ElfError(f"adapter: {path} has {foreign}, which peft would not name so")
+    names = {
+        re.sub(r"(lora_magnitude_vector)$", r"\1.weight", key.removeprefix(PEFT_PREFIX)): tensor
+        for key, tensor in state.items()
+    }
+    file = path.with_name(PEFT_CONFIG)
+    try:
+        header = json.loads(file.read_text(encoding="utf-8"))
+        config = adapters.config_from({LANGUAGE_MODEL: header}, {LANGUAGE_MODEL: names})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise ElfError(
+            f"adapter: {file} cannot be read ({type(error).__name__}: {error}); it belongs beside "
+            f"{path.name}"
+        ) from None
+    return config, {f"{LANGUAGE_MODEL}.{key}": tensor for key, tensor in names.items()}

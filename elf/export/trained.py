@@ -19,6 +19,7 @@ from torch import Tensor
 from elf import adapters, dora
 from elf.adapters import AdapterConfig, Part
 from elf.adapters.files import A_KEY, B_KEY, adapted_names
+from elf.adapters.presets import LANGUAGE_MODEL
 from elf.adapters.targets import layer_values
 from elf.bases import Base
 from elf.checkpoints import weights_hash
@@ -122,6 +123,32 @@ class Trained:
             f"{adapter_key}: {self.path} was trained on the UNet {self.base_sha256[:12]}…, and "
             f"{base_key}{base.name} has {found[:12]}…; name the base of its run"
         )
+
+    @property
+    def of_language(self) -> bool:
+        """Whether it is of a language model."""
+        return any(key.startswith(f"{LANGUAGE_MODEL}.") for key in self.state)
+
+    def refuse_other_language(self, fingerprint: str, name: str, key: str = "base") -> None:
+        """Refuse to be put into another language model than that of the training.
+
+        Args:
+            fingerprint: Of its weights.
+            name: What it is called.
+            key: What the adapter is called in messages.
+
+        Raises:
+            ElfError: If it is of pictures, or was trained on another.
+        """
+        if not self.of_language:
+            raise ElfError(
+                f"{key}: {self.path} is of a model that makes pictures, and {name} makes text"
+            )
+        if self.base_sha256 not in (None, fingerprint):
+            raise ElfError(
+                f"{key}: {self.path} was trained on the model {self.base_sha256[:12]}…, and {name} "
+                f"is {fingerprint[:12]}…; name the base of its run"
+            )
 
     @cached_property
     def layers(self) -> list[Layer]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from elf import adapters
 from elf.adapted import AdaptedNetworks
-from elf.adapters import AdapterConfig, Injected, Part
+from elf.adapters import AdapterConfig, Injected
+from elf.adapters.presets import LANGUAGE_MODEL
 from elf.autocasting import without_autocast
 from elf.errors import ElfError
 from elf.language.attention import block_mask
@@ -20,9 +21,6 @@ from elf.language.base import LanguageBase
 from elf.language.loss import IGNORED, errors_of_logits, token_errors
 from elf.quantized import Kind, quantize, refuse_missing
 from elf.recomputing import checkpoint_activations
-
-PART: Part = "language_model"
-"""What stands before the names of an adapter's tensors."""
 
 SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Of configurations whose model does more than multiply by its head."""
@@ -66,7 +64,7 @@ class LanguageNetwork(AdaptedNetworks):
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The model, under the name that its adapter's tensors have in front."""
-        return {PART: self.model}
+        return {LANGUAGE_MODEL: self.model}
 
     def errors(self, batch: Batch) -> TokenErrors:
         """Return the errors of a batch's labels.
@@ -170,8 +168,8 @@ def build_language(
     if quantization is not None:
         head = model.get_output_embeddings()  # type: ignore[operator]
         quantize(model, quantization, device, skip=[head])
-    injected = adapters.inject(model, adapter, PART)
+    injected = adapters.inject(model, adapter, LANGUAGE_MODEL)
     model.train()  # from_pretrained leaves it in eval mode: no adapter dropout
     if gradient_checkpointing:
         checkpoint_activations(model)
-    return BuiltLanguage(LanguageNetwork(model, varlen), {PART: injected})
+    return BuiltLanguage(LanguageNetwork(model, varlen), {LANGUAGE_MODEL: injected})

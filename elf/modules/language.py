@@ -59,7 +59,7 @@ class LanguageModule(AdapterModule):
     ) -> None:
         super().__init__(adapter, optimizer, learning_rates, schedule, lr_scheduler, ema)
         self.base_name = base
-        self.base_options: dict[str, Any] = {}
+        self.base_options: dict[str, Any] = {"quantization": quantization}
         self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
         self.cuda_graphs = cuda_graphs
         self._language: LanguageBase | None = None

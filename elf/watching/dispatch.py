@@ -222,7 +222,8 @@ def _(
         artifact = wandb.Artifact(
             f"{name}-{logger.experiment.id}", "model", metadata={**about, "step": step}
         )
-        artifact.add_file(str(path))
+        add = artifact.add_dir if path.is_dir() else artifact.add_file
+        add(str(path))
         logger.experiment.log_artifact(artifact, aliases=["latest", f"step-{step}", *aliases])
 
 
