@@ -61,8 +61,18 @@ def read_rows(files: Sequence[Path]) -> Iterator[Row]:
 
 
 def _rows_of_lines(path: Path) -> Iterator[Row]:
+    for where, _, line in row_lines(path):
+        yield parse_row(line, where)
+
+
+def row_lines(path: Path) -> Iterator[tuple[str, int, bytes]]:
+    """Yield the place in words, the position and the bytes of each line that is not empty.
+
+    Raises:
+        ElfError: If a line is too long to be a row.
+    """
     with open(path, "rb") as file:
-        number = 0
+        number = position = 0
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
             if len(line) > LONGEST_LINE:
@@ -70,10 +80,10 @@ def _rows_of_lines(path: Path) -> Iterator[Row]:
                     f"{path}:{number}: a line of more than {LONGEST_LINE >> 20} MiB; write one "
                     "row a line, and longer texts as several rows"
                 )
-            if number == 1:
-                line = line.removeprefix(_BOM)
-            if line.strip():
-                yield parse_row(line, f"{path}:{number}")
+            row = line.removeprefix(_BOM) if number == 1 else line
+            if row.strip():
+                yield f"{path}:{number}", position + len(line) - len(row), row
+            position += len(line)
 
 
 def _rows_of_tar(path: Path) -> Iterator[Row]:

@@ -45,6 +45,24 @@ class Row:
         return [{"role": role, "content": content} for role, content in self.turns]
 
 
+def json_object(data: bytes, where: str) -> dict[str, Any]:
+    """Return the object that a line of JSON holds.
+
+    Raises:
+        ElfError: If it is no JSON object in UTF-8.
+    """
+    try:
+        value = json.loads(data.decode())
+    except UnicodeDecodeError as error:
+        refuse(where, f"not UTF-8 from byte {error.start + 1} on", "save the file as UTF-8")
+    except (ValueError, RecursionError) as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else "too deep or too large"
+        refuse(where, f"not JSON ({why})", "write one row a line, or delete that line")
+    if not isinstance(value, dict):
+        refuse(where, f"{json_name(value)}, no object", 'write rows as {"text": …}, one a line')
+    return value
+
+
 def parse_row(data: bytes, where: str) -> Row:
     """Return the row that a line of JSON holds.
 
@@ -55,27 +73,19 @@ def parse_row(data: bytes, where: str) -> Row:
     Raises:
         ElfError: If it is no JSON object in UTF-8, or not a row that can be trained on.
     """
-    try:
-        value = json.loads(data.decode())
-    except UnicodeDecodeError as error:
-        _refuse(where, f"not UTF-8 from byte {error.start + 1} on", "save the file as UTF-8")
-    except (ValueError, RecursionError) as error:
-        why = error.msg if isinstance(error, json.JSONDecodeError) else "too deep or too large"
-        _refuse(where, f"not JSON ({why})", "write one row a line, or delete that line")
-    if not isinstance(value, dict):
-        _refuse(where, f"{_name(value)}, no object", 'write rows as {"text": …}, one a line')
+    value = json_object(data, where)
     # the others' columns are null where rows of several kinds were written by one tool
     value = {key: each for key, each in value.items() if each is not None}
     if "messages" in value:
         return _row("chat", _chat(value["messages"], where), where)
     if "prompt" in value and "completion" in value:
-        prompt = _text(value["prompt"], where, "`prompt`")
+        prompt = checked_text(value["prompt"], where, "`prompt`")
         completion = _filled(value["completion"], where, "`completion`")
         return _row("prompt", (Turn("prompt", prompt), Turn("completion", completion)), where)
     if "text" in value:
-        return text_row(_text(value["text"], where, "`text`"), where)
+        return text_row(checked_text(value["text"], where, "`text`"), where)
     keys = ", ".join(repr(key)[:20] for key in list(value)[:5]) or "nothing"
-    _refuse(
+    refuse(
         where,
         f"no known keys (it has {keys})",
         "a row has messages, prompt and completion, or text",
@@ -91,7 +101,7 @@ def parse_text(data: bytes, where: str) -> Row:
     try:
         return text_row(_checked(data.decode(), where, "the text"), where)
     except UnicodeDecodeError as error:
-        _refuse(where, f"not UTF-8 from byte {error.start + 1} on", "save the file as UTF-8")
+        refuse(where, f"not UTF-8 from byte {error.start + 1} on", "save the file as UTF-8")
 
 
 def text_row(text: str, where: str) -> Row:
@@ -106,63 +116,71 @@ def _row(kind: Kind, turns: tuple[Turn, ...], where: str) -> Row:
 
 def _chat(value: object, where: str) -> tuple[Turn, ...]:
     if not isinstance(value, list) or not value:
-        what = "empty" if value == [] else _name(value)
-        _refuse(where, f"`messages` is {what}", "give a list of messages with role and content")
-    turns = tuple(_turn(message, where, number) for number, message in enumerate(value, 1))
+        what = "empty" if value == [] else json_name(value)
+        refuse(where, f"`messages` is {what}", "give a list of messages with role and content")
+    turns = tuple(checked_turn(message, where, number) for number, message in enumerate(value, 1))
     if all(turn.role != "assistant" for turn in turns):
-        _refuse(where, "no assistant turn", "a chat is trained on what the assistant says")
+        refuse(where, "no assistant turn", "a chat is trained on what the assistant says")
     return turns
 
 
-def _turn(message: object, where: str, number: int) -> Turn:
+def checked_turn(message: object, where: str, number: int) -> Turn:
+    """Return a message of a chat, the number-th.
+
+    Raises:
+        ElfError: If it is none, or not of words alone.
+    """
     if not isinstance(message, Mapping):
-        _refuse(where, f"message {number} is {_name(message)}", "give role and content")
+        refuse(where, f"message {number} is {json_name(message)}", "give role and content")
     role = message.get("role")
     if role not in ROLES:
         known = ", ".join(ROLES)
-        _refuse(where, f"message {number} has the role {_shown(role)}", f"roles are {known}")
+        refuse(where, f"message {number} has the role {_shown(role)}", f"roles are {known}")
     if message.get("tool_calls") or message.get("function_call"):
-        _refuse(
-            where, f"message {number} calls a tool", "write the call into content, or leave out"
-        )
+        refuse(where, f"message {number} calls a tool", "write the call into content, or leave out")
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(_part(part, where, number) for part in content)
     what = f"message {number}'s content"
-    return Turn(role, (_filled if role == "assistant" else _text)(content, where, what))
+    return Turn(role, (_filled if role == "assistant" else checked_text)(content, where, what))
 
 
 def _part(part: object, where: str, number: int) -> str:
     if isinstance(part, Mapping) and part.get("type") == "text":
-        return _text(part.get("text"), where, f"message {number}'s text")
-    kind = _shown(part.get("type")) if isinstance(part, Mapping) else _name(part)
-    _refuse(where, f"message {number} has a part that is {kind}", "only texts can be trained on")
+        return checked_text(part.get("text"), where, f"message {number}'s text")
+    kind = _shown(part.get("type")) if isinstance(part, Mapping) else json_name(part)
+    refuse(where, f"message {number} has a part that is {kind}", "only texts can be trained on")
 
 
 def _filled(value: object, where: str, what: str) -> str:
-    text = _text(value, where, what)
+    text = checked_text(value, where, what)
     if not text.strip():
-        _refuse(where, f"{what} is empty", "leave the row out")
+        refuse(where, f"{what} is empty", "leave the row out")
     return text
 
 
-def _text(value: object, where: str, what: str) -> str:
+def checked_text(value: object, where: str, what: str) -> str:
+    """Return a string that every tokenizer takes.
+
+    Raises:
+        ElfError: If it is none.
+    """
     if not isinstance(value, str):
-        _refuse(where, f"{what} is {_name(value)}, no string", "write it as one string")
+        refuse(where, f"{what} is {json_name(value)}, no string", "write it as one string")
     return _checked(value, where, what)
 
 
 def _checked(text: str, where: str, what: str) -> str:
     if "\0" in text:
-        _refuse(where, f"{what} holds a NUL character", "take it out")
+        refuse(where, f"{what} holds a NUL character", "take it out")
     try:
         text.encode()
     except UnicodeEncodeError:
-        _refuse(where, f"{what} holds half a surrogate pair", "write the file in UTF-8 anew")
+        refuse(where, f"{what} holds half a surrogate pair", "write the file in UTF-8 anew")
     return text
 
 
-def _name(value: object) -> str:
+def json_name(value: object) -> str:
     """Return what a JSON value is called, with its article."""
     if isinstance(value, bool):
         return "true or false"
@@ -176,5 +194,6 @@ def _shown(value: Any) -> str:
     return ascii(value)[:30]
 
 
-def _refuse(where: str, what: str, remedy: str) -> NoReturn:
+def refuse(where: str, what: str, remedy: str) -> NoReturn:
+    """Refuse a row: its place, what is wrong, the way out."""
     raise ElfError(f"{where}: {what}; {remedy}")
