@@ -5,6 +5,7 @@ some 60 bytes each. Sources, settings and tokenizer decide what is written; a ru
 there has nothing to do.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from elf.errors import ElfError
 from elf.files import FolderLock, explain_disk_errors, sha256_file
-from elf.language.documents import Document, prompt_documents, text_documents
+from elf.language.documents import Begun, Document, begin_prompts, begin_texts
 from elf.language.rowfiles import SeenIds, find_row_files, read_rows
 from elf.language.rows import Row
 from elf.language.settings import TextSettings
@@ -57,13 +58,16 @@ def prepare_tokens(
     with explain_disk_errors(folder, "could not be written", remedy), FolderLock(folder):
         if (there := _unchanged(folder, settings, tokenizer_hash, sources)) is not None:
             return there
-        tokenizing = Tokenizing(tokenizer)
         before = [path.stat() for path in paths]
-        with StoreWriter(folder, tokenizing.vocabulary) as writer:
+        with (
+            contextlib.closing(Tokenizing(tokenizer)) as tokenizing,
+            StoreWriter(folder, tokenizing.vocabulary) as writer,
+        ):
             counts = _Counts()
             documents = _Documents(tokenizing, settings)
-            for batch in _batches(tqdm(read_rows(paths), unit=" rows", disable=None), counts):
-                for row, document in zip(batch, documents.of(batch), strict=True):
+            rows = tqdm(read_rows(paths), unit=" rows", disable=None)
+            for batch, begun in _one_ahead(documents, _batches(rows, counts)):
+                for row, document in zip(batch, begun(), strict=True):
                     _write(writer, row, document, settings, counts)
             for path, old in zip(paths, before, strict=True):
                 new = path.stat()
@@ -104,8 +108,8 @@ class _Documents:
         self._tokenizing, self._settings = tokenizing, settings
         self._template: ChatTemplate | None = None  # files without chats need none
 
-    def of(self, rows: Sequence[Row]) -> list[Document]:
-        """Return the document of each row."""
+    def begin(self, rows: Sequence[Row]) -> Begun:
+        """Begin the document of each row."""
         for row in rows:
             self._tokenizing.refuse_control(row)
         chats = [row for row in rows if row.kind == "chat"]
@@ -114,15 +118,20 @@ class _Documents:
             self._template = ChatTemplate(
                 self._tokenizing, each.chat_template, each.train_on, each.length
             )
+        everything = self._settings.train_on == "everything"
         prompts = [row for row in rows if row.kind == "prompt"]
         texts = [row for row in rows if row.kind == "text"]
-        everything = self._settings.train_on == "everything"
-        found = {
-            "chat": iter(self._template.documents(chats) if self._template else []),
-            "prompt": iter(prompt_documents(prompts, self._tokenizing, everything)),
-            "text": iter(text_documents(texts, self._tokenizing)),
+        begun = {
+            "chat": self._template.begin(chats) if self._template else list,
+            "prompt": begin_prompts(prompts, self._tokenizing, everything),
+            "text": begin_texts(texts, self._tokenizing),
         }
-        return [next(found[row.kind]) for row in rows]
+
+        def documents() -> list[Document]:
+            found = {kind: iter(each()) for kind, each in begun.items()}
+            return [next(found[row.kind]) for row in rows]
+
+        return documents
 
     def notes(self) -> list[str]:
         """Return what the user is to know."""
@@ -146,6 +155,20 @@ def _batches(rows: Iterator[Row], counts: _Counts) -> Iterator[list[Row]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _one_ahead(
+    documents: _Documents, batches: Iterator[list[Row]]
+) -> Iterator[tuple[list[Row], Begun]]:
+    """Yield batches of which the next is begun already: it is tokenised meanwhile."""
+    last = None
+    for batch in batches:
+        begun = batch, documents.begin(batch)
+        if last:
+            yield last
+        last = begun
+    if last:
+        yield last
 
 
 def _write(

@@ -7,13 +7,14 @@ of the whole chat; where they are not (a template that rewrites earlier turns), 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
 from elf.errors import ElfError
-from elf.language.documents import Document
+from elf.language.documents import Begun, Document
 from elf.language.rows import Row
 from elf.language.settings import TrainOn
 from elf.language.tokenizing import Tokenizing
@@ -62,20 +63,28 @@ class ChatTemplate:
                 "the chat template writes today's date: chats prepared on another day differ"
             )
 
-    def documents(self, rows: Sequence[Row]) -> list[Document]:
-        """Return the documents of chats.
+    def begin(self, rows: Sequence[Row]) -> Begun:
+        """Begin the documents of chats.
+
+        What lies behind the first answer that ends beyond the length is not looked at.
 
         Raises:
-            ElfError: If the template refuses a chat, or the answers in one cannot be told.
+            ElfError: Now or then, if the template refuses a chat, or the answers in one cannot be
+                told.
         """
+        thread = self._tokenizing.thread
         if not rows:
-            return []
-        return self._by_marks(rows) if self._marked else self._by_prefixes(rows)
+            return list
+        if self._marked:
+            marked = thread.submit(self._apply, [row.messages() for row in rows])
+            return lambda: self._by_marks(rows, marked)
+        texts = [self._render(row, row.messages()) for row in rows]
+        encoded = thread.submit(self._tokenizing.encode, texts)
+        return lambda: self._by_prefixes(rows, texts, encoded.result())
 
-    def _by_marks(self, rows: Sequence[Row]) -> list[Document]:
-        chats = [row.messages() for row in rows]
+    def _by_marks(self, rows: Sequence[Row], marked: Future[Any]) -> list[Document]:
         try:
-            out = self._apply(chats)
+            out = marked.result()
         except Exception:  # whichever a stranger's template raises: find the row that it is about
             for row in rows:
                 self._explained(row, self._apply, [row.messages()])
@@ -107,9 +116,7 @@ class ChatTemplate:
             tokenizer_kwargs={"verbose": False},
         )
 
-    def _by_prefixes(self, rows: Sequence[Row]) -> list[Document]:
-        texts = [self._render(row, row.messages()) for row in rows]
-        out = self._tokenizing.encode(texts)
+    def _by_prefixes(self, rows: Sequence[Row], texts: list[str], out: Any) -> list[Document]:
         found = []
         for ids, encoding, text, row in zip(
             out["input_ids"], out.encodings, texts, rows, strict=True
@@ -118,8 +125,10 @@ class ChatTemplate:
             spans: list[Span] = []
             # of all tokens that are trained on, only where they may be cut is of interest
             if self._train_on != "everything" or len(ids) > self._length:
-                answers = self._answers(row, text)
-                spans = [self._tokens(ids, encoding, text, answer) for answer in answers]
+                for answer in self._answers(row, text):
+                    spans.append(self._tokens(ids, encoding, text, answer))
+                    if spans[-1][1] > self._length:
+                        break
             found.append(self._document(ids, spans))
         return found
 
@@ -133,21 +142,19 @@ class ChatTemplate:
             trained[:] = True
         return Document(np.array(ids, np.uint32), trained, tuple(stop for _, stop in spans))
 
-    def _answers(self, row: Row, text: str) -> list[Span]:
-        """Return from where to where the chat's text is the assistant's, in characters."""
+    def _answers(self, row: Row, text: str) -> Iterator[Span]:
+        """Yield from where to where the chat's text is the assistant's, in characters."""
         messages = row.messages()
         places = [n for n, turn in enumerate(row.turns) if turn.role == "assistant"]
         if self._train_on == "last":
             places = places[-1:]
-        found = []
         for number, place in enumerate(places, 1):
             before = self._render(row, messages[:place], prompt=True)
             last = place == len(messages) - 1
             until = text if last else self._render(row, messages[: place + 1])
             if not (text.startswith(before) and text.startswith(until)) or until == before:
                 raise ElfError(f"{row.where}: {_REWRITES.format(number)}")
-            found.append((len(before), len(until)))
-        return found
+            yield len(before), len(until)
 
     def _render(self, row: Row, messages: list[dict[str, str]], prompt: bool = False) -> str:
         (text,) = self._explained(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from elf.checked import canonical
@@ -47,6 +48,8 @@ class Tokenizing:
 
     Attributes:
         tokenizer: 〃
+        thread: Where texts are tokenised while others are read and written: the library's own
+            threads need no lock of Python's. One alone, for tokenizers have a state.
         vocabulary: One more than the largest token.
         special_ids: Control tokens; not the one for unknown characters.
         begins: What the tokenizer puts in front of a text (BOS), perhaps nothing.
@@ -58,6 +61,7 @@ class Tokenizing:
     def __init__(self, tokenizer: Any) -> None:
         require_fast(tokenizer)
         self.tokenizer = tokenizer
+        self.thread = ThreadPoolExecutor(1)
         self.vocabulary = max(tokenizer.get_vocab().values(), default=0) + 1
         added = tokenizer.added_tokens_decoder
         special = {number: str(each) for number, each in added.items() if each.special}
@@ -102,6 +106,10 @@ class Tokenizing:
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of each text, with nothing put around them."""
         return list(self.encode(texts)["input_ids"]) if texts else []
+
+    def close(self) -> None:
+        """End the thread."""
+        self.thread.shutdown(cancel_futures=True)
 
     def refuse_control(self, row: Row) -> None:
         """Refuse a row that holds a control token: it could forge turns, or end a text early.

@@ -1,6 +1,6 @@
 import pytest
 
-from elf.language.documents import prompt_documents, text_documents
+from elf.language.documents import begin_prompts, begin_texts
 from elf.language.rows import Row, Turn
 from elf.language.tokenizing import Tokenizing
 
@@ -22,10 +22,10 @@ def shown(tokenizer, document):
 
 
 def test_a_prompt_and_its_completion_are_tokenised_apart(tokenizer):
-    documents = prompt_documents(
+    documents = begin_prompts(
         [prompt("What is two", " plus two?"), prompt("Hell", "o"), prompt("", "Yes")],
         Tokenizing(tokenizer),
-    )
+    )()
     assert [shown(tokenizer, each) for each in documents] == [
         ["What", "Ġis", "Ġtwo", "[Ġplus]", "[Ġtwo]", "[?]", "[<|im_end|>]"],
         # as one text it would be one token more of the vocabulary: Hello
@@ -34,27 +34,27 @@ def test_a_prompt_and_its_completion_are_tokenised_apart(tokenizer):
     ]
     assert [each.ends for each in documents] == [(7,), (4,), (3,)]
     assert not any(each.splits for each in documents)
-    (whole,) = prompt_documents([prompt("What", " is")], Tokenizing(tokenizer), everything=True)
+    (whole,) = begin_prompts([prompt("What", " is")], Tokenizing(tokenizer), everything=True)()
     assert shown(tokenizer, whole) == ["[What]", "[Ġis]", "[<|im_end|>]"]
 
 
 def test_a_text_is_trained_whole(tokenizer):
-    (document,) = text_documents([text("two. Yes.")], Tokenizing(tokenizer))
+    (document,) = begin_texts([text("two. Yes.")], Tokenizing(tokenizer))()
     assert "".join(shown(tokenizer, document)) == "[t][wo][.][ĠYes][.][<|im_end|>]"
     assert document.splits and len(document) == 6
-    assert text_documents([], Tokenizing(tokenizer)) == []
+    assert begin_texts([], Tokenizing(tokenizer))() == []
 
 
 @pytest.mark.parametrize("name", ["llama", "llama with chatml"])
 def test_bos_is_in_front_where_the_tokenizer_puts_it(make_tokenizer, name):
     tokenizer = make_tokenizer(name)
     tokenizing = Tokenizing(tokenizer)
-    (document,) = text_documents([text("Yes.")], tokenizing)
+    (document,) = begin_texts([text("Yes.")], tokenizing)()
     assert document.tokens.tolist()[:-1] == tokenizer("Yes.")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(document.tokens.tolist())[::len(document) - 1] == [
         "<s>", "</s>"
     ]  # fmt: skip
-    (document,) = prompt_documents([prompt("Is two", "Yes.")], tokenizing)
+    (document,) = begin_prompts([prompt("Is two", "Yes.")], tokenizing)()
     prefix = tokenizer("Is two")["input_ids"]
     assert document.tokens.tolist()[: len(prefix)] == prefix
     assert document.trained.tolist() == [False] * len(prefix) + [True] * (
