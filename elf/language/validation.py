@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
 
-from elf.metrics import Interval
+from elf.metrics import Interval, ratio_difference
 from elf.validationsets import HELD_OUT, PREFIX, TRAINED
 
 
@@ -40,17 +39,12 @@ def perplexity_ratio(
 ) -> Interval:
     """Return the ratio of the adapter's perplexity to the base's, paired by document.
 
-    Its logarithm is a ratio of sums, Σ (a − b) / Σ n; its standard error is by the delta method
-    (Cochran, Sampling Techniques, section 6.4), Student's t at one less than there are documents.
+    Its logarithm is a ratio of sums, Σ (a − b) / Σ n, and its interval the exponential of that one's.
     """
     tokens = np.array([each.tokens for each in base], float)
     change = np.array([a.error - b.error for a, b in zip(adapter, base, strict=True)])
-    mean = float(change.sum() / tokens.sum())
-    if len(tokens) < 2:
-        return Interval(math.exp(mean), float("nan"), float("nan"))
-    error = float(stats.sem(change - mean * tokens) / tokens.mean())
-    margin = error * float(stats.t.ppf((1 + confidence) / 2, len(tokens) - 1))
-    return Interval(math.exp(mean), math.exp(mean - margin), math.exp(mean + margin))
+    found = ratio_difference(change, tokens, confidence)
+    return Interval(*(math.exp(min(each, 700.0)) for each in (found.mean, found.low, found.high)))
 
 
 class TextValidation:
