@@ -12,15 +12,21 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD_ONLY = {
     "allocator", "cli", "errors", "files", "buckets", "resources", "config_errors", "__main__"
 }  # fmt: skip
-WITHOUT_TORCH = STANDARD_ONLY | {"epoch", "images", "shards", "manifest", "captions", "sets"}
+WITHOUT_TORCH = STANDARD_ONLY | {
+    "epoch", "images", "shards", "manifest", "captions", "sets", "splitting",
+    "language.arrays", "language.documents", "language.packing", "language.preparing",
+    "language.rowfiles", "language.rows", "language.settings", "language.store",
+    "language.storewriter", "language.template", "language.textsummary", "language.tokenizing",
+    "language.truncation",
+}  # fmt: skip
 WITHOUT_LIGHTNING = WITHOUT_TORCH | {
     "autocasting", "averaging", "building", "compiling", "denoiser", "diffusion", "dora",
     "identity", "losscheck", "optimization", "pretrained", "recomputing", "schedules",
     "validation",
 }  # fmt: skip
 PURE = (
-    "adapters", "bases", "embedders", "fused", "objective", "planning", "quantized", "stepping",
-    "taggers",
+    "adapters", "bases", "embedders", "fused", "language", "objective", "planning", "quantized",
+    "stepping", "taggers",
 )  # fmt: skip
 ARRAYS = ("metrics",)  # functions of NumPy arrays, whatever computed them
 ALONE = {"gradio": {"serving.page"}, "fiftyone": {"fiftyone_app"}}
