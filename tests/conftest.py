@@ -4,7 +4,7 @@ import importlib.util
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # The models are tiny: a second thread gains nothing, and where another process is busy each of
@@ -93,6 +93,62 @@ def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from elf.tiny.sdxl import build
 
     return build(tmp_path_factory.mktemp("sdxl"))
+
+
+@pytest.fixture(scope="session")
+def tiny_language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained language model in miniature, of a real class."""
+    from elf.tiny.language import build
+
+    return build(tmp_path_factory.mktemp("language"))
+
+
+@pytest.fixture(scope="session")
+def lessons(tmp_path_factory: pytest.TempPathFactory, tiny_language: Path) -> list[str]:
+    """Arguments of a training of it, in a moment, whose tokens are prepared."""
+    from elf import trainer
+    from elf.world.elvish import write_lessons
+
+    folder = tmp_path_factory.mktemp("lessons")
+    files = write_lessons(folder, 40, 0, asked=4)
+    arguments = [
+        "--config=configs/train/language-quickstart.yaml",
+        f"--model.base={tiny_language}",
+        f"--data.files=[{files['lessons.jsonl']}]",
+        f"--data.tokens={folder / 'tokens'}",
+        "--data.length=128",
+        "--data.held_out=0.1",
+        "--data.batch_size=2",
+        "--trainer.val_check_interval=2",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.callbacks=[{class_path: AdapterCheckpoint, init_args: {every_n_steps: 2}}]",
+    ]
+    trainer.prepare(arguments)
+    return arguments
+
+
+@pytest.fixture(scope="session")
+def make_language_run(tiny_language: Path) -> Callable[..., Path]:
+    """Return what makes a run of the tiny language in a folder, as if something had been learnt."""
+    from elf.adapters import AdapterConfig
+    from elf.modules import LanguageModule
+
+    def make(folder: Path, seed: int = 0, base: Path = tiny_language, **adapter: Any) -> Path:
+        chosen = {"rank": 4, "targets": "attention+feedforward", **adapter}
+        module = LanguageModule(str(base), AdapterConfig(**chosen))
+        module.configure_model()
+        draw = torch.Generator().manual_seed(seed)
+        state = module.state_dict()
+        for key, tensor in state.items():
+            if ".lora_B." in key:
+                tensor.normal_(0, 0.3, generator=draw)
+        content: dict[str, Any] = {"state_dict": state}
+        module.on_save_checkpoint(content)
+        (folder / "checkpoints").mkdir(parents=True)
+        torch.save(content, folder / "checkpoints" / "last.ckpt")
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,7 @@ class LanguageNetwork(AdaptedNetworks):
         model: Any = self.model
         head = model.get_output_embeddings()
         config = model.config.get_text_config()
-        scaled = any(getattr(config, key, None) not in (None, 1.0) for key in SCALED_LOGITS)
+        scaled = any(getattr(config, key, None) is not None for key in SCALED_LOGITS)
         if type(head) is nn.Linear and head.bias is None and not scaled:
             states = model.base_model(**inputs, use_cache=False).last_hidden_state
             return token_errors(states.flatten(0, 1), head.weight, labels)

@@ -11,6 +11,7 @@ from string import Template
 from urllib.parse import quote
 
 from elf.files import write_atomic
+from elf.watching.answers import answers
 from elf.watching.plots import Columns, read_columns
 
 PAGE = "index.html"
@@ -57,7 +58,9 @@ def facts(columns: Columns) -> list[tuple[str, str]]:
         found.append(("… of the base's", f"{ratio[-1][1]:.1%}"))
     for key, name, unit in (
         ("adapter/all", "update / weight", ""),
+        ("val/perplexity", "perplexity", ""),
         ("speed/pictures_per_s", "pictures / s", ""),
+        ("speed/tokens_per_s", "tokens / s", ""),
         ("memory/peak_gib", "memory", " GiB"),
     ):
         if points := columns.get(key):
@@ -71,6 +74,8 @@ def _samples(folder: Path) -> str:
         return ""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    if rows and "answer" in rows[0]:
+        return answers(rows)
     prompts: dict[tuple[str, ...], dict[str, list[dict[str, str]]]] = {}
     for row in rows:
         place = Path(row["picture"]).name.split("-")[0]  # one prompt may be asked for twice

@@ -86,6 +86,17 @@ def charts(columns: Columns) -> dict[str, Chart]:
         "speed": Chart(
             "Pictures a second", [Series("", columns.get("speed/pictures_per_s", ()))], zero=True
         ),
+        "tokens": Chart(
+            "Tokens a second", [Series("", columns.get("speed/tokens_per_s", ()))], zero=True
+        ),
+        "accuracy": Chart(
+            "Tokens that no other word was likelier than",
+            [
+                Series("training", _calm(columns.get("train/accuracy", ())), PALETTE[0]),
+                Series("held out", columns.get("val/accuracy", ()), PALETTE[1], dots=True),
+            ],
+            zero=True,
+        ),
         "memory": Chart(
             "Peak of reserved memory, GiB",
             [Series("", columns.get("memory/peak_gib", ()))],
