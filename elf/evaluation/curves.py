@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from elf.evaluation.charts import Line, Plot, Point, chart
-from elf.evaluation.schema import Metrics, Variant
+from elf.evaluation.schema import Found, Metrics, Variant
 from elf.evaluation.words import difference, number, plain, question
 
 SUBJECTS = ("subject_similarity", "subject_similarity_clip")  # the first that was measured
@@ -20,11 +20,11 @@ def trade_off(metrics: Metrics) -> str:
         adapter: [
             Line(question(name).title, points)
             for name in (subject, PROMPT)
-            if len(points := _changes(metrics, adapter, name)) > 1
+            if len(points := changes(metrics, adapter, name)) > 1
         ]
         for adapter in metrics.adapters
     }
-    return _over_strength(metrics, drawn, level=0.0, share=False, note=CHANGES)
+    return over_strength(metrics, drawn, level=0.0, share=False, note=CHANGES)
 
 
 def rates(metrics: Metrics) -> str:
@@ -34,11 +34,11 @@ def rates(metrics: Metrics) -> str:
             Line(question(name).title, points, dashed=name not in RATES)
             for rate in RATES
             for name in (rate, f"{rate}_without_trigger")
-            if len(points := _rates(metrics, adapter, name)) > 1
+            if len(points := shares(metrics, adapter, name)) > 1
         ]
         for adapter in metrics.adapters
     }
-    return _over_strength(metrics, drawn, level=None, share=True, note=SHARES)
+    return over_strength(metrics, drawn, level=None, share=True, note=SHARES)
 
 
 def strata(metrics: Metrics) -> str:
@@ -71,8 +71,8 @@ def _measured(metrics: Metrics, name: str) -> bool:
     return any(metrics.row(name, variant.name) for variant in metrics.variants)
 
 
-def _over_strength(
-    metrics: Metrics,
+def over_strength(
+    metrics: Found,
     drawn: dict[str, list[Line]],
     level: float | None,
     share: bool,
@@ -105,7 +105,7 @@ def _over_strength(
     return f'<p class="note">{note}</p><div class="charts">{charts}</div>'
 
 
-def _changes(metrics: Metrics, adapter: str, name: str) -> list[Point]:
+def changes(metrics: Found, adapter: str, name: str) -> list[Point]:
     """Return the differences from the base over the strength, the base itself first."""
     found = [Point(0.0, 0.0, text="strength 0: the base")]
     for variant, strength in _with_strength(metrics, adapter):
@@ -116,7 +116,7 @@ def _changes(metrics: Metrics, adapter: str, name: str) -> list[Point]:
     return found
 
 
-def _rates(metrics: Metrics, adapter: str, name: str) -> list[Point]:
+def shares(metrics: Found, adapter: str, name: str) -> list[Point]:
     """Return the rates over the strength; an interval is that of the difference from the base."""
     found: list[Point] = []
     for variant, strength in _with_strength(metrics, adapter):
@@ -137,7 +137,7 @@ def _rates(metrics: Metrics, adapter: str, name: str) -> list[Point]:
     return found
 
 
-def _with_strength(metrics: Metrics, adapter: str) -> list[tuple[Variant, float]]:
+def _with_strength(metrics: Found, adapter: str) -> list[tuple[Variant, float]]:
     return [
         (each, each.strength) for each in metrics.strengths(adapter) if each.strength is not None
     ]

@@ -1,4 +1,4 @@
-"""An evaluation in the loggers: each figure, the table, and the pictures side by side."""
+"""An evaluation in the loggers: figures, the table, and pictures or answers side by side."""
 
 from pathlib import Path
 
@@ -6,16 +6,18 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from elf.evaluation.schema import Metrics
+from elf.evaluation.schema import Found, Metrics, TextMetrics
 from elf.watching import Picture, log_figures, log_picture, log_table
 from elf.watching.sheet import Line, contact_sheet
 
 COLUMNS = ("metric", "variant", "base", "adapter", "difference", "low", "high", "pictures", "note")
 SHOWN = 64
 """Pictures of each variant at most, and sheets: a logger's page is no archive."""
+ANSWERS = 500
+"""Prompts at most, likewise."""
 
 
-def log_metrics(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
+def log_metrics(trainer: Trainer, folder: Path, metrics: Found) -> None:
     """Show what an evaluation found in a trainer's loggers, whichever these are.
 
     Args:
@@ -44,6 +46,24 @@ def log_metrics(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
         for row in metrics.rows
     ]  # fmt: skip
     log_table(trainer, "evaluation", COLUMNS, rows, step=0)
+    if isinstance(metrics, TextMetrics):
+        _log_answers(trainer, metrics)
+    elif isinstance(metrics, Metrics):
+        _log_pictures(trainer, folder, metrics)
+
+
+def _log_answers(trainer: Trainer, metrics: TextMetrics) -> None:
+    names = [variant.name for variant in metrics.variants]
+    rows = [
+        [prompt.text, prompt.reference, prompt.forgetting]
+        + [metrics.answer(name, place) for name in names]
+        for place, prompt in enumerate(metrics.prompts)
+    ]
+    columns = ("prompt", "reference", "forgetting", *names)
+    log_table(trainer, "answers", columns, rows[:ANSWERS], step=0)
+
+
+def _log_pictures(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
     if not any(isinstance(logger, TensorBoardLogger | WandbLogger) for logger in trainer.loggers):
         return  # who shows none has them as files already
     names = [variant.name for variant in metrics.variants]

@@ -5,18 +5,19 @@ import json
 import math
 import types
 from collections import Counter
+from collections.abc import Sized
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from elf.errors import ElfError
-from elf.evaluation.schema import SCHEMA, Metrics
+from elf.evaluation.schema import SCHEMA, TEXT, Found, Metrics, TextMetrics
 from elf.files import write_atomic
 
 NAME = "metrics.json"
 REMEDY = "run `elf test` again, which writes it anew"
 
 
-def read_metrics(folder: Path) -> Metrics:
+def read_metrics(folder: Path) -> Metrics | TextMetrics:
     """Read and check what `elf test` found.
 
     Raises:
@@ -38,7 +39,10 @@ def read_metrics(folder: Path) -> Metrics:
     if schema != SCHEMA or isinstance(schema, bool):
         raise ElfError(f"{path}: schema is {schema!r}, this Elf reads {SCHEMA}; {REMEDY}")
     try:
-        metrics: Metrics = _built(Metrics, found, "")
+        kind = found.get("kind")
+        if kind not in (None, TEXT):
+            raise _Wrong(f"kind is {_short(kind)}, this Elf reads {TEXT!r} or none, of pictures")
+        metrics: Metrics | TextMetrics = _built(Metrics if kind is None else TextMetrics, found, "")
         _check(metrics)
     except _Wrong as wrong:
         raise ElfError(f"{path}: {wrong}; {REMEDY}") from None
@@ -105,31 +109,44 @@ def _short(value: Any) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "…"
 
 
-def _check(metrics: Metrics) -> None:
+def _check(metrics: Metrics | TextMetrics) -> None:
     """Whether its parts fit together."""
-    plan, names = metrics.plan, [variant.name for variant in metrics.variants]
+    names = [variant.name for variant in metrics.variants]
     if not any(variant.adapter is None for variant in metrics.variants):
         raise _Wrong("variants has no base, which is the one whose adapter is null")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise _Wrong(f"variants has {twice[0]!r} twice")
-    if len(plan.triggered) != len(plan.prompts):
-        raise _Wrong(
-            f"plan has {len(plan.prompts)} prompts, but {len(plan.triggered)} in triggered"
-        )
-    for where in ("rows", "pictures", "nearest", "loss"):
+    text = isinstance(metrics, TextMetrics)
+    for where in ("rows", "answers") if text else ("rows", "pictures", "nearest", "loss"):
         for number, each in enumerate(getattr(metrics, where)):
             skipped = where == "rows" and each.skipped  # of no variant in particular
             if not skipped and each.variant not in metrics.by_name:
                 raise _Wrong(f"{where}[{number}] is of {each.variant!r}, which is no variant")
+    if isinstance(metrics, TextMetrics):
+        for number, answer in enumerate(metrics.answers):
+            _check_place(f"answers[{number}].prompt", answer.prompt, metrics.prompts)
+    else:
+        _check_pictures(metrics)
+
+
+def _check_pictures(metrics: Metrics) -> None:
+    plan = metrics.plan
+    if len(plan.triggered) != len(plan.prompts):
+        raise _Wrong(
+            f"plan has {len(plan.prompts)} prompts, but {len(plan.triggered)} in triggered"
+        )
     for where in ("pictures", "nearest"):
         for number, each in enumerate(getattr(metrics, where)):
-            if not 0 <= each.prompt < len(plan.prompts):
-                raise _Wrong(
-                    f"{where}[{number}].prompt is {each.prompt}, of {len(plan.prompts)} prompts"
-                )
+            _check_place(f"{where}[{number}].prompt", each.prompt, plan.prompts)
             file = each.file if where == "pictures" else each.training
             if not _inside(file):
                 raise _Wrong(f"{where}[{number}] names {file!r}, which is outside of the folder")
+
+
+def _check_place(where: str, place: int, of: Sized) -> None:
+    if not 0 <= place < len(of):
+        what = where.rpartition(".")[2]
+        raise _Wrong(f"{where} is {place}, of {len(of)} {what}s")
 
 
 def _inside(name: str) -> bool:
@@ -138,7 +155,7 @@ def _inside(name: str) -> bool:
     return not any(path.anchor or ".." in path.parts for path in paths) and "\0" not in name
 
 
-def write_metrics(folder: Path, metrics: Metrics) -> None:
+def write_metrics(folder: Path, metrics: Found) -> None:
     """Write what `elf test` found; the same gives the same bytes."""
     values = {"schema": SCHEMA, **dataclasses.asdict(metrics)}
     write_atomic(folder / NAME, json.dumps(values, indent=2, allow_nan=False) + "\n")

@@ -29,7 +29,7 @@ class AdapterVerdict:
 
     Attributes:
         adapter: Its name.
-        kind: good, no_change, undertrained, memorised, ignores_prompts or unclear.
+        kind: good, no_change, undertrained, memorised, ignores_prompts, forgets or unclear.
         line: The verdict in one line.
         reasons: Short sentences, each with its figure.
         strength: The recommended one.
@@ -46,7 +46,7 @@ class AdapterVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of each adapter, and whether it rests on enough pictures."""
+    """The verdict of each adapter, and whether it rests on enough pictures, or on enough text."""
 
     adapters: tuple[AdapterVerdict, ...]
     indicative: bool
@@ -72,7 +72,7 @@ class Row:
         base: The base's value.
         adapter: The variant's.
         difference: Paired, over the prompts.
-        pictures: How many it is of.
+        pictures: How many it is of; of text, prompts or documents.
         needed: How many make it valid; none: any number.
         better: ``higher`` or ``lower``, if one of them is.
         note: How it was measured, or what it needs.
@@ -98,7 +98,7 @@ class Row:
 
     @property
     def indicative(self) -> bool:
-        """Whether it is of fewer pictures than make it valid."""
+        """Whether it is of fewer of them than make it valid."""
         return self.needed is not None and (self.pictures or 0) < self.needed
 
     @property
@@ -150,16 +150,21 @@ class StratumLoss:
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """All of it, and the questions that a page asks of it."""
+class Found:
+    """What any evaluation finds, and the questions that a page asks of it.
+
+    Attributes:
+        verdict: Of each adapter.
+        variants: The base, then each adapter at each strength.
+        rows: What was measured.
+        settings: The configuration, flat, by the keys of the YAML.
+        hashes: SHA-256 of base and adapters.
+        versions: Of what it ran on.
+    """
 
     verdict: Verdict
     variants: tuple[Variant, ...]
     rows: tuple[Row, ...]
-    plan: Plan
-    pictures: tuple[Picture, ...]
-    nearest: tuple[Nearest, ...]
-    loss: tuple[StratumLoss, ...]
     settings: dict[str, Any]
     hashes: dict[str, str]
     versions: dict[str, str]
@@ -214,6 +219,16 @@ class Metrics:
         """Return what was measured of a variant by a metric."""
         return self._rows.get((name, variant))
 
+
+@dataclass(frozen=True)
+class Metrics(Found):
+    """All that is found of pictures."""
+
+    plan: Plan
+    pictures: tuple[Picture, ...]
+    nearest: tuple[Nearest, ...]
+    loss: tuple[StratumLoss, ...]
+
     @cached_property
     def _pictures(self) -> dict[tuple[str, int, int], Picture]:
         return {(each.variant, each.prompt, each.seed): each for each in self.pictures}
@@ -221,3 +236,48 @@ class Metrics:
     def picture(self, variant: str, prompt: int, seed: int) -> Picture | None:
         """Return the picture that a variant drew for a prompt (its place) and a seed."""
         return self._pictures.get((variant, prompt, seed))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What was asked.
+
+    Attributes:
+        text: The chat's messages, or the prompt.
+        reference: The right answer; none if no one said.
+        forgetting: Whether it is of what the adapter was not to learn.
+    """
+
+    text: str
+    reference: str | None
+    forgetting: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a variant answered; `prompt` is a place in the list of these."""
+
+    variant: str
+    prompt: int
+    text: str
+
+
+TEXT = "text"
+
+
+@dataclass(frozen=True)
+class TextMetrics(Found):
+    """All that is found of text; `kind` tells it from what is found of pictures."""
+
+    kind: str
+    prompts: tuple[Prompt, ...]
+    answers: tuple[Answer, ...]
+
+    @cached_property
+    def _answers(self) -> dict[tuple[str, int], Answer]:
+        return {(each.variant, each.prompt): each for each in self.answers}
+
+    def answer(self, variant: str, prompt: int) -> str | None:
+        """Return what a variant answered to a prompt (its place)."""
+        found = self._answers.get((variant, prompt))
+        return None if found is None else found.text

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from html import escape
 
 from elf.evaluation.charts import bar, verdict
-from elf.evaluation.schema import Metrics, Row, Variant
+from elf.evaluation.schema import Found, Metrics, Row, Variant
 from elf.evaluation.words import QUESTIONS, difference, label, number, plain, question, words
 
 ARROWS = {"higher": "↑ higher is better", "lower": "↓ lower is better"}
-KINDS = ("good", "no_change", "undertrained", "memorised", "ignores_prompts", "unclear")
+KINDS = ("good", "no_change", "undertrained", "memorised", "ignores_prompts", "forgets", "unclear")
 SWITCHED = ("concept_rate", "attribute_rate")
 
 
-def measured(metrics: Metrics) -> str:
+def measured(metrics: Found) -> str:
     """Return the table of all rows that were measured, by metric."""
     rows = [row for row in metrics.rows if not row.skipped]
     if not rows:
@@ -28,14 +28,15 @@ def measured(metrics: Metrics) -> str:
             '<input type="checkbox" id="every"><label for="every">'
             "also the strengths that are not shown above</label>"
         )
+    of = "pictures" if isinstance(metrics, Metrics) else "prompts or documents"
     head = "".join(
         f'<th scope="col">{name}</th>'
-        for name in ("", "base", "adapter", "difference [95 %]", "", "pictures")
+        for name in ("", "base", "adapter", "difference [95 %]", "", of)
     )
     return (
         f'{switch}<table class="rows"><thead><tr>{head}</tr></thead>{bodies}</table>'
         '<p class="note">Bars: difference from the base and its interval about 0; green: surely'
-        " better, red: surely worse. Gray rows are of fewer pictures than make them valid.</p>"
+        f" better, red: surely worse. Gray rows are of fewer {of} than make them valid.</p>"
     )
 
 
@@ -47,7 +48,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _metric(metrics: Metrics, name: str, rows: Sequence[Row], shown: set[str]) -> str:
+def _metric(metrics: Found, name: str, rows: Sequence[Row], shown: set[str]) -> str:
     asked = question(name)
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
     said = [asked.meaning, ARROWS.get(rows[0].better or "", ""), *notes[: len(notes) == 1]]
@@ -105,7 +106,7 @@ def _line(row: Row, variant: str, reach: float, noted: bool, shown: bool) -> str
     )
 
 
-def skipped(metrics: Metrics) -> str:
+def skipped(metrics: Found) -> str:
     """Return what could not be measured, each with what it needs."""
     rows = [row for row in metrics.rows if row.skipped]
     needs: dict[tuple[str, str], list[str]] = {}
@@ -126,7 +127,7 @@ def skipped(metrics: Metrics) -> str:
     return f"<ul>{items}</ul>" if items else ""
 
 
-def compared(metrics: Metrics) -> str:
+def compared(metrics: Found) -> str:
     """Return several adapters beside each other, each at the strength that is shown."""
     variants = metrics.shown_variants
     names = _names(
@@ -148,7 +149,7 @@ def compared(metrics: Metrics) -> str:
     )
 
 
-def _adapter(metrics: Metrics, variant: Variant) -> str:
+def _adapter(metrics: Found, variant: Variant) -> str:
     said = metrics.recommended(variant.adapter or "")
     chip = "" if said is None else kind_chip(said.kind)
     at = "" if variant.strength is None else f"× {plain(variant.strength)}"

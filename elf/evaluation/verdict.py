@@ -7,7 +7,9 @@ from elf.evaluation.plan import Variant
 from elf.evaluation.schema import AdapterVerdict, Difference, Row
 from elf.evaluation.words import words
 
-Kind = Literal["good", "no_change", "undertrained", "memorised", "ignores_prompts", "unclear"]
+Kind = Literal[
+    "good", "no_change", "undertrained", "memorised", "ignores_prompts", "forgets", "unclear"
+]
 
 UNSEEN = 1e-3
 """Mean change of a pixel, of 1, below which two pictures are one: a quarter of a grey level."""
@@ -27,6 +29,9 @@ class AtStrength:
         rows: Those of this variant, by name.
     """
 
+    damage: Kind = "ignores_prompts"
+    """What ``ignores`` is called."""
+
     def __init__(self, strength: float, rows: Mapping[str, Row]) -> None:
         self.strength, self.rows = strength, rows
 
@@ -39,7 +44,7 @@ class AtStrength:
     @property
     def learnt(self) -> bool:
         """Whether its pictures surely show what was to be learnt."""
-        return self.seems_learnt and _surely_above(self._gained)
+        return self.seems_learnt and surely_above(self._gained)
 
     @property
     def seems_learnt(self) -> bool:
@@ -61,13 +66,13 @@ class AtStrength:
     @property
     def ignores(self) -> bool:
         """Whether its pictures surely show less than half of what the base shows of a prompt."""
-        return any(_surely_lost(self.rows.get(name)) for name in FOLLOWED)
+        return any(surely_lost(self.rows.get(name)) for name in FOLLOWED)
 
     @property
     def copies(self) -> bool:
         """Whether it copies training pictures, as the base does not."""
         row = self.rows.get("copies")
-        return row is not None and (row.adapter or 0.0) >= COPYING and _surely_above(row)
+        return row is not None and (row.adapter or 0.0) >= COPYING and surely_above(row)
 
     @property
     def good(self) -> bool:
@@ -78,7 +83,7 @@ class AtStrength:
     def memorised(self) -> bool:
         """Whether the loss says so: it fell on trained pictures, and rose on those held out."""
         held_out, trained = (self.rows.get(f"{name}_loss") for name in ("held_out", "trained"))
-        return _surely_above(held_out) and _surely_below(trained)
+        return surely_above(held_out) and surely_below(trained)
 
     def gain(self) -> float:
         """Return how much was learnt, to compare strengths: the concept's rate, or likeness."""
@@ -93,6 +98,36 @@ class AtStrength:
         ]
         return max(0.0, min(1.0, *shares)) if shares else 1.0
 
+    def reasons(self) -> list[str]:
+        """Return the figures that the verdict rests on, in words."""
+        at = f"at strength {self.strength:g}"
+        if not self.changes:
+            return [f"{at} its pictures are the base's"]
+        said = []
+        for name, what, rate in (
+            ("concept_rate", "concept", True),
+            ("subject_similarity", "subject", False),
+            ("attribute_rate", "prompted tags", True),
+            ("prompt_similarity", "prompt", False),
+            ("held_out_loss", "held-out loss", False),
+        ):
+            row = self.rows.get(name)
+            if row is None or row.adapter is None or row.difference is None:
+                continue
+            if rate and row.base is not None:
+                said.append(f"{what} {row.base:.0%} → {row.adapter:.0%}")
+            else:
+                said.append(f"{what} {said_change(row.difference)}")
+        leak, drift = (self.rows.get(name) for name in ("concept_rate_without_trigger", "drift"))
+        if leak is not None and leak.adapter:
+            said.append(f"{leak.adapter:.0%} concept without the trigger")
+        if drift is not None and drift.adapter is not None:
+            said.append(f"drift {drift.adapter:.3f}")
+        copies = self.rows.get("copies")
+        if copies is not None and copies.adapter is not None:
+            said.append(f"{copies.adapter:.0%} copies" if copies.adapter else "no copies")
+        return said
+
 
 FOLLOWED = (
     *("attribute_rate", "prompt_margin"),
@@ -100,16 +135,22 @@ FOLLOWED = (
 )
 
 
-def judge(adapter: str, variants: Sequence[Variant], rows: Sequence[Row]) -> AdapterVerdict:
+def judge(
+    adapter: str,
+    variants: Sequence[Variant],
+    rows: Sequence[Row],
+    look: type[AtStrength] = AtStrength,
+) -> AdapterVerdict:
     """Return the verdict on one adapter.
 
     Args:
         adapter: Its name.
         variants: It at each strength.
         rows: Of the whole table.
+        look: What the rows say: of pictures, or of text.
     """
     seen = [
-        AtStrength(
+        look(
             variant.strength or 1.0, {row.name: row for row in rows if row.variant == variant.name}
         )
         for variant in variants
@@ -123,7 +164,7 @@ def judge(adapter: str, variants: Sequence[Variant], rows: Sequence[Row]) -> Ada
     ]
     kind = _kind(seen, good)
     shown = best or min(seen, key=lambda each: abs(each.strength - 1))
-    reasons = _reasons(shown)
+    reasons = shown.reasons()
     ends = tuple(dict.fromkeys((min(near), max(near)))) if near else ()
     use = "–".join(f"{strength:g}" for strength in ends)
     last = f"use strength {use}" if use else "no strength to recommend"
@@ -137,11 +178,16 @@ def indicative(rows: Sequence[Row]) -> tuple[bool, str | None]:
     """Return whether the verdict rests on fewer pictures than it takes, and why."""
     if not any(row.name in LEARNT and not row.skipped for row in rows):
         return True, "nothing says how much was learnt; give data.shards, or model.concept"
-    deciding = [row for row in rows if row.name in (*LEARNT, *FOLLOWED) and row.indicative]
+    return too_few(rows, (*LEARNT, *FOLLOWED), "pictures")
+
+
+def too_few(rows: Sequence[Row], names: Sequence[str], of: str) -> tuple[bool, str | None]:
+    """Return whether one of the rows that decide is of too few, and which."""
+    deciding = [row for row in rows if row.name in names and row.indicative]
     if not deciding:
         return False, None
     row = max(deciding, key=lambda row: (row.needed or 0) / max(row.pictures or 0, 1))
-    return True, f"{row.name} is of {row.pictures} pictures; {row.needed} are needed"
+    return True, f"{row.name} is of {row.pictures} {of}; {row.needed} are needed"
 
 
 def _kind(seen: Sequence[AtStrength], good: Sequence[AtStrength]) -> Kind:
@@ -152,7 +198,7 @@ def _kind(seen: Sequence[AtStrength], good: Sequence[AtStrength]) -> Kind:
     if good:
         return "good"
     if any(each.ignores for each in seen):
-        return "ignores_prompts"
+        return seen[0].damage
     if any(each.copies for each in seen):
         return "memorised"
     known = all(each.measured for each in seen)
@@ -169,53 +215,26 @@ def _score(one: AtStrength, good: Sequence[AtStrength]) -> float:
     return (one.gain() / most if most > 0 else 0.0) + one.kept()
 
 
-def _reasons(one: AtStrength) -> list[str]:
-    at = f"at strength {one.strength:g}"
-    if not one.changes:
-        return [f"{at} its pictures are the base's"]
-    said = []
-    for name, what, rate in (
-        ("concept_rate", "concept", True),
-        ("subject_similarity", "subject", False),
-        ("attribute_rate", "prompted tags", True),
-        ("prompt_similarity", "prompt", False),
-        ("held_out_loss", "held-out loss", False),
-    ):
-        row = one.rows.get(name)
-        if row is None or row.adapter is None or row.difference is None:
-            continue
-        if rate and row.base is not None:
-            said.append(f"{what} {row.base:.0%} → {row.adapter:.0%}")
-        else:
-            said.append(f"{what} {_said(row.difference)}")
-    leak, drift = (one.rows.get(name) for name in ("concept_rate_without_trigger", "drift"))
-    if leak is not None and leak.adapter:
-        said.append(f"{leak.adapter:.0%} concept without the trigger")
-    if drift is not None and drift.adapter is not None:
-        said.append(f"drift {drift.adapter:.3f}")
-    copies = one.rows.get("copies")
-    if copies is not None and copies.adapter is not None:
-        said.append(f"{copies.adapter:.0%} copies" if copies.adapter else "no copies")
-    return said
-
-
-def _said(change: Difference) -> str:
+def said_change(change: Difference) -> str:
+    """Return a difference with its interval in words."""
     if change.low is None or change.high is None:
         return f"{change.mean:+.3f}"
     return f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
 
 
-def _surely_above(row: Row | None) -> bool:
+def surely_above(row: Row | None) -> bool:
+    """Whether a row's interval lies above 0."""
     low = row.difference.low if row is not None and row.difference is not None else None
     return low is not None and low > 0
 
 
-def _surely_below(row: Row | None) -> bool:
+def surely_below(row: Row | None) -> bool:
+    """Whether a row's interval lies below 0."""
     high = row.difference.high if row is not None and row.difference is not None else None
     return high is not None and high < 0
 
 
-def _surely_lost(row: Row | None) -> bool:
+def surely_lost(row: Row | None) -> bool:
     """Whether surely less than half of what the base shows is left."""
     if row is None or row.over_half is None or not row.base or row.base < 0:
         return False

@@ -60,6 +60,24 @@ QUESTIONS = {
     "prompt_margin_without_trigger": Question(
         "Tells prompts apart, no trigger", "the same of prompts without the trigger"
     ),
+    "answer_change": Question("Change of the answers", "share that is not the base's", 1, True),
+    "exact_match": Question("Right answers", "share that is the reference, word for word", 1, True),
+    "rouge_l": Question("ROUGE-L", "words in common with the reference, in their order", 1, True),
+    "bleu": Question("BLEU", "pieces of up to four words that stand in the references", 1, True),
+    "perplexity": Question("Perplexity", "e to the mean error of a held-out token", 2),
+    "perplexity_ratio": Question("Perplexity beside the base's", "below 1: learnt something"),
+    "bits_per_byte": Question("Bits a byte", "the same for any tokenizer"),
+    "token_accuracy": Question("Tokens that are right", "that no other was likelier than", 1, True),
+    "trained_perplexity_ratio": Question(
+        "The same of trained documents", "far below that of held-out ones: learnt by heart"
+    ),
+    "forgetting_perplexity": Question("Perplexity, not to be forgotten", "of general text", 2),
+    "forgetting_perplexity_ratio": Question(
+        "The same beside the base's", "above 1: something was forgotten"
+    ),
+    "forgetting_exact_match": Question(
+        "Right answers, not to be forgotten", "of what the base was asked before", 1, True
+    ),
 }
 """The metrics that are known, in the order of the table."""
 

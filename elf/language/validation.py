@@ -39,7 +39,8 @@ def perplexity_ratio(
 ) -> Interval:
     """Return the ratio of the adapter's perplexity to the base's, paired by document.
 
-    Its logarithm is a ratio of sums, Σ (a − b) / Σ n, and its interval the exponential of that one's.
+    Its logarithm is a ratio of sums, Σ (a − b) / Σ n; its interval is the exponential of that of
+    the logarithm.
     """
     tokens = np.array([each.tokens for each in base], float)
     change = np.array([a.error - b.error for a, b in zip(adapter, base, strict=True)])

@@ -1,0 +1,56 @@
+"""The report of a language model's adapter: answers side by side, curves, and all figures."""
+
+from elf.evaluation import tables
+from elf.evaluation.charts import Line
+from elf.evaluation.curves import CHANGES, changes, over_strength, shares
+from elf.evaluation.schema import TextMetrics
+from elf.evaluation.shell import document, made_from
+from elf.evaluation.textgallery import answers
+from elf.evaluation.words import count, question
+
+RIGHT = ("exact_match", "rouge_l", "forgetting_exact_match")
+LIKELY = ("perplexity_ratio", "forgetting_perplexity_ratio")
+OLD = "forgetting"
+SHARES = "Shares; intervals are those of the difference from the base."
+
+
+def text_page(metrics: TextMetrics) -> str:
+    """Return the whole page of text; sections without data are left out."""
+    sections = (
+        ("answers", "Base and adapter", answers(metrics, forgetting=False)),
+        ("forgetting", "Not to be forgotten", answers(metrics, forgetting=True)),
+        ("rates", "Right answers by strength", rates(metrics)),
+        ("likelihood", "Perplexity by strength", likelihood(metrics)),
+        ("rows", "All figures", tables.measured(metrics)),
+        ("skipped", "Not measured", tables.skipped(metrics)),
+        ("compared", "Adapters compared", tables.compared(metrics)),
+        ("made", "Made from", made_from(metrics)),
+    )
+    counts = f"{count(len(metrics.prompts), 'prompt')} × {count(len(metrics.variants), 'variant')}"
+    return document(metrics, counts, sections, viewer=False)
+
+
+def rates(metrics: TextMetrics) -> str:
+    """Return, for each adapter, how many answers are right over the strength."""
+    drawn = {
+        adapter: [
+            Line(question(name).title, points, dashed=name.startswith(OLD))
+            for name in RIGHT
+            if len(points := shares(metrics, adapter, name)) > 1
+        ]
+        for adapter in metrics.adapters
+    }
+    return over_strength(metrics, drawn, level=None, share=True, note=SHARES)
+
+
+def likelihood(metrics: TextMetrics) -> str:
+    """Return, for each adapter, what the perplexity is beside the base's over the strength."""
+    drawn = {
+        adapter: [
+            Line(f"{question(name).title} − 1", points, dashed=name.startswith(OLD))
+            for name in LIKELY
+            if len(points := changes(metrics, adapter, name)) > 1
+        ]
+        for adapter in metrics.adapters
+    }
+    return over_strength(metrics, drawn, level=0.0, share=False, note=CHANGES)
