@@ -1,11 +1,13 @@
 """What the processes of one run tell each other."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from elf.errors import ElfError
 
 T = TypeVar("T")
 
@@ -38,3 +40,23 @@ def give_all(tensors: Iterable[Tensor]) -> None:
     if dist.is_available() and dist.is_initialized():
         for tensor in tensors:
             dist.broadcast(tensor, 0)
+
+
+def first_opens(is_first: bool, make: Callable[[], T]) -> T | None:
+    """Let the first process make what one alone may have; every process must call it.
+
+    Returns:
+        What it made, in the first process; None in the others.
+
+    Raises:
+        ElfError: In every process with the same words, if it was refused.
+    """
+    made, refusal = None, ""
+    if is_first:
+        try:
+            made = make()
+        except ElfError as error:
+            refusal = str(error)
+    if refusal := gather(refusal)[0]:
+        raise ElfError(refusal)
+    return made

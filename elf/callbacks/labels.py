@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tqdm import tqdm
 
 from elf.callbacks.summary import LabelSummary
+from elf.callbacks.unitbar import UnitBar
 from elf.errors import ElfError
 from elf.journal import Journal
 from elf.manifest import LabelFolder
-from elf.processes import gather
+from elf.processes import first_opens, gather
 
 
 @runtime_checkable
@@ -41,8 +41,7 @@ class LabelWriter(Callback):
         self._writer: LabelFolder | Journal | None = None
         self._seen = 0
         self._start = 0.0
-        self._bars = False
-        self._bar: tqdm[Any] | None = None
+        self._bar: UnitBar | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the folder before a model is loaded: it may be in use by another process.
@@ -53,32 +52,20 @@ class LabelWriter(Callback):
         if stage != "predict":
             return
         source = _source(trainer)
-        refusal = ""
-        if trainer.is_global_zero:
-            try:
-                self._writer = self._folder = LabelFolder(source.labels)
-            except ElfError as error:
-                refusal = str(error)
-        # every process stops with the same words, and no journal is opened before the old ones
-        # were taken in
-        refusal = gather(refusal)[0]
-        if refusal:
-            raise ElfError(refusal)
+        # no journal is opened before the old ones were taken in
+        folder = first_opens(trainer.is_global_zero, lambda: LabelFolder(source.labels))
+        self._writer = self._folder = folder
         if trainer.world_size > 1:
             self._writer = Journal(source.labels, trainer.global_rank)
-        usual = trainer.progress_bar_callback
-        self._bars = usual is not None and trainer.is_global_zero
-        if usual is not None:
-            usual.disable()
+        self._bar = UnitBar(trainer, "labelling", "pictures")
         self._seen = 0
         self.summary = LabelSummary(skipped=source.skipped, duplicates=dict(source.duplicates))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock and, in place of Lightning's bar of batches, one of pictures."""
         self._start = time.perf_counter()
-        if self._bars:
-            total = len(_source(trainer).paths)
-            self._bar = tqdm(total=total, desc="labelling", unit=" pictures", dynamic_ncols=True)
+        if self._bar is not None:
+            self._bar.start(len(_source(trainer).paths))
 
     def on_predict_batch_end(
         self,
@@ -114,8 +101,7 @@ class LabelWriter(Callback):
             "all": time.perf_counter() - self._start,
         }
         if self._bar is not None:
-            self._bar.set_postfix_str(f"limited by {summary.limit()}", refresh=False)
-            self._bar.update(self._seen - self._bar.n)
+            self._bar.show(self._seen, f"limited by {summary.limit()}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the folder and print the summary."""
