@@ -99,7 +99,7 @@ def test_a_steps_gradient_is_the_same_in_any_parts(
     for rank in range(world):
         loader = TextLoader(made, size, accumulation, 0, "hash", world, rank)
         for batch in loader:
-            errors, weighted = network.training_errors(batch)
+            _, weighted = network.training_errors(batch)
             # as a step divides: by batches and processes
             (weighted.mean() / accumulation / world).backward()
             total = total + weighted.detach().mean() / accumulation / world

@@ -1,4 +1,4 @@
-"""`elf fit` of a language model: it learns, goes on bit by bit, exports, and refuses what is odd."""
+"""`elf fit` of a language model: learns, goes on bit by bit, exports, refuses what is odd."""
 
 import csv
 import json
