@@ -135,7 +135,8 @@ class _Documents:
 
     def notes(self) -> list[str]:
         """Return what the user is to know."""
-        return list(self._template.notes) if self._template else []
+        notes = self._template.notes.items() if self._template else ()
+        return [f"{note} ({where} first)" if where else note for note, where in notes]
 
 
 def _batches(rows: Iterator[Row], counts: _Counts) -> Iterator[list[Row]]:

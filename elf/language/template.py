@@ -38,7 +38,7 @@ class ChatTemplate:
         length: Tokens that a document may have; where longer ones may end is looked for.
 
     Attributes:
-        notes: What the user is to know of the template, in the order in which it was met.
+        notes: What the user is to know of the template, and the first chat that shows it.
 
     Raises:
         ElfError: If there is no template.
@@ -57,7 +57,7 @@ class ChatTemplate:
                 "or rows with prompt and completion"
             ) from None
         self._marked = _MARK.search(text) is not None
-        self.notes: dict[str, None] = {}
+        self.notes: dict[str, str] = {}
         if "strftime_now" in text:
             self._note(
                 "the chat template writes today's date: chats prepared on another day differ"
@@ -101,9 +101,10 @@ class ChatTemplate:
             if any(ids[stop - 1] not in self._tokenizing.special_ids for _, stop in spans):
                 self._note(
                     "the chat template's generation marks do not end with a control token: a "
-                    "model is not taught to end its answers"
+                    "model is not taught to end its answers",
+                    row,
                 )
-            self._look_at_beginning(ids)
+            self._look_at_beginning(ids, row)
             found.append(self._document(ids, spans))
         return found
 
@@ -121,12 +122,12 @@ class ChatTemplate:
         for ids, encoding, text, row in zip(
             out["input_ids"], out.encodings, texts, rows, strict=True
         ):
-            self._look_at_beginning(ids)
+            self._look_at_beginning(ids, row)
             spans: list[Span] = []
             # of all tokens that are trained on, only where they may be cut is of interest
             if self._train_on != "everything" or len(ids) > self._length:
                 for answer in self._answers(row, text):
-                    spans.append(self._tokens(ids, encoding, text, answer))
+                    spans.append(self._tokens(row, ids, encoding, text, answer))
                     if spans[-1][1] > self._length:
                         break
             found.append(self._document(ids, spans))
@@ -154,6 +155,8 @@ class ChatTemplate:
             until = text if last else self._render(row, messages[: place + 1])
             if not (text.startswith(before) and text.startswith(until)) or until == before:
                 raise ElfError(f"{row.where}: {_REWRITES.format(number)}")
+            if row.turns[place].content.strip() not in text[len(before) : len(until)]:
+                self._note("the chat template writes answers otherwise than their rows", row)
             yield len(before), len(until)
 
     def _render(self, row: Row, messages: list[dict[str, str]], prompt: bool = False) -> str:
@@ -178,14 +181,15 @@ class ChatTemplate:
                 "another in data.chat_template"
             ) from None
 
-    def _tokens(self, ids: Sequence[int], encoding: Any, text: str, answer: Span) -> Span:
+    def _tokens(self, row: Row, ids: Sequence[int], encoding: Any, text: str, answer: Span) -> Span:
         """Return from which to which token an answer goes: to its control token, if it has one."""
         start = _token_at(encoding, answer[0], len(text), len(ids))
         stop = _token_at(encoding, answer[1], len(text), len(ids))
         if start < len(ids) and encoding.token_to_chars(start)[0] < answer[0]:
             self._note(
                 "the first token of an answer begins within the prompt to generate: a model sees "
-                "other tokens there when it generates"
+                "other tokens there when it generates",
+                row,
             )
         for last in range(stop - 1, start - 1, -1):
             if ids[last] in self._tokenizing.special_ids:
@@ -194,21 +198,23 @@ class ChatTemplate:
                 break
         self._note(
             "the chat template ends an answer with no control token: a model is not taught to end "
-            "its answers"
+            "its answers",
+            row,
         )
         return start, stop
 
-    def _look_at_beginning(self, ids: Sequence[int]) -> None:
+    def _look_at_beginning(self, ids: Sequence[int], row: Row) -> None:
         begins = self._tokenizing.begins
         if begins and list(ids[: len(begins)]) != begins:
             token = self._tokenizing.tokenizer.convert_ids_to_tokens(begins[0])
             self._note(
                 f"the tokenizer begins texts with {token} and the chat template does not: chats "
-                "begin without it, as they do when a model is asked"
+                "begin without it, as they do when a model is asked",
+                row,
             )
 
-    def _note(self, text: str) -> None:
-        self.notes.setdefault(text)
+    def _note(self, text: str, row: Row | None = None) -> None:
+        self.notes.setdefault(text, row.where if row else "")
 
 
 def _token_at(encoding: Any, character: int, characters: int, tokens: int) -> int:

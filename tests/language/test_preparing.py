@@ -99,7 +99,7 @@ def test_notes_of_the_template_are_told(prepare, make_tokenizer, write_rows, cha
     path = write_rows(chat("u:Hello", "a:Yes."))
     said = str(prepare(path, using=make_tokenizer("plain")).summary)
     assert said.endswith("note       the chat template ends an answer with no control token: a "
-                         "model is not taught to end its answers")  # fmt: skip
+                         f"model is not taught to end its answers ({path}:1 first)")  # fmt: skip
 
 
 def test_pieces_of_a_text_stay_together_in_the_split(prepare, write_rows):

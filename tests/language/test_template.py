@@ -121,10 +121,21 @@ def test_a_token_that_begins_within_the_prompt_is_told(masked, make_tokenizer):
     template = make_tokenizer("plain").chat_template.replace("assistant:{%", "assistant: He{%")
     text = masked("chatml", "u:Yes", "a:Hello", template=template)
     assert text == "user: Yes\nassistant:⟦ Hello\n⟧"
-    assert masked.notes[0] == (
+    assert (
         "the first token of an answer begins within the prompt to generate: a model sees other "
         "tokens there when it generates"
+    ) in masked.notes
+
+
+def test_a_template_that_leaves_out_thoughts_is_told(masked, make_tokenizer):
+    template = make_tokenizer("chatml").chat_template
+    template = template.replace("message.content }}", "message.content.split('?')[-1] | trim }}")
+    assert masked("chatml", "u:No", "a: Yes. ", template=template) == chatml(
+        "u:No", "a:⟦Yes.<|im_end|>⟧"
     )
+    assert masked.notes == []
+    assert "four" not in masked("chatml", "u:No", "a:Is it four? Yes.", template=template)
+    assert masked.notes == ["the chat template writes answers otherwise than their rows"]
 
 
 def test_a_template_that_dates_chats_is_told(masked, make_tokenizer):
