@@ -1,6 +1,5 @@
 """Evaluates adapters against their base: the same prompts, seeds and noise, with and without."""
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -8,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 
-from elf import __version__, adapters, objective
+from elf import __version__, objective
 from elf.adapter_norms import relative_change
 from elf.bases import Base, open_base
 from elf.environment import versions
@@ -18,27 +16,22 @@ from elf.errors import ElfError
 from elf.evaluation import schema
 from elf.evaluation.adapterfile import open_adapter
 from elf.evaluation.attributes import refuse_unknown_concept
-from elf.evaluation.logging import log_metrics
 from elf.evaluation.losses import as_trained, loss_curve, loss_rows
 from elf.evaluation.measuring import Measuring, Models, nearest_pictures
-from elf.evaluation.page import write_report
-from elf.evaluation.plan import BASE, Plan, Variant, adapter_names, check_sampling, checked_variants
-from elf.evaluation.reading import write_metrics
+from elf.evaluation.plan import BASE, Plan, Variant, adapter_names, check_sampling
 from elf.evaluation.schema import Metrics, Row, Verdict
 from elf.evaluation.sheet import write_sheet
 from elf.evaluation.store import PictureStore, picture_key
 from elf.evaluation.verdict import indicative, judge
-from elf.export.trained import Trained
 from elf.generation import GenerationConfig
 from elf.identity import flatten
 from elf.modules.diffusion import DiffusionModule
+from elf.modules.evaluating import Evaluation, at_strength
 from elf.objective import ObjectiveConfig
-from elf.processes import gather
-from elf.taggers.microbatch import is_out_of_memory
 from elf.validation import ValidationRun
 
 
-class ImageEvaluation(LightningModule):
+class ImageEvaluation(Evaluation):
     """Generates pictures of base and adapters in pairs, measures them, and writes the report.
 
     Pictures are kept with what they were made of: after an interruption the same command goes on.
@@ -73,24 +66,16 @@ class ImageEvaluation(LightningModule):
         base_pictures: str | None = ".cache/evaluation/base",
         embeddings: str | None = ".cache/evaluation/embeddings",
     ) -> None:
-        super().__init__()
+        super().__init__(adapter, strengths)
         self.base_name = base
-        self.paths = [adapter] if isinstance(adapter, str) else list(adapter)
-        self.variants = checked_variants(self.paths, strengths)
         check_sampling(generation)
         if not 0 <= tag_threshold <= 1:
             raise ElfError(f"model.tag_threshold {tag_threshold} is a probability: 0 to 1")
         self.generation, self.models, self.trigger = generation, models, trigger
         self.tag_threshold, self.concept = tag_threshold, concept
         self.base_pictures, self.embeddings = base_pictures, embeddings
-        self.files: list[Trained] = []
         self._subject: DiffusionModule | None = None
         self._number = -1  # of the adapter that is loaded
-
-    @property
-    def folder(self) -> Path:
-        """Where the report and the pictures go: the trainer's folder."""
-        return Path(self.trainer.default_root_dir)
 
     @property
     def base(self) -> Base:
@@ -103,12 +88,7 @@ class ImageEvaluation(LightningModule):
         Raises:
             ElfError: If one is none, or was not trained on this base; or if not all is to be done.
         """
-        limit = self.trainer.limit_test_batches
-        if limit != 1.0 or isinstance(limit, int):
-            raise ElfError(
-                f"trainer.limit_test_batches {limit}: a plan is measured whole; give fewer "
-                "data.prompts or data.seeds"
-            )
+        self.refuse_a_part("fewer data.prompts or data.seeds")
         self.files = [open_adapter(path, self.base_name) for path in self.paths]
         self._bases = [
             open_base(self.base_name, *file.base_options.values()) for file in self.files
@@ -139,18 +119,14 @@ class ImageEvaluation(LightningModule):
             refuse_unknown_concept(self.models.tagger, self.concept)
         self._losses = [ValidationRun() for _ in self.files]
         self._made: dict[str, dict[str, Any]] = {}  # by variant: what its pictures are made of
-        self._weight_changes: dict[str, float] = {}
         self._base_errors: dict[str, torch.Tensor] = {}
-
-    @property
-    def _data(self) -> Any:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     # --- generating -------------------------------------------------------------------------
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Generate pictures, or measure denoising errors, of the adapter that the batch names."""
-        with self._room_for_a_batch():
+        size, otherwise = self._data.batch_size, "make model.generation.width and height less"
+        with self._room("data.batch_size", size, otherwise):
             self._work_off(batch)
 
     def _work_off(self, batch: dict[str, Any]) -> None:
@@ -161,19 +137,6 @@ class ImageEvaluation(LightningModule):
         errors, base = subject.stratified_errors(batch), subject.errors_of_base(batch)
         found = self._losses[batch["adapter"]].sets[batch["kind"]]
         found.add(batch["id"], errors.cpu().numpy(), base.cpu().numpy())
-
-    @contextmanager
-    def _room_for_a_batch(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            size = self._data.batch_size
-            if not is_out_of_memory(error):
-                raise
-            way = f"take {size // 2}" if size > 1 else "make model.generation.width and height less"
-            raise ElfError(
-                f"data.batch_size {size} takes more memory than {self.device} has ({error}); {way}"
-            ) from None
 
     def _generate(self, adapter: int, numbers: list[int], prompts: list[str], seeds: Any) -> None:
         for variant in self.variants:
@@ -218,19 +181,8 @@ class ImageEvaluation(LightningModule):
             with subject.denoiser.adapter_off():
                 yield subject
             return
-        with self._strength(subject, variant.strength or 1.0):
+        with at_strength(subject.denoiser.parts.values(), variant.strength or 1.0):
             yield subject
-
-    @contextmanager
-    def _strength(self, subject: DiffusionModule, strength: float) -> Iterator[None]:
-        networks = subject.denoiser.parts.values()
-        for network in networks:
-            adapters.set_strength(network, strength)
-        try:
-            yield
-        finally:
-            for network in networks:
-                adapters.set_strength(network, 1.0)
 
     def _loaded(self, number: int) -> DiffusionModule:
         """Return an adapter in its base; one at a time is in memory."""
@@ -259,61 +211,31 @@ class ImageEvaluation(LightningModule):
         return self._subject
 
     def _forget(self) -> None:
-        """Give up the networks and their memory; they hold each other, so none goes by itself."""
+        """Give up the networks and their memory."""
         self._subject = None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._free()
 
     def _weigh(self, subject: DiffusionModule, number: int) -> None:
         """Keep ‖ΔW‖ / ‖W‖ over all adapted layers: did anything change at all?"""
         for variant in self._of(number):
-            with self._strength(subject, variant.strength or 1.0):
-                networks = subject.denoiser.parts.values()
+            networks = subject.denoiser.parts.values()
+            with at_strength(networks, variant.strength or 1.0):
                 self._weight_changes[variant.name] = relative_change(networks)
-
-    def _of(self, number: int) -> list[Variant]:
-        return [variant for variant in self.variants if variant.adapter == number]
 
     # --- measuring --------------------------------------------------------------------------
 
-    def on_test_epoch_end(self) -> None:
-        """Measure what was generated and write ``metrics.json``, ``report.html`` and ``grid.png``.
-
-        One process does; the networks that generate have left the device by then. Where it finds
-        that something is wrong, the others stop, too, and leave the message to it.
-
-        Raises:
-            ElfError: If pictures cannot be measured, or are not where they should be.
-        """
+    def gather_found(self) -> None:
+        """Bring the losses of all processes together; their pictures lie in one folder."""
         if self.trainer.world_size > 1:
             for losses in self._losses:
                 losses.gather()
-        refusal: ElfError | None = None
-        if self.trainer.is_global_zero:
-            try:
-                self._report()
-            except ElfError as error:
-                refusal = error
-        if any(gather(refusal is not None)):
-            raise refusal or SystemExit(2)
 
-    def _report(self) -> None:
+    def measure(self) -> Metrics:
+        """Return what was found, and write ``grid.png``; the networks have left the device."""
         for number in range(len(self.files)):
             if self._of(number)[0].name not in self._weight_changes:
                 self._loaded(number)  # its pictures were there already
         self._forget()
-        metrics = self._measure()
-        write_metrics(self.folder, metrics)
-        page = write_report(self.folder)
-        for verdict in metrics.verdict.adapters:
-            print(f"{verdict.adapter}: {verdict.line}")
-        if metrics.verdict.indicative:
-            print(f"(indicative: {metrics.verdict.why})")
-        print(f"The report: {page}")
-        log_metrics(self.trainer, self.folder, metrics)
-
-    def _measure(self) -> Metrics:
         references = self._data.training_pictures()
         measuring = Measuring(
             self.plan,
@@ -392,7 +314,3 @@ class ImageEvaluation(LightningModule):
         data = {name: getattr(self._data, name) for name in names}
         values = {**flatten(options, "model."), **flatten(data, "data.")}
         return {**values, "trainer.precision": str(self.trainer.precision)}
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse ``--ckpt_path``: the adapter is named by ``model.adapter``."""
-        raise ElfError("--ckpt_path is not for this model; name the adapter by --model.adapter")

@@ -1,0 +1,146 @@
+"""What evaluations of pictures and of text share: who is compared, and how it ends."""
+
+import gc
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from elf import adapters
+from elf.errors import ElfError
+from elf.evaluation.logging import log_metrics
+from elf.evaluation.page import write_report
+from elf.evaluation.plan import Variant, checked_variants
+from elf.evaluation.reading import write_metrics
+from elf.evaluation.schema import Found
+from elf.export.trained import Trained
+from elf.processes import gather
+from elf.taggers.microbatch import is_out_of_memory
+
+
+class Evaluation(LightningModule):
+    """Compares adapters with their base, and writes the report.
+
+    Args:
+        adapter: One or several: a run's folder, a checkpoint, or an exported file each.
+        strengths: Factors on the adapters' updates, each of which is measured.
+
+    Attributes:
+        paths: The adapters.
+        variants: The base, then each adapter at each strength.
+        files: What the adapters are, once it is known.
+    """
+
+    def __init__(self, adapter: list[str] | str, strengths: list[float]) -> None:
+        super().__init__()
+        self.paths = [adapter] if isinstance(adapter, str) else list(adapter)
+        self.variants = checked_variants(self.paths, strengths)
+        self.files: list[Trained] = []
+        self._weight_changes: dict[str, float] = {}  # ‖ΔW‖ / ‖W‖ of each variant
+
+    @abstractmethod
+    def gather_found(self) -> None:
+        """Bring together what each process found; every process calls it."""
+
+    @abstractmethod
+    def measure(self) -> Found:
+        """Return what was found; the first process calls it."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the report goes: the trainer's folder."""
+        return Path(self.trainer.default_root_dir)
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def _of(self, number: int) -> list[Variant]:
+        """Return an adapter's variants, by its number."""
+        return [variant for variant in self.variants if variant.adapter == number]
+
+    def refuse_a_part(self, fewer: str) -> None:
+        """Refuse a limit on what is measured.
+
+        Args:
+            fewer: What is to be given less of, for the message.
+
+        Raises:
+            ElfError: If there is one.
+        """
+        limit = self.trainer.limit_test_batches
+        if limit != 1.0 or isinstance(limit, int):
+            raise ElfError(
+                f"trainer.limit_test_batches {limit}: a plan is measured whole; give {fewer}"
+            )
+
+    @contextmanager
+    def _room(self, key: str, size: int, otherwise: str) -> Iterator[None]:
+        """What runs out of memory is told by the key that takes it, and the way out."""
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            way = f"take {size // 2}" if size > 1 else otherwise
+            raise ElfError(
+                f"{key} {size} takes more memory than {self.device} has ({error}); {way}"
+            ) from None
+
+    def _free(self) -> None:
+        """Give up the memory of networks that are forgotten; they hold each other."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def on_test_epoch_end(self) -> None:
+        """Measure what was generated and write ``metrics.json`` and ``report.html``.
+
+        One process does; where it finds that something is wrong, the others stop, too, and leave
+        the message to it.
+
+        Raises:
+            ElfError: If it cannot be measured, or is not where it should be.
+        """
+        self.gather_found()
+        refusal: ElfError | None = None
+        if self.trainer.is_global_zero:
+            try:
+                self._report()
+            except ElfError as error:
+                refusal = error
+        if any(gather(refusal is not None)):
+            raise refusal or SystemExit(2)
+
+    def _report(self) -> None:
+        metrics = self.measure()
+        write_metrics(self.folder, metrics)
+        page = write_report(self.folder)
+        for verdict in metrics.verdict.adapters:
+            print(f"{verdict.adapter}: {verdict.line}")
+        if metrics.verdict.indicative:
+            print(f"(indicative: {metrics.verdict.why})")
+        print(f"The report: {page}")
+        log_metrics(self.trainer, self.folder, metrics)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse ``--ckpt_path``: the adapter is named by ``model.adapter``."""
+        raise ElfError("--ckpt_path is not for this model; name the adapter by --model.adapter")
+
+
+@contextmanager
+def at_strength(networks: Iterable[nn.Module], strength: float) -> Iterator[None]:
+    """Networks whose adapter is scaled, for as long as it lasts."""
+    networks = list(networks)
+    for network in networks:
+        adapters.set_strength(network, strength)
+    try:
+        yield
+    finally:
+        for network in networks:
+            adapters.set_strength(network, 1.0)
