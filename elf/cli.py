@@ -25,7 +25,7 @@ COMMANDS = {
     "quickstart": Command("elf.quickstart", "main", "run the whole loop offline on tiny models"),
     "rename": Command("elf.rename", "main", "name pictures by their content, reversibly"),
     "curate": Command("elf.curate", "main", "find copies, near duplicates and poor pictures"),
-    "predict": Command("elf.trainer", "predict", "tag and caption a folder of pictures"),
+    "predict": Command("elf.trainer", "predict", "tag and caption pictures, or answer prompts"),
     "label": Command("elf.label", "main", "review tags, captions and keep/drop in FiftyOne"),
     "prepare": Command("elf.trainer", "prepare", "write shards, buckets and caches for a config"),
     "plan": Command("elf.plan", "main", "say what memory, time and disk a training will take"),

@@ -58,7 +58,7 @@ DOES = {
     "fit": "Train an adapter.",
     "validate": "Measure the validation loss of checkpoints.",
     "test": "Evaluate an adapter against its base.",
-    "predict": "Tag and caption a folder of pictures.",
+    "predict": "Tag and caption a folder of pictures, or answer prompts.",
     "prepare": "Write shards, buckets and caches for a training's config.",
     "plan": "Say what a training will take, before it is started.",
 }
@@ -395,5 +395,5 @@ def test(arguments: list[str]) -> None:
 
 
 def predict(arguments: list[str]) -> None:
-    """``elf predict``: tag and caption pictures."""
+    """``elf predict``: tag and caption pictures, or answer prompts."""
     run("predict", arguments)

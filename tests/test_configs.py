@@ -12,7 +12,7 @@ from elf.trainer import ElfCLI
 
 CONFIGS = sorted(shipped("configs").rglob("*.yaml"))
 COMMANDS = {
-    "tag": "predict", "train": "fit", "eval": "test", "hardware": "fit", "serve": "serve",
+    "tag": "predict", "predict": "predict", "train": "fit", "eval": "test", "hardware": "fit", "serve": "serve",
 }  # fmt: skip
 HARDWARE = [path for path in CONFIGS if path.parent.name == "hardware"]
 EVALUATION, QUICK = (shipped(f"configs/eval/{name}.yaml") for name in ("image", "quick"))

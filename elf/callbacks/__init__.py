@@ -1,6 +1,7 @@
 """What happens beside the loop: files, samples, checkpoints."""
 
 from elf.callbacks.adapter_file import AdapterFile
+from elf.callbacks.answers import AnswerWriter
 from elf.callbacks.best import BestCheckpoint
 from elf.callbacks.checkpoint import AdapterCheckpoint
 from elf.callbacks.labels import LabelWriter
@@ -18,6 +19,7 @@ from elf.callbacks.watching import with_watching
 __all__ = [
     "AdapterCheckpoint",
     "AdapterFile",
+    "AnswerWriter",
     "BestCheckpoint",
     "LabelWriter",
     "Randomness",

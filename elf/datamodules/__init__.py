@@ -2,7 +2,14 @@
 
 from elf.datamodules.evaluation import EvaluationSet
 from elf.datamodules.images import PictureFolder
+from elf.datamodules.prompts import PromptDataModule
 from elf.datamodules.shards import ShardDataModule
 from elf.datamodules.text import TextDataModule
 
-__all__ = ["EvaluationSet", "PictureFolder", "ShardDataModule", "TextDataModule"]
+__all__ = [
+    "EvaluationSet",
+    "PictureFolder",
+    "PromptDataModule",
+    "ShardDataModule",
+    "TextDataModule",
+]

@@ -79,10 +79,14 @@ def prompt_tokens(tokenizer: Any, prompt: str | Sequence[dict[str, str]]) -> lis
     """
     if isinstance(prompt, str):
         if not tokenizer.chat_template:
-            return list(tokenizer(prompt)["input_ids"])
+            return list(tokenizer(prompt, verbose=False)["input_ids"])
         prompt = [{"role": "user", "content": prompt}]
     found = tokenizer.apply_chat_template(
-        list(prompt), add_generation_prompt=True, return_dict=True, tokenize=True
+        list(prompt),
+        add_generation_prompt=True,
+        return_dict=True,
+        tokenize=True,
+        tokenizer_kwargs={"verbose": False},  # of what is too long others say so
     )
     return list(found["input_ids"])
 

@@ -4,5 +4,6 @@ from elf.modules.diffusion import DiffusionModule
 from elf.modules.evaluation import ImageEvaluation
 from elf.modules.language import LanguageModule
 from elf.modules.tagger import TaggerModule
+from elf.modules.textgenerator import TextGenerator
 
-__all__ = ["DiffusionModule", "ImageEvaluation", "LanguageModule", "TaggerModule"]
+__all__ = ["DiffusionModule", "ImageEvaluation", "LanguageModule", "TaggerModule", "TextGenerator"]
