@@ -5,6 +5,7 @@ from elf.datamodules.images import PictureFolder
 from elf.datamodules.prompts import PromptDataModule
 from elf.datamodules.shards import ShardDataModule
 from elf.datamodules.text import TextDataModule
+from elf.datamodules.textevaluation import TextEvaluationSet
 
 __all__ = [
     "EvaluationSet",
@@ -12,4 +13,5 @@ __all__ = [
     "PromptDataModule",
     "ShardDataModule",
     "TextDataModule",
+    "TextEvaluationSet",
 ]

@@ -1,6 +1,5 @@
 """The data of a language model's training: rows for `elf prepare`, cached tokens for `elf fit`."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ from elf.epoch import Indices
 from elf.errors import ElfError
 from elf.language.packing import length_buckets, pack
 from elf.language.preparing import prepare_tokens
+from elf.language.runsettings import read_template
 from elf.language.settings import TextSettings, TrainOn, Truncation
 from elf.language.store import TokenStore
 from elf.language.textsummary import TextSummary
@@ -76,7 +76,7 @@ class TextDataModule(LightningDataModule):
         self.validate_trained = validate_trained
         self.batch_size, self.remainder, self.seed = batch_size, remainder, seed
         self.settings = TextSettings(
-            length, train_on, truncation, held_out, _template(chat_template)
+            length, train_on, truncation, held_out, read_template(chat_template)
         )
         self.store: TokenStore | None = None
 
@@ -202,12 +202,3 @@ def pad_token(tokenizer: Any) -> int:
     if found is None:
         found = tokenizer.eos_token_id
     return 0 if found is None else int(found)
-
-
-def _template(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ElfError(f"data.chat_template: {path} cannot be read ({error})") from None

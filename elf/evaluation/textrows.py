@@ -5,7 +5,7 @@ Shapes: P prompts, D documents.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -51,7 +51,7 @@ def change_rows(answers: Answers, note: str) -> list[Row]:
         variant: np.array([mine != other for mine, other in zip(found, base, strict=True)], float)
         for variant, found in answers.items()
     }
-    return _shares("answer_change", scores, None, None, note)
+    return [replace(row, base=None) for row in _shares("answer_change", scores, None, None, note)]
 
 
 def answer_rows(answers: Answers, references: Sequence[str | None]) -> list[Row]:

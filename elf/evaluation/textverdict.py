@@ -12,8 +12,9 @@ from elf.evaluation.verdict import (
     too_few,
 )
 
-LEARNT = {"exact_match": 0.25, "rouge_l": 0.1, "perplexity_ratio": -0.1}
-"""What says that something was learnt, each by itself, and from which change on."""
+ANSWERED = {"exact_match": 0.25, "rouge_l": 0.05}
+LEARNT = ANSWERED | {"perplexity_ratio": -0.1}
+"""What says that something was learnt, and from which change on: answers, if they were asked."""
 FORGOTTEN = 0.5
 """By how much of the base's the perplexity of general text surely grows where it was forgotten."""
 SAME = 1e-3
@@ -57,9 +58,10 @@ class TextAtStrength(AtStrength):
 
     @property
     def _gained_rows(self) -> list[Row]:
-        """The rows that say so."""
+        """The rows that say so: where right answers are known, what was read does not count."""
         found = []
-        for name, least in LEARNT.items():
+        names = ANSWERED if any(name in self.rows for name in ANSWERED) else LEARNT
+        for name, least in names.items():
             row = self.rows.get(name)
             if row is not None and row.difference is not None:
                 mean = row.difference.mean

@@ -92,14 +92,24 @@ def base_of_run(path: str | Path) -> str:
 
 def of_run(path: str | Path, section: str, key: str) -> str | None:
     """Return a value of the configuration of a run, named by its folder or a checkpoint in it."""
+    found = (values for values in _sections(path, section) if key in values)
+    return next((str(values[key]) for values in found), None)
+
+
+def section_of_run(path: str | Path, section: str) -> dict[str, Any]:
+    """Return a section of the configuration of a run, likewise; nothing if there is none."""
+    return next(_sections(path, section), {})
+
+
+def _sections(path: str | Path, section: str) -> Iterator[dict[str, Any]]:
+    """Yield the section of each configuration at a path and above it."""
     path = Path(path)
     for place in (path, *path.absolute().parents[:2]):
         file = place / "config.yaml"
         if file.is_file():
-            with suppress(OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+            with suppress(OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
                 values = yaml.safe_load(file.read_text(encoding="utf-8"))[section]
-                return str(values.get("init_args", values)[key])
-    return None
+                yield dict(values.get("init_args", values))
 
 
 def _exported(path: str | Path) -> Path | None:
