@@ -6,7 +6,7 @@ from typing import Any
 from elf.errors import ElfError
 from elf.language.base import LanguageBase
 from elf.language.generation import prompt_tokens
-from elf.language.rows import Row
+from elf.language.rows import Row, Turn
 from elf.language.tokenizing import Tokenizing
 
 
@@ -55,6 +55,21 @@ class Asking:
                 f"{context} that the model was made for; shorten it, or take a shorter answer"
             )
         return found
+
+    def refuse_control(self, turns: Sequence[Turn]) -> None:
+        """Refuse a control token in what is typed, by the message that holds it.
+
+        Raises:
+            ElfError: With the message's number, the system's being 0, and the token.
+        """
+        first = int(turns[0].role != "system") if turns else 0
+        for number, turn in enumerate(turns, first):
+            if found := self._tokenizing.control_token(turn.content):
+                name = "the system prompt" if turn.role == "system" else f"message {number}"
+                raise ElfError(
+                    f"{name} holds the control token {found!r}, which could forge a turn; take it "
+                    "out"
+                )
 
     def _by_template(self, row: Row) -> list[int]:
         if row.kind == "chat" and not self.tokenizer.chat_template:

@@ -118,11 +118,15 @@ class Tokenizing:
             ElfError: With the row's place and the token.
         """
         for turn in row.turns:
-            found = self._control.search(turn.content)
-            if not found and self._normalizer is not None:
-                found = self._control.search(self._normalizer.normalize_str(turn.content))
-            if found and found[0]:
+            if found := self.control_token(turn.content):
                 raise ElfError(
-                    f"{row.where}: the {turn.role}'s words hold the control token {found[0]!r}, "
+                    f"{row.where}: the {turn.role}'s words hold the control token {found!r}, "
                     "which could forge a turn; take it out of the row, or leave the row out"
                 )
+
+    def control_token(self, text: str) -> str | None:
+        """Return the first control token that a text holds."""
+        found = self._control.search(text)
+        if not found and self._normalizer is not None:
+            found = self._control.search(self._normalizer.normalize_str(text))
+        return found[0] or None if found else None

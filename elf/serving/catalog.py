@@ -1,6 +1,6 @@
 """Which adapters are served: those of one folder, each read once, at the start."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,22 +42,46 @@ def find(folder: Path, triggers: Mapping[str, str], base: Base) -> tuple[list[Se
     Raises:
         ElfError: If there is no such folder, or a trigger is of no adapter.
     """
+
+    def read(path: Path) -> Trained:
+        trained = read_trained(path, base.name)
+        _refuse_others(trained, base)
+        return trained
+
+    found, refused = read_all(folder, read)
+    served = [
+        Served(name, trained, triggers.get(name) or stated_trigger(trained.path))
+        for name, trained in found.items()
+    ]
+    if odd := sorted(triggers.keys() - {each.name for each in served}):
+        raise ElfError(f"triggers: there is no adapter {odd[0]!r} in {folder} that can be served")
+    return served, refused
+
+
+def read_all(folder: Path, read: Callable[[Path], Trained]) -> tuple[dict[str, Trained], list[str]]:
+    """Read what may be adapters in a folder.
+
+    Args:
+        folder: Where they are; links that lead out of it are passed over.
+        read: Reads one, and refuses it by an ElfError.
+
+    Returns:
+        Those that are served, by their names, and a line for each of the others.
+
+    Raises:
+        ElfError: If there is no such folder.
+    """
     if not folder.is_dir():
         raise ElfError(f"adapters: no folder {folder}")
-    served, refused = [], []
+    served, refused = dict[str, Trained](), list[str]()
     for path in sorted(folder.iterdir()):
         if not path.resolve().is_relative_to(folder.resolve()) or not _may_be_one(path):
             continue
         name = path.stem if path.suffix == ".safetensors" else path.name
         try:
-            trained = read_trained(path, base.name)
-            _refuse_others(trained, base)
+            served[name] = read(path)
         except ElfError as error:
             refused.append(f"{name} is not served: {error}")
-            continue
-        served.append(Served(name, trained, triggers.get(name) or stated_trigger(path)))
-    if odd := sorted(triggers.keys() - {each.name for each in served}):
-        raise ElfError(f"triggers: there is no adapter {odd[0]!r} in {folder} that can be served")
     return served, refused
 
 

@@ -1,21 +1,21 @@
 """Draws with one base and many adapters: one request at a time, whatever asks for them."""
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from elf import __version__, adapters
-from elf.adapters import Part
+from elf import __version__
 from elf.bases import Base
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, SamplingStopped, generate
 from elf.serving.catalog import Served
 from elf.serving.request import Limits, Request, infotext
+from elf.slot import AdapterSlot
 from elf.taggers.microbatch import is_out_of_memory
 
 Progress = Callable[[int, int], None]
@@ -58,12 +58,8 @@ class Engine:
         self.pipeline = base.pipeline(unet, dtype=dtype)
         self._encode = base.prompt_encoder(self.pipeline)
         self._lock = threading.Lock()
-        self._inside: str | None = None
-
-    @property
-    def _networks(self) -> dict[Part, Any]:
-        parts: list[Any] = ["unet", *self.base.text_encoder_names]
-        return {part: getattr(self.pipeline, part) for part in parts}
+        parts: list[Any] = ["unet", *base.text_encoder_names]
+        self._slot = AdapterSlot({part: getattr(self.pipeline, part) for part in parts})
 
     def draw(
         self,
@@ -132,29 +128,8 @@ class Engine:
 
     def _set(self, served: Served | None, strength: float) -> None:
         """Let the networks have an adapter at a strength; at 0, and without one, be the base."""
-        name = served.name if served is not None and strength != 0 else None
-        if name != self._inside:
-            self._take_out()
-            if served is not None and name is not None:
-                self._put_in(served)
-        if name is not None:
-            for network in self._networks.values():
-                adapters.set_strength(network, strength)
-
-    def _take_out(self) -> None:
-        for network in self._networks.values():
-            adapters.remove(network)
-        self._inside = None
-
-    def _put_in(self, served: Served) -> None:
-        states: Mapping[Part, Any] = adapters.by_part(served.trained.state)
-        networks = {part: self._networks[part] for part in states}
-        try:
-            adapters.inject_all(networks, replace(served.trained.config, dropout=0.0))
-            for part, network in networks.items():
-                adapters.load_adapter_state(network, states[part])
-                network.eval()
-        except BaseException:
-            self._take_out()  # half of one is none
-            raise
-        self._inside = served.name
+        if served is None:
+            self._slot.empty()
+        else:
+            trained = served.trained
+            self._slot.hold(served.name, trained.config, trained.state, strength)
