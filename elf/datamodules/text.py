@@ -105,6 +105,12 @@ class TextDataModule(LightningDataModule):
                 f"data.length: {self.settings.length} tokens are more than the {context} that "
                 f"{base.name} was made for"
             )
+        window = base.window
+        if self.packing and window is not None and self.settings.length > window:
+            raise ElfError(
+                f"data.length: the attention of {base.name} sees {window} tokens; pack rows of as "
+                "many at most, or set data.packing to false"
+            )
         return base
 
     def setup(self, stage: str) -> None:

@@ -16,6 +16,7 @@ from elf.errors import ElfError
 from elf.export.tensors import DTYPES, DType
 from elf.export.trained import Trained
 from elf.language.base import LanguageBase
+from elf.language.transposed import MARK, transpose_again
 from elf.quantized import Kind, QuantizedLinear, quantize
 
 
@@ -52,13 +53,16 @@ def write_merged_language(
         quantize(model, quantization, skip=[model.get_output_embeddings()])
         _decode(model)
     _merge(model, trained, language.name)
+    transpose_again(model)
     temporary = output.with_name(f".{output.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         model.to(DTYPES[dtype]).save_pretrained(temporary)
         language.tokenizer.save_pretrained(temporary)
         if verify:
-            print(_verified(model, LanguageBase(str(temporary)).network(DTYPES[dtype]), output))
+            read = LanguageBase(str(temporary)).network(DTYPES[dtype])
+            transpose_again(read)
+            print(_verified(model, read, output))
         temporary.rename(output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -73,6 +77,8 @@ def _decode(model: nn.Module) -> None:
                 plain = nn.Linear(module.in_features, module.out_features, bias=False)
             plain.weight = nn.Parameter(module.dequantized(), requires_grad=False)
             plain.bias = module.bias
+            if hasattr(module, MARK):
+                setattr(plain, MARK, True)
             model.set_submodule(name, plain)
 
 

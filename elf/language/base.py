@@ -1,6 +1,7 @@
 """A causal language model to be adapted: a folder, a hub name, or a GGUF file."""
 
 import hashlib
+import importlib.util
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from elf.errors import ElfError
 from elf.files import sha256_file
 from elf.language.attention import PACKED
+from elf.language.transposed import straighten
 from elf.pretrained import expanded, is_local, load, model_folder, quiet_libraries
 from elf.resources import find
 
@@ -40,6 +42,8 @@ class LanguageBase:
         if path.suffix.lower() == ".gguf":
             if not path.is_file():
                 raise ElfError(f"{WHAT}: no file {name}; give a file, a folder or a hub name")
+            if importlib.util.find_spec("gguf") is None:
+                raise ElfError(f"{WHAT}: {name} needs gguf: pip install 'elf[gguf]'")
             self.where, self.gguf = path.parent, path.name
         else:
             self.where = model_folder(name, WHAT, CONFIGS, BESIDE)
@@ -81,6 +85,20 @@ class LanguageBase:
         """Tokens that it was made for, if it says so."""
         found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return None if found is None else int(found)
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that its attention sees at most, if some of its layers do not see all."""
+        found = getattr(self.config.get_text_config(), "sliding_window", None)
+        return None if found is None else int(found)
+
+    @property
+    def takes_sdpa(self) -> bool:
+        """Whether its attention is the usual one; Gemma 2's, say, has a tanh in it."""
+        from transformers import AutoModelForCausalLM
+
+        cls: Any = AutoModelForCausalLM._model_mapping[type(self.config)]
+        return bool(getattr(cls, "_supports_sdpa", False))
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -142,7 +160,7 @@ class LanguageBase:
                 self.where,
                 WHAT,
                 dtype=dtype,
-                attn_implementation=PACKED if packed else "sdpa",
+                attn_implementation=PACKED if packed else "sdpa" if self.takes_sdpa else "eager",
                 output_loading_info=True,
                 **options,
             )
@@ -152,4 +170,5 @@ class LanguageBase:
                 "down, or does not belong to its config.json"
             )
         network: nn.Module = model.eval()
+        straighten(network)
         return network

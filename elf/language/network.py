@@ -86,7 +86,13 @@ class LanguageNetwork(AdaptedNetworks):
     def _packed(self, batch: Batch) -> dict[str, Any]:
         tokens, positions = batch["tokens"], batch["positions"]
         if not self.varlen:
-            return {"attention_mask": block_mask(batch["documents"]), "position_ids": positions}
+            mask = block_mask(batch["documents"])
+            model: Any = self.model
+            if model.config._attn_implementation == "eager":  # which adds it to the products
+                mask = torch.zeros_like(mask, dtype=model.dtype).masked_fill_(
+                    ~mask, torch.finfo(model.dtype).min
+                )
+            return {"attention_mask": mask, "position_ids": positions}
         longest = tokens.shape[1]
         return {
             "input_ids": tokens.reshape(1, -1),
@@ -164,6 +170,7 @@ def build_language(
             "model.adapter.text_targets: a language model has no text encoders; name its layers in "
             "model.adapter.targets"
         )
+    varlen = varlen and base.takes_sdpa
     model = base.network(dtype, packed=varlen)
     if quantization is not None:
         head = model.get_output_embeddings()  # type: ignore[operator]

@@ -101,7 +101,9 @@ OPTIONS: dict[str, list[str]] = {
     "fp16": ["--trainer.precision=16-mixed"],
     "average": ["--model.ema={decay: 0.9}"],
     "fp32": ["--trainer.precision=32-true"],
-}
+    "answers": ["--trainer.callbacks=[{class_path: SampleTexts, init_args: {prompts: [Hello.], "
+                "every_n_steps: 6, generation: {max_new_tokens: 4}}}]"],
+}  # fmt: skip
 
 
 def fit(lessons: list[str], folder: Path, *options: str) -> tuple[list[float], Any]:
@@ -114,6 +116,7 @@ def fit(lessons: list[str], folder: Path, *options: str) -> tuple[list[float], A
             "--trainer.precision=bf16-mixed",
             f"--trainer.max_steps={STEPS}",
             "--trainer.val_check_interval=6",
+            "--model.optimizer.init_args.fused=true",
             *options,
         ],
     )
