@@ -261,7 +261,8 @@ class TextEvaluation(Evaluation):
         new, old = ([n for n, a in enumerate(asked) if a.forgetting == of] for of in (False, True))
         drawn = self.generation.temperature > 0
         note = f"drawn at temperature {self.generation.temperature:g}" if drawn else "greedy"
-        held_out, trained = (self._documents(kind, "") for kind in (HELD_OUT, TRAINED))
+        held_out = self._documents(HELD_OUT, self._data.missing)
+        trained = self._documents(TRAINED, "no trained documents; give data.tokens")
         return [
             *weight_rows(self._weight_changes, self.variants),
             *change_rows(self._said(range(len(asked))), note),
@@ -278,7 +279,6 @@ class TextEvaluation(Evaluation):
         sizes = self._data.sizes(self.language.tokenizer, kind)
         names = sorted(sizes)
         errors = {name: [found[kind][key] for key in names] for name, found in self._errors.items()}
-        why = why or self._data.missing
         return Documents(errors, [sizes[key] for key in names], why)
 
     def _settings(self) -> dict[str, Any]:

@@ -23,6 +23,14 @@ def run_folder(training: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
+@pytest.fixture(scope="session")
+def language_run(lessons: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a language model's run of four steps."""
+    folder = tmp_path_factory.mktemp("language_run")
+    trainer.fit([*lessons, f"--trainer.default_root_dir={folder}", "--trainer.max_steps=4"])
+    return folder
+
+
 @pytest.fixture
 def given(
     run_folder: Path, labelled: Path, tiny_models: dict[str, Path]
