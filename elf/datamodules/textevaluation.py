@@ -152,9 +152,7 @@ class TextEvaluationSet(LightningDataModule):
             module.language.tokenizer.chat_template = settings.chat_template
         self.asked = read_asked(self.prompts)
         if not self.asked and not any(part.kind == HELD_OUT for part in self.parts):
-            raise ElfError(
-                f"data: nothing to measure ({self.missing}); give data.prompts or data.documents"
-            )
+            raise ElfError(f"data: nothing to measure: {self.missing}, or give data.prompts")
         self.asked += read_forgetting(self.forgetting, _plain(module))[0]
         asking, room = Asking(module.language), module.generation.max_new_tokens
         self.encoded = [

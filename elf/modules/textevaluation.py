@@ -96,6 +96,8 @@ class TextEvaluation(Evaluation):
             ElfError: If one is none, or was not trained on this base; or if not all is to be done.
         """
         self.refuse_a_part("fewer data.prompts or data.documents")
+        if not hasattr(self._data, "encoded"):
+            raise ElfError("data: TextEvaluation takes a TextEvaluationSet; set data.class_path")
         self.files = [open_adapter(path) for path in self.paths]
         for file in self.files:
             fingerprint = self.language.fingerprint

@@ -32,6 +32,31 @@ def language_run(lessons: list[str], tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
+def text_given(language_run: Path, lessons: list[str]) -> Callable[..., list[str]]:
+    """Return a function that returns the arguments, given the evaluation's folder and more."""
+    (option,) = (each for each in lessons if each.startswith("--data.files="))
+    text = Path(option.partition("[")[2].rstrip("]")).parent
+
+    def arguments(output: Path, *more: str) -> list[str]:
+        return [
+            "--config=configs/eval/text.yaml",
+            f"--model.adapter={language_run}",
+            "--model.base=null",
+            "--model.generation.max_new_tokens=6",
+            "--model.generation.batch_size=2",
+            f"--model.base_generations={output / 'shared'}",
+            "--trainer.accelerator=cpu",
+            f"--trainer.default_root_dir={output}",
+            f"--data.prompts=[{text / 'questions.jsonl'}]",
+            f"--data.forgetting=[{text / 'old.jsonl'}]",
+            "--data.batch_size=2",
+            *more,
+        ]
+
+    return arguments
+
+
+@pytest.fixture
 def given(
     run_folder: Path, labelled: Path, tiny_models: dict[str, Path]
 ) -> Callable[..., list[str]]:

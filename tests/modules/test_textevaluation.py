@@ -18,31 +18,6 @@ from elf.modules import LanguageModule
 Given = Callable[..., list[str]]
 
 
-@pytest.fixture
-def given(language_run: Path, lessons: list[str]) -> Given:
-    """Return a function that returns the arguments, given the evaluation's folder and more."""
-    (option,) = (each for each in lessons if each.startswith("--data.files="))
-    text = Path(option.partition("[")[2].rstrip("]")).parent
-
-    def arguments(output: Path, *more: str) -> list[str]:
-        return [
-            "--config=configs/eval/text.yaml",
-            f"--model.adapter={language_run}",
-            "--model.base=null",
-            "--model.generation.max_new_tokens=6",
-            "--model.generation.batch_size=2",
-            f"--model.base_generations={output / 'shared'}",
-            "--trainer.accelerator=cpu",
-            f"--trainer.default_root_dir={output}",
-            f"--data.prompts=[{text / 'questions.jsonl'}]",
-            f"--data.forgetting=[{text / 'old.jsonl'}]",
-            "--data.batch_size=2",
-            *more,
-        ]
-
-    return arguments
-
-
 def read(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     return found
@@ -67,9 +42,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_base_and_adapter_are_measured_in_pairs(
-    given: Given, language_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text_given: Given, language_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer.test(given(tmp_path))
+    trainer.test(text_given(tmp_path))
     found, name = read(tmp_path), language_run.name
     assert [v["name"] for v in found["variants"]] == ["base", f"{name} × 0.5", f"{name} × 1"]
     measured = rows(tmp_path, f"{name} × 1")
@@ -107,10 +82,10 @@ def test_base_and_adapter_are_measured_in_pairs(
 
 
 def test_the_figures_are_those_of_training(
-    given: Given, language_run: Path, tmp_path: Path
+    text_given: Given, language_run: Path, tmp_path: Path
 ) -> None:
     """The validation of the run's last step found the same held-out documents."""
-    trainer.test(given(tmp_path, "--model.strengths=[1.0]"))
+    trainer.test(text_given(tmp_path, "--model.strengths=[1.0]"))
     header, *lines = (language_run / "metrics.csv").read_text().splitlines()
     known = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
     last = next(each for each in reversed(known) if each["val/perplexity"])
@@ -121,28 +96,30 @@ def test_the_figures_are_those_of_training(
     assert measured["token_accuracy"]["adapter"] == pytest.approx(float(last["val/accuracy"]))
 
 
-def test_what_is_there_is_not_made_again(given: Given, tmp_path: Path, loaded: list[str]) -> None:
-    trainer.test(given(tmp_path))
+def test_what_is_there_is_not_made_again(
+    text_given: Given, tmp_path: Path, loaded: list[str]
+) -> None:
+    trainer.test(text_given(tmp_path))
     before = (tmp_path / "metrics.json").read_bytes()
     assert len(loaded) == 1
-    trainer.test(given(tmp_path))
+    trainer.test(text_given(tmp_path))
     assert len(loaded) == 1 and (tmp_path / "metrics.json").read_bytes() == before
     # the base's are there for another evaluation, others' answers are not
     shared = f"--model.base_generations={tmp_path / 'shared'}"
     there = len(list((tmp_path / "shared").rglob("*.json")))
-    trainer.test(given(tmp_path / "other", shared, "--model.strengths=[2.0]"))
+    trainer.test(text_given(tmp_path / "other", shared, "--model.strengths=[2.0]"))
     assert len(loaded) == 2 and there == len(list((tmp_path / "shared").rglob("*.json")))
     # other options are other answers
-    trainer.test(given(tmp_path, "--model.generation.max_new_tokens=5"))
+    trainer.test(text_given(tmp_path, "--model.generation.max_new_tokens=5"))
     assert len(loaded) == 3 and (tmp_path / "metrics.json").read_bytes() != before
 
 
 def test_several_adapters_are_as_if_each_were_alone(
-    given: Given, language_run: Path, tmp_path: Path
+    text_given: Given, language_run: Path, tmp_path: Path
 ) -> None:
     first = language_run / "checkpoints" / "step-000002.ckpt"
-    trainer.test(given(tmp_path / "both", f"--model.adapter=[{first}, {language_run}]"))
-    trainer.test(given(tmp_path / "one"))
+    trainer.test(text_given(tmp_path / "both", f"--model.adapter=[{first}, {language_run}]"))
+    trainer.test(text_given(tmp_path / "one"))
     both, one, name = read(tmp_path / "both"), read(tmp_path / "one"), language_run.name
     assert [each["adapter"] for each in both["verdict"]["adapters"]] == [
         f"{name}/step-000002",
@@ -153,15 +130,15 @@ def test_several_adapters_are_as_if_each_were_alone(
     assert one["verdict"]["adapters"][0] == both["verdict"]["adapters"][1]
 
 
-def test_pefts_folder_is_the_run(given: Given, language_run: Path, tmp_path: Path) -> None:
+def test_pefts_folder_is_the_run(text_given: Given, language_run: Path, tmp_path: Path) -> None:
     """Without the run beside it, documents come as files, and the base is named."""
     shutil.copytree(language_run / "adapter", tmp_path / "exported")
     documents = tmp_path / "held.jsonl"
     documents.write_text(json.dumps({"text": "Mira holds the lantern in a cave."}) + "\n")
     base = read_base(language_run)
     more = (f"--data.documents=[{documents}]", f"--model.base={base}", "--data.forgetting=[]")
-    trainer.test(given(tmp_path / "a", *more, f"--model.adapter={tmp_path / 'exported'}"))
-    trainer.test(given(tmp_path / "b", *more))
+    trainer.test(text_given(tmp_path / "a", *more, f"--model.adapter={tmp_path / 'exported'}"))
+    trainer.test(text_given(tmp_path / "b", *more))
     exported, run = (rows(tmp_path / "a", "exported × 1"),
                      rows(tmp_path / "b", f"{language_run.name} × 1"))  # fmt: skip
     for key in ("weight_change", "exact_match", "rouge_l"):
@@ -186,14 +163,14 @@ def read_base(run: Path) -> str:
 
 
 def test_tokens_that_are_gone_are_a_row_not_a_crash(
-    given: Given, language_run: Path, tmp_path: Path
+    text_given: Given, language_run: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(language_run, run)
     config = (run / "config.yaml").read_text()
     tokens = next(line for line in config.splitlines() if line.strip().startswith("tokens:"))
     (run / "config.yaml").write_text(config.replace(tokens, "    tokens: gone"))
-    trainer.test(given(tmp_path / "out", f"--model.adapter={run}"))
+    trainer.test(text_given(tmp_path / "out", f"--model.adapter={run}"))
     note = rows(tmp_path / "out", "run × 1")["perplexity"]["note"]
     assert note == (
         "skipped: the run's tokens are not in gone; run `elf prepare` again with its config.yaml"
@@ -201,11 +178,11 @@ def test_tokens_that_are_gone_are_a_row_not_a_crash(
 
 
 def test_tensorboard_gets_figures_and_answers(
-    given: Given, language_run: Path, tmp_path: Path
+    text_given: Given, language_run: Path, tmp_path: Path
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trainer.test(given(tmp_path, "--logger=tensorboard"))
+    trainer.test(text_given(tmp_path, "--logger=tensorboard"))
     (events,) = tmp_path.rglob("events.out.tfevents.*")
     found = EventAccumulator(str(events), size_guidance={"tensors": 0})
     found.Reload()
@@ -216,11 +193,11 @@ def test_tensorboard_gets_figures_and_answers(
 
 
 def test_wandb_gets_figures_and_answers_without_an_account(
-    given: Given, language_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text_given: Given, language_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    trainer.test(given(tmp_path, "--logger=wandb"))
+    trainer.test(text_given(tmp_path, "--logger=wandb"))
     (offline,) = tmp_path.glob("wandb/offline-run-*")
     tables = [json.loads(path.read_text()) for path in offline.rglob("*.table.json")]
     found = {table["columns"][1]: table for table in tables}
@@ -236,11 +213,11 @@ def command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "elf", "test", *arguments]
 
 
-def test_after_a_kill_the_same_is_found(given: Given, tmp_path: Path) -> None:
-    trainer.test(given(tmp_path / "whole"))
+def test_after_a_kill_the_same_is_found(text_given: Given, tmp_path: Path) -> None:
+    trainer.test(text_given(tmp_path / "whole"))
     killed = tmp_path / "killed"
     process = subprocess.Popen(
-        command(given(killed)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(text_given(killed)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while len(list(killed.rglob("kept/*/*.json"))) < 3:
         assert process.poll() is None, "it ended before it could be killed"
@@ -248,18 +225,18 @@ def test_after_a_kill_the_same_is_found(given: Given, tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert not (killed / "metrics.json").exists()
-    trainer.test(given(killed))
+    trainer.test(text_given(killed))
     for name in ("metrics.json", "report.html"):
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo and spawn differ there")
-def test_two_processes_find_what_one_does(given: Given, tmp_path: Path) -> None:
-    trainer.test(given(tmp_path / "one"))
+def test_two_processes_find_what_one_does(text_given: Given, tmp_path: Path) -> None:
+    trainer.test(text_given(tmp_path / "one"))
     more = ("--trainer.devices=2", "--trainer.strategy=ddp")
     result = subprocess.run(
-        command(given(tmp_path / "two", *more)),
+        command(text_given(tmp_path / "two", *more)),
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
