@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from elf import languagequickstart
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.files import write_atomic
@@ -52,6 +53,18 @@ class Steps:
         print(f"{self.seconds[name]:7.1f} s")
 
 
+def begin(output: Path) -> Steps:
+    """Make the folder of a quickstart.
+
+    Raises:
+        ElfError: If it holds one already.
+    """
+    if (output / "run" / "checkpoints").exists():
+        raise ElfError(f"output: {output} holds a quickstart already; give another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    return Steps(output)
+
+
 def draw_pictures(folder: Path, count: int = COUNT) -> None:
     """Draw different pictures of `wood_elf` in three shapes, each always the same."""
     from elf.world.drawing import draw
@@ -69,10 +82,7 @@ def run(output: Path, pictures: Path | None, kind: str, max_steps: int) -> dict[
     Raises:
         ElfError: If the folder holds a quickstart already, or for whatever a step refuses.
     """
-    if (output / "run" / "checkpoints").exists():
-        raise ElfError(f"output: {output} holds a quickstart already; give another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    steps = Steps(output)
+    steps = begin(output)
     raw = pictures or output / "pictures"
     if pictures is None:
         with steps.step("pictures", f"{COUNT} pictures of wood_elf, drawn"):
@@ -159,34 +169,55 @@ def table(summary: dict[str, Any]) -> str:
         return "–" if base is None else f"{base:.0%} → {adapter:.0%}"
 
     rows: list[tuple[str, str]] = [("base → adapter:", "")]
+    if summary.get("model") == "language":
+        return _aligned([*rows, *languagequickstart.lines(summary), *_closing(summary)])
     for suffix, when in (("", "with the trigger"), ("_without_trigger", "without it")):
         for short, what in (("concept_rate", "leaf crown"), ("attributes", "what was asked for")):
             base, adapter = (summary[f"{short}_{side}{suffix}"] for side in ("base", "adapter"))
             rows.append((f"  {what}, {when}", pair(base, adapter)))
     rows += [
         ("export and memory differ by", f"{summary['export_picture_difference']:.1e}"),
+        *_closing(summary),
+    ]
+    return _aligned(rows)
+
+
+def _closing(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
         ("training", f"{summary['train_seconds']:.0f} s"),
         ("in all", f"{sum(summary['seconds'].values()):.0f} s"),
         *summary["paths"].items(),
     ]
+
+
+def _aligned(rows: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}".rstrip() for name, value in rows)
 
 
 def main(arguments: list[str]) -> None:
-    """``elf quickstart [--output DIR] [--pictures DIR] [--adapter lora|dora] [--steps N]``."""
+    """``elf quickstart [--model pictures|language] [--output DIR] [--adapter lora|dora] …``."""
     parser = CommandParser("quickstart", "Run the whole loop, offline, in a small drawn world.")
+    what = "what makes pictures, or a language model"
+    parser.add_argument("--model", type=Literal["pictures", "language"], default="pictures",
+                        help=what)  # fmt: skip
     parser.add_argument("--output", type=str, default="models/quickstart", help="folder to fill")
     parser.add_argument("--pictures", type=str, default=None, help="a folder of your own pictures")
     parser.add_argument("--adapter", type=Literal["lora", "dora"], default="lora", help="its kind")
-    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=None, help="optimizer steps")
     options = parser.read(arguments)
     output = Path(options.output)
-    summary = run(
-        output,
-        Path(options.pictures) if options.pictures else None,
-        options.adapter,
-        options.steps,
-    )
+    if options.model == "language":
+        if options.pictures:
+            raise ElfError("pictures: a language model learns of none; leave it out")
+        steps = options.steps or languagequickstart.STEPS
+        summary = languagequickstart.run(output, options.adapter, steps, begin(output))
+    else:
+        summary = run(
+            output,
+            Path(options.pictures) if options.pictures else None,
+            options.adapter,
+            options.steps or STEPS,
+        )
     write_atomic(output / "summary.json", json.dumps(summary, indent=2) + "\n")
     print("\n" + table(summary))
