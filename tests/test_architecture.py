@@ -29,7 +29,7 @@ PURE = (
     "stepping", "taggers",
 )  # fmt: skip
 ARRAYS = ("metrics",)  # functions of NumPy arrays, whatever computed them
-ALONE = {"gradio": {"serving.page"}, "fiftyone": {"fiftyone_app"}}
+ALONE = {"gradio": {"serving.page", "serving.chatpage"}, "fiftyone": {"fiftyone_app"}}
 
 
 def module_name(path: Path) -> str:

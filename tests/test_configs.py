@@ -7,12 +7,13 @@ import yaml
 
 from elf.identity import flatten
 from elf.resources import find, resolve_configs, shipped
-from elf.serving.command import make_parser
+from elf.serving.command import OF_PICTURES, OF_TEXT, make_parser
 from elf.trainer import ElfCLI
 
 CONFIGS = sorted(shipped("configs").rglob("*.yaml"))
 COMMANDS = {
-    "tag": "predict", "predict": "predict", "train": "fit", "eval": "test", "hardware": "fit", "serve": "serve",
+    "tag": "predict", "predict": "predict", "train": "fit", "eval": "test", "hardware": "fit",
+    "serve": "serve",
 }  # fmt: skip
 HARDWARE = [path for path in CONFIGS if path.parent.name == "hardware"]
 EVALUATION, QUICK = (shipped(f"configs/eval/{name}.yaml") for name in ("image", "quick"))
@@ -52,13 +53,17 @@ def test_a_shipped_config_can_be_instantiated(path: Path, tmp_path: Path) -> Non
     assert cli.datamodule is not None
 
 
-def test_the_pages_config_holds_every_option() -> None:
-    path = shipped("configs/serve/gradio.yaml")
+@pytest.mark.parametrize(
+    ("name", "others", "prompt"),
+    [("gradio", OF_TEXT, "wood_elf"), ("chat", OF_PICTURES, "In elvish: ")],
+)
+def test_a_pages_config_holds_every_option(name: str, others: list[str], prompt: str) -> None:
+    path = shipped(f"configs/serve/{name}.yaml")
     options = make_parser().read([f"--config={path}"])
     said = yaml.safe_load(path.read_text())
-    assert set(vars(options)) - {"config"} == set(said)
+    assert set(vars(options)) - {"config", *others} == set(said)
     assert (options.host, options.auth, options.port) == ("127.0.0.1", None, 7860)
-    assert options.prompt.startswith("wood_elf")
+    assert options.prompt.startswith(prompt)
 
 
 @pytest.mark.parametrize(

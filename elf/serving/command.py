@@ -1,8 +1,10 @@
 """``elf serve``: the page and its API, safe as they start: for this machine, or behind a word."""
 
 import atexit
+import importlib
 import ipaddress
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,26 +14,37 @@ from elf import __version__
 from elf.bases import open_base
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
+from elf.language.detect import is_language_model
+from elf.quantized import Kind
 from elf.serving.catalog import find
 from elf.serving.engine import Engine
 from elf.serving.request import Limits, Request
 
 Precision = Literal["auto", "float16", "bfloat16", "float32"]
+OF_PICTURES = (
+    *("triggers", "prediction_type", "zero_terminal_snr", "clip_skip", "base_configs"),
+    *("caption_tokens", "largest_side", "width", "height", "steps", "guidance"),
+)
+OF_TEXT = ("quantization", "longest_answer", "system", "temperature", "top_p", "max_tokens")
+"""Options of the one kind of model alone, and of the other."""
 LARGEST_UPLOAD = "1mb"
 """The page takes no files; Gradio has a way for some all the same."""
 
 
 def main(arguments: list[str]) -> None:
-    """``elf serve --config configs/serve/gradio.yaml``."""
-    server = start(make_parser().read(arguments))
-    server.block_thread()
+    """``elf serve --config configs/serve/gradio.yaml``, or ``chat.yaml`` for a language model."""
+    parser = make_parser()
+    options = parser.read(arguments)
+    allowed(options)  # before the hub is asked for the base
+    refuse_others(options, parser)
+    start(options).block_thread()
 
 
 def make_parser() -> CommandParser:
     """Return the command's parser."""
     parser = CommandParser("serve", "Show a page, and an API, to try adapters.")
     add = parser.add_argument
-    add("--base", type=str, required=True, help="hub name, folder or .safetensors file")
+    add("--base", type=str, required=True, help="hub name, folder, .safetensors or .gguf file")
     add("--adapters", type=str, required=True, help="folder of adapters: files and runs")
     add("--triggers", type=dict[str, str], default={}, help="words that call adapters up")
     add("--prediction_type", type=str, default=None, help="of the base; null leaves it to the base")
@@ -53,7 +66,30 @@ def make_parser() -> CommandParser:
     add("--height", type=int, default=512, help="of pictures at first, px")
     add("--steps", type=int, default=30, help="at first")
     add("--guidance", type=float, default=7.5, help="at first")
+    chat = parser.add_argument_group("of a language model").add_argument
+    chat("--quantization", type=Kind | None, default=None, help="nf4 or int8; null in precision")
+    chat("--longest_answer", type=int, default=1024, help="that may be asked for, tokens")
+    chat("--system", type=str, default="", help="system prompt at first")
+    chat("--temperature", type=float, default=0.7, help="at first; 0 takes the likeliest token")
+    chat("--top_p", type=float, default=0.95, help="at first")
+    chat("--max_tokens", type=int, default=256, help="of an answer at first")
     return parser
+
+
+def refuse_others(options: Any, parser: CommandParser) -> None:
+    """Refuse options that the base's kind of model does not have.
+
+    Raises:
+        ElfError: With the first that was given.
+    """
+    text = is_language_model(options.base)
+    for name in OF_PICTURES if text else OF_TEXT:
+        if getattr(options, name) != parser.get_default(name):
+            kinds = ("pictures", "text") if text else ("text", "pictures")
+            raise ElfError(
+                f"{name}: is of models that make {kinds[0]}, and {options.base} makes {kinds[1]}; "
+                "leave it out"
+            )
 
 
 def start(options: Any) -> Any:
@@ -69,6 +105,39 @@ def start(options: Any) -> Any:
         ElfError: If the address is not this machine's and no word is asked for; if there is no
             such base or folder, or a value makes no sense.
     """
+    auth = allowed(options)
+    if is_language_model(options.base):
+        from elf.serving.chatcommand import start_chat
+
+        return start_chat(options, auth)
+    limits = Limits(options.largest_side)
+    first = Request(
+        options.prompt, steps=options.steps, guidance=options.guidance, width=options.width,
+        height=options.height,
+    )  # fmt: skip
+    first.checked(limits)
+    device = find_device(options.device)
+    base = open_base(
+        options.base, options.prediction_type, options.zero_terminal_snr, options.clip_skip,
+        options.base_configs, options.caption_tokens,
+    )  # fmt: skip
+    served, refused = find(Path(options.adapters), options.triggers, base)
+    tell(device, [each.name for each in served], refused)
+    dtype = find_dtype(options.precision, device)
+    engine = Engine(base, served, device, dtype, limits)
+
+    def build(page: Any, folder: Path) -> Any:
+        return page.build(engine, folder, options.title, first, options.examples)
+
+    return listen("elf.serving.page", build, list(engine.served), options, auth)
+
+
+def allowed(options: Any) -> tuple[str, str] | None:
+    """Return who may ask; None is everybody on this machine.
+
+    Raises:
+        ElfError: If others could, too, or requests could not wait.
+    """
     auth = _auth(options.auth)
     if auth is None and not is_loopback(options.host):
         raise ElfError(
@@ -77,35 +146,41 @@ def start(options: Any) -> Any:
         )
     if options.queue < 1:
         raise ElfError(f"queue: {options.queue} is none; take 1 or more")
-    limits = Limits(options.largest_side)
-    first = Request(
-        options.prompt, steps=options.steps, guidance=options.guidance, width=options.width,
-        height=options.height,
-    )  # fmt: skip
-    first.checked(limits)
-    device = _device(options.device)
-    base = open_base(
-        options.base, options.prediction_type, options.zero_terminal_snr, options.clip_skip,
-        options.base_configs, options.caption_tokens,
-    )  # fmt: skip
-    served, refused = find(Path(options.adapters), options.triggers, base)
+    return auth
+
+
+def tell(device: torch.device, served: list[str], refused: list[str]) -> None:
+    """Say what is served, and why other things are not."""
     for line in refused:
         print(line)
-    names = ", ".join(each.name for each in served) or "no adapter, the base alone"
-    print(f"served on {device}: {names}")
-    dtype = _dtype(options.precision, device)
-    engine = Engine(base, served, device, dtype, limits)
-    return listen(engine, options, first, auth)
+    print(f"served on {device}: {', '.join(served) or 'no adapter, the base alone'}")
 
 
-def listen(engine: Engine, options: Any, first: Request, auth: tuple[str, str] | None) -> Any:
-    """Return the blocks, listening."""
+def listen(
+    page: str,
+    build: Callable[[Any, Path], Any],
+    served: list[str],
+    options: Any,
+    auth: tuple[str, str] | None,
+) -> Any:
+    """Return a page's blocks, listening.
+
+    Args:
+        page: Its module, which needs Gradio.
+        build: Makes the blocks with that module, and an empty folder for files that are given out.
+        served: Names of the adapters.
+        options: The command's.
+        auth: User and password.
+
+    Raises:
+        ElfError: If Gradio is not installed.
+    """
     from starlette.requests import Request as HTTPRequest
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
     try:
-        from elf.serving.page import build
+        module = importlib.import_module(page)
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
@@ -113,12 +188,10 @@ def listen(engine: Engine, options: Any, first: Request, auth: tuple[str, str] |
 
     folder = tempfile.TemporaryDirectory(prefix="elf-serve-")
     atexit.register(folder.cleanup)
-    blocks = build(engine, Path(folder.name), options.title, first, options.examples)
+    blocks = build(module, Path(folder.name))
 
     def health(_: HTTPRequest) -> JSONResponse:
-        return JSONResponse(
-            {"status": "ok", "version": __version__, "adapters": list(engine.served)}
-        )
+        return JSONResponse({"status": "ok", "version": __version__, "adapters": served})
 
     blocks.queue(max_size=options.queue, default_concurrency_limit=1, api_open=False)
     _, url, _ = blocks.launch(
@@ -157,7 +230,12 @@ def _auth(given: str | None) -> tuple[str, str] | None:
     return user, password
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """Return the device of a name.
+
+    Raises:
+        ElfError: If there is none.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -169,9 +247,16 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+def find_dtype(
+    precision: Precision, device: torch.device, on_gpu: Precision = "float16"
+) -> torch.dtype:
+    """Return the type of a precision.
+
+    Raises:
+        ElfError: If the device has none.
+    """
     if precision == "auto":
-        precision = "float16" if device.type == "cuda" else "float32"
+        precision = on_gpu if device.type == "cuda" else "float32"
     if precision == "float16" and device.type == "cpu":
         raise ElfError("precision: float16 needs a GPU; take float32 or auto")
     found: torch.dtype = getattr(torch, precision)

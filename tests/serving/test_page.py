@@ -264,7 +264,7 @@ def test_the_client_of_the_docs_works(
 ) -> None:
     """And an exported file is all that another program needs."""
     text = Path("docs/serving.md").read_text(encoding="utf-8")
-    client, backend = re.findall(r"```python\n(.*?)```", text, re.S)
+    client, backend, *_ = re.findall(r"```python\n(.*?)```", text, re.S)
     with serving(tiny_models["base"], shelf) as url:
         exec(client.replace("http://127.0.0.1:7860", url).replace("wood_elf", "lora"), {})
     said = capsys.readouterr().out
