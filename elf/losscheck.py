@@ -16,13 +16,14 @@ UNCHECKED = 8
 class LossCheck:
     """Losses that nobody has looked at yet."""
 
-    def __init__(self, before: Callable[[], str]) -> None:
+    def __init__(self, before: Callable[[], str], samples: str = "pictures") -> None:
         """Begin with none.
 
         Args:
             before: Says which checkpoint is from before the loss.
+            samples: What a batch is of.
         """
-        self._before = before
+        self._before, self._samples = before, samples
         self._unchecked: Arrivals[tuple[int, list[str]]] = Arrivals(UNCHECKED)
 
     def add(self, loss: Tensor, shared: Tensor, step: int, ids: list[str]) -> None:
@@ -33,7 +34,7 @@ class LossCheck:
             shared: The mean of all processes'; if one of them stopped alone, the others would wait
                 for it.
             step: Optimizer steps before it.
-            ids: Of this process's pictures.
+            ids: Of this process's samples.
         """
         self._unchecked.send(torch.stack([loss, shared]), (step, ids))
 
@@ -44,15 +45,15 @@ class LossCheck:
             wait: For all of them; otherwise those that a GPU is at work on are left for later.
 
         Raises:
-            ElfError: If one is not finite, with its step and pictures.
+            ElfError: If one is not finite, with its step and samples.
         """
         for values, (step, ids) in self._unchecked.take(wait):
             loss, shared = values.tolist()
             if math.isfinite(shared):
                 continue
-            whose = f"pictures {', '.join(ids)}"
+            whose = f"{self._samples} {', '.join(ids)}"
             if math.isfinite(loss):
-                whose = "the pictures that another process names"
+                whose = f"the {self._samples} that another process names"
             raise ElfError(
                 f"the loss is {shared} at step {step} ({whose}); {self._before()}. Lower "
                 "the learning rate, or train in 32-true"

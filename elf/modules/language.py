@@ -43,6 +43,7 @@ class LanguageModule(AdapterModule):
 
     network: LanguageNetwork
     network_title = "the model"
+    samples = "rows"
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
@@ -32,15 +32,17 @@ class SteppedModule(LightningModule):
 
     Attributes:
         cuda_graphs: Whether steps on a GPU are captured as CUDA graphs.
+        samples: What a batch is of, in messages.
         stepper: While training: the steps; None where a strategy shards what is trained.
     """
 
     cuda_graphs: bool = True
+    samples: ClassVar[str] = "pictures"
 
     def __init__(self) -> None:
         super().__init__()
         self.stepper: Stepper | None = None
-        self._losses = LossCheck(lambda: last_good(self.trainer.default_root_dir))
+        self._losses = LossCheck(lambda: last_good(self.trainer.default_root_dir), self.samples)
 
     @abstractmethod
     def training_errors(self, batch: Batch) -> tuple[Tensor, Tensor]:

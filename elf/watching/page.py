@@ -64,7 +64,8 @@ def facts(columns: Columns) -> list[tuple[str, str]]:
         ("memory/peak_gib", "memory", " GiB"),
     ):
         if points := columns.get(key):
-            found.append((name, f"{points[-1][1]:.3g}{unit}"))
+            value = points[-1][1]
+            found.append((name, f"{value:,.0f}" if value >= 1000 else f"{value:.3g}{unit}"))
     return found
 
 

@@ -90,7 +90,7 @@ def charts(columns: Columns) -> dict[str, Chart]:
             "Tokens a second", [Series("", columns.get("speed/tokens_per_s", ()))], zero=True
         ),
         "accuracy": Chart(
-            "Tokens that no other word was likelier than",
+            "Token accuracy",
             [
                 Series("training", _calm(columns.get("train/accuracy", ())), PALETTE[0]),
                 Series("held out", columns.get("val/accuracy", ()), PALETTE[1], dots=True),

@@ -264,3 +264,9 @@ def test_other_targets_are_refused(runs: dict[str, Path], tmp_path: Path) -> Non
                      f"--target={target}"])  # fmt: skip
     with pytest.raises(ElfError, match="is one file; a language model's adapter is a folder"):
         cli.run(["export", f"--input={runs['lora']}", f"--output={tmp_path / 'x.safetensors'}"])
+
+
+def test_a_loss_that_is_not_finite_names_its_rows(lessons: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ElfError, match=r"the loss is (nan|inf) at step \d+ \(rows [0-9a-f]{16}"):
+        fit(lessons, tmp_path, 12, "--model.optimizer.class_path=torch.optim.SGD",
+            "--model.optimizer.init_args.lr=1e30", "--model.schedule.total_steps=12")  # fmt: skip
