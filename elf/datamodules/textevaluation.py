@@ -33,6 +33,7 @@ STEP = 64
 class Part:
     """Documents of a store that are measured, and as what."""
 
+    name: str
     kind: str
     store: TokenStore
     members: Indices
@@ -90,22 +91,16 @@ class TextEvaluationSet(LightningDataModule):
     def prepare_data(self) -> None:
         """Make tokens of documents that come as files; one process of each machine does."""
         module = self._module()
-        files = self._files(module)
-        for name, paths in files.items():
-            settings = self._settings(module)
-            tokenizer = module.language.tokenizer
-            made = tokenizer_hash(tokenizer)
-            prepare_tokens(paths, tokenizer, made, settings, self._folder(name))
-
-    def _files(self, module: Any) -> dict[str, list[str]]:
-        """Return the files of documents by the name of their folder; write what is to be one."""
-        found = {"documents": self.documents} if self.documents else {}
+        files = {"documents": self.documents} if self.documents else {}
         _, rows = read_forgetting(self.forgetting, _plain(module))
         if rows:
             path = self._folder("forgetting.jsonl")
             write_rows(path, rows)
-            found["forgetting"] = [str(path)]
-        return found
+            files["forgetting"] = [str(path)]
+        tokenizer = module.language.tokenizer
+        for name, paths in files.items():
+            made, folder = tokenizer_hash(tokenizer), self._folder(name)
+            prepare_tokens(paths, tokenizer, made, self._settings(module), folder)
 
     def _folder(self, name: str) -> Path:
         trainer: Any = self.trainer
@@ -144,16 +139,20 @@ class TextEvaluationSet(LightningDataModule):
         self._pad = pad_token(module.language.tokenizer)
         self.parts = self._of_run(module, made)
         settings = self._settings(module)
-        for name in self._files(module):
-            store = TokenStore.open(self._folder(name), settings, made)
-            kind = HELD_OUT if name == "documents" else UNRELATED
-            self.parts.append(Part(kind, store, store.train))
+        old, rows = read_forgetting(self.forgetting, _plain(module))
+        for name, given, kind in (
+            ("documents", self.documents, HELD_OUT),
+            ("forgetting", rows, UNRELATED),
+        ):
+            if given:
+                store = TokenStore.open(self._folder(name), settings, made)
+                self.parts.append(Part(name, kind, store, store.train))
         if settings.chat_template is not None:  # who was trained with it is asked with it
             module.language.tokenizer.chat_template = settings.chat_template
         self.asked = read_asked(self.prompts)
         if not self.asked and not any(part.kind == HELD_OUT for part in self.parts):
             raise ElfError(f"data: nothing to measure: {self.missing}, or give data.prompts")
-        self.asked += read_forgetting(self.forgetting, _plain(module))[0]
+        self.asked += old
         asking, room = Asking(module.language), module.generation.max_new_tokens
         self.encoded = [
             asking.tokens(each.prompt.row, room, module.plain_prompts) for each in self.asked
@@ -179,7 +178,12 @@ class TextEvaluationSet(LightningDataModule):
             return []
         by_id = store.train[np.argsort(store.ids[store.train], kind="stable")]
         chosen = {HELD_OUT: store.validation, TRAINED: by_id[: len(store.validation)]}
-        return [Part(kind, store, members) for kind, members in chosen.items() if len(members)]
+        return [Part("tokens", kind, store, each) for kind, each in chosen.items() if len(each)]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of the documents that are measured, by where they come from."""
+        return {part.name: part.store.index_hash for part in self.parts}
 
     def sizes(self, tokenizer: Any, kind: str) -> dict[str, int]:
         """Return the bytes of text that are measured of each document, by its name."""

@@ -77,6 +77,7 @@ def over_strength(
     level: float | None,
     share: bool,
     note: str,
+    logarithmic: bool = False,
 ) -> str:
     """Draw a chart for each adapter, all with one axis so that they can be compared."""
     points = [each for lines in drawn.values() for line in lines for each in line.points]
@@ -100,6 +101,7 @@ def over_strength(
             level=level,
             within=(0.0, 1.0) if share else (min(ys), max(ys)),
             share=share,
+            logarithmic=logarithmic,
         )
         charts += chart(plot)
     return f'<p class="note">{note}</p><div class="charts">{charts}</div>'
@@ -135,6 +137,22 @@ def shares(metrics: Found, adapter: str, name: str) -> list[Point]:
         text = f"strength {plain(strength)}: {number(row.adapter, asked)}"
         found.append(Point(strength, row.adapter, low, high, text))
     return found
+
+
+def ratios(metrics: Found, adapter: str, name: str) -> list[Point]:
+    """Return what is measured as a factor of the base's over the strength, the base itself first.
+
+    None is given where one is not above 0, which a logarithm cannot show.
+    """
+    found = [Point(0.0, 1.0, text="strength 0: the base")]
+    for variant, strength in _with_strength(metrics, adapter):
+        row = metrics.row(name, variant.name)
+        if row is not None and row.adapter is not None and (change := row.change) is not None:
+            low, high = (None if end is None else 1 + end for end in (change.low, change.high))
+            text = f"strength {plain(strength)}: × {row.adapter:.3g}"
+            found.append(Point(strength, row.adapter, low, high, text))
+    ys = [y for each in found for y in (each.y, each.low, each.high) if y is not None]
+    return found if all(y > 0 for y in ys) else []
 
 
 def _with_strength(metrics: Found, adapter: str) -> list[tuple[Variant, float]]:

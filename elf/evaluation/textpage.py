@@ -2,16 +2,19 @@
 
 from elf.evaluation import tables
 from elf.evaluation.charts import Line
-from elf.evaluation.curves import CHANGES, changes, over_strength, shares
+from elf.evaluation.curves import over_strength, ratios, shares
 from elf.evaluation.schema import TextMetrics
 from elf.evaluation.shell import document, made_from
 from elf.evaluation.textgallery import answers
 from elf.evaluation.words import count, question
 
-RIGHT = ("exact_match", "rouge_l", "forgetting_exact_match")
+RIGHT = ("exact_match", "forgetting_exact_match", "rouge_l")
 LIKELY = ("perplexity_ratio", "forgetting_perplexity_ratio")
 OLD = "forgetting"
 SHARES = "Shares; intervals are those of the difference from the base."
+RATIOS = (
+    "As a factor of the base's, with its 95 % interval: below 1 text is likelier than to the base."
+)
 
 
 def text_page(metrics: TextMetrics) -> str:
@@ -47,10 +50,10 @@ def likelihood(metrics: TextMetrics) -> str:
     """Return, for each adapter, what the perplexity is beside the base's over the strength."""
     drawn = {
         adapter: [
-            Line(f"{question(name).title} − 1", points, dashed=name.startswith(OLD))
+            Line(question(name).title, points, dashed=name.startswith(OLD))
             for name in LIKELY
-            if len(points := changes(metrics, adapter, name)) > 1
+            if len(points := ratios(metrics, adapter, name)) > 1
         ]
         for adapter in metrics.adapters
     }
-    return over_strength(metrics, drawn, level=0.0, share=False, note=CHANGES)
+    return over_strength(metrics, drawn, level=1.0, share=False, note=RATIOS, logarithmic=True)

@@ -19,6 +19,8 @@ FORGOTTEN = 0.5
 """By how much of the base's the perplexity of general text surely grows where it was forgotten."""
 SAME = 1e-3
 """Change of the perplexity, as a share, below which two models are one."""
+LEAST = 1e-3
+"""Of a ratio of perplexities that is told in figures."""
 RIGHT, OLD, OLD_RATIO = "exact_match", "forgetting_exact_match", "forgetting_perplexity_ratio"
 
 
@@ -130,10 +132,13 @@ class TextAtStrength(AtStrength):
         row = self.rows.get(name)
         if row is None or row.adapter is None:
             return []
-        change, text = row.difference, f"{what} × {row.adapter:.3g}"
-        if change is not None and change.low is not None and change.high is not None:
-            text += f" [{1 + change.low:.3g}, {1 + change.high:.3g}]"
-        return [text]
+        change = row.difference
+        if change is None or change.low is None or change.high is None:
+            return [f"{what} × {row.adapter:.3g}"]
+        low, high = 1 + change.low, 1 + change.high
+        if high < LEAST:
+            return [f"{what} × less than {LEAST:g}"]
+        return [f"{what} × {row.adapter:.3g} [{low:.3g}, {high:.3g}]"]
 
 
 def indicative(rows: Sequence[Row]) -> tuple[bool, str | None]:

@@ -69,11 +69,11 @@ QUESTIONS = {
     "bits_per_byte": Question("Bits a byte", "the same for any tokenizer"),
     "token_accuracy": Question("Tokens that are right", "that no other was likelier than", 1, True),
     "trained_perplexity_ratio": Question(
-        "The same of trained documents", "far below that of held-out ones: learnt by heart"
+        "Perplexity beside the base's, trained", "far below that of held-out ones: learnt by heart"
     ),
     "forgetting_perplexity": Question("Perplexity, not to be forgotten", "of general text", 2),
     "forgetting_perplexity_ratio": Question(
-        "The same beside the base's", "above 1: something was forgotten"
+        "Perplexity beside the base's, not to be forgotten", "above 1: something was forgotten"
     ),
     "forgetting_exact_match": Question(
         "Right answers, not to be forgotten", "of what the base was asked before", 1, True

@@ -236,7 +236,7 @@ class TextEvaluation(Evaluation):
             ),
             rows=tuple(rows),
             settings=self._settings(),
-            hashes={"base": self.language.fingerprint}
+            hashes={**self._data.hashes, "base": self.language.fingerprint}
             | {name: file.fingerprint for name, file in zip(names, self.files, strict=True)},
             versions={"elf": __version__, **versions(("torch", "transformers", "peft"))},
             kind=TEXT,

@@ -17,6 +17,8 @@ from elf.modules import LanguageModule
 
 Given = Callable[..., list[str]]
 
+DATA = ("tokens", "forgetting")
+
 
 def read(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
@@ -74,7 +76,7 @@ def test_base_and_adapter_are_measured_in_pairs(
     assert len(found["answers"]) == 3 * 8
     assert found["prompts"][0]["text"].startswith("In elvish: ")
     assert found["verdict"]["indicative"]
-    assert found["settings"]["model.base"] and found["hashes"].keys() == {"base", name}
+    assert found["settings"]["model.base"] and found["hashes"].keys() == {"base", name, *DATA}
     report = (tmp_path / "report.html").read_text()
     assert found["prompts"][0]["reference"] in report and "script-src 'none'" in report
     assert f"{name}: " in capsys.readouterr().out
