@@ -4,10 +4,13 @@ The networks are on torch's meta device. An adapter of rank 1 is small even ther
 """
 
 import functools
+import json
+import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,11 +20,12 @@ from elf import adapters
 from elf.adapters import AdapterConfig, Part
 from elf.adapters.presets import canonical
 from elf.adapters.targets import target_names
-from elf.bases.checkpoint import empty
+from elf.bases.checkpoint import empty, without_ones
 from elf.bases.configs import CONFIGS
 from elf.bases.families import FAMILIES, FamilyName
-from elf.bases.ldm import CLIP, OPEN_CLIP, UNET, Place, places
+from elf.bases.ldm import CLIP, OPEN_CLIP, UNET, VAE, Place, places
 from elf.export import export_diffusers
+from elf.export.basis import Basis
 from elf.export.importing import read_kohya
 from elf.export.kohya_form import kohya_file
 from elf.export.names import kohya_name
@@ -304,3 +308,62 @@ def test_the_projection_of_the_second_text_encoder_lies_on_its_side() -> None:
     assert place == {
         "text_projection.weight": Place(f"{OPEN_CLIP}text_projection", transposed=True)
     }
+
+
+def write_sparse(path: Path, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    """Write a file of zeros in float16, of which the disk holds the header alone."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, size in sizes.items():
+        start, end = end, end + 2 * math.prod(size)
+        header[name] = {"dtype": "F16", "shape": list(size), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+def write_folder(family: FamilyName, folder: Path, tiny: Path) -> None:
+    """Write a base as the hub has it, with names from before transformers 5."""
+    shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    for part in FAMILIES[family].parts:
+        (folder / part / "config.json").write_text(json.dumps(CONFIGS[family][part]))
+        if part == "vae":
+            write_sparse(folder / part / "diffusion_pytorch_model.safetensors", {"a": (1,)})
+            continue
+        start, stem = "", "diffusion_pytorch_model"
+        if part != "unet":
+            start, stem = "text_model.", "model"
+        sizes = {
+            name if name.startswith(("text_model.", "text_projection")) else start + name: t.shape
+            for name, t in network(family, cast(Part, part)).state_dict().items()
+        }
+        write_sparse(folder / part / f"{stem}.safetensors", sizes)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("family", COUNTS)
+def test_a_base_that_is_merged_into_has_each_layer(
+    family: FamilyName, kind: str, tiny_models: dict[str, Path], tiny_sdxl: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / ("base.safetensors" if kind == "file" else "base")
+    if kind == "folder":
+        write_folder(family, base, tiny_models["base"] if family == "sd15" else tiny_sdxl)
+    else:
+        sizes: dict[str, tuple[int, ...]] = {f"{VAE}a": (1,)}
+        for part in parts_of(family):
+            made = original(network(family, part), family, part)
+            sizes |= {key: tuple(tensor.shape) for key, tensor in made.items()}
+        write_sparse(base, sizes)
+    config = CONFIGS_OF["lora"]
+    trained = Trained(Path("x"), config, state(family, config), {}, None)
+    basis = Basis(str(base), trained)
+    assert len(trained.layers) == sum(COUNTS[family].values())
+    for layer in trained.layers:
+        path, place = basis.place(layer)
+        size = basis.stored.header(path).shapes[place.key]
+        rows = 3 if place.third is not None else 1
+        assert without_ones(size) == without_ones((rows * layer.shape[0], *layer.shape[1:]))
+    for layer in trained.layers[::100]:
+        assert basis.weight(layer).shape == layer.shape
