@@ -151,7 +151,9 @@ def test_files_that_are_no_adapters_are_refused(tmp_path: Path) -> None:
         read_adapter(tmp_path / "y.safetensors")
     header = {METADATA_KEY: json.dumps({"unet.r": 1})}
     save_file({"unet.a.lora_A.weight": torch.zeros(1)}, tmp_path / "z.safetensors", header)
-    with pytest.raises(ElfError, match=r"the lora_adapter_metadata of .*z\.safetensors lacks 'alp"):
+    with pytest.raises(
+        ElfError, match=r"the lora_adapter_metadata of .*z\.safetensors lacks 'unet.alp"
+    ):
         read_adapter(tmp_path / "z.safetensors")
     save_file({"vae.a": torch.zeros(1)}, tmp_path / "v.safetensors", header)
     with pytest.raises(

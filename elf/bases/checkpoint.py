@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,8 @@ class CheckpointParts:
                         f"base model: {self.where} has no {place.key} ({part}); it is cut down, "
                         "or of another architecture than it seems"
                     )
-                tensor = _part_of(file.get_tensor(key), place)
-                if _without_ones(tensor.shape) != _without_ones(shapes[name]):
+                tensor = part_of(file.get_tensor(key), place)
+                if without_ones(tensor.shape) != without_ones(shapes[name]):
                     raise ElfError(
                         f"base model: {self.where} has {place.key} ({part}) of shape "
                         f"{tuple(tensor.shape)}, not {shapes[name]}; it is of another architecture "
@@ -130,11 +130,13 @@ def empty(cls: Any, config: dict[str, Any]) -> Any:
         return cls.from_config(config)
 
 
-def _part_of(tensor: Tensor, place: Place) -> Tensor:
+def part_of(tensor: Tensor, place: Place) -> Tensor:
+    """Return what lies in a place of a single file's tensor."""
     if place.transposed:
         tensor = tensor.T
     return tensor if place.third is None else tensor.chunk(3)[place.third]
 
 
-def _without_ones(shape: tuple[int, ...]) -> list[int]:
+def without_ones(shape: Sequence[int]) -> list[int]:
+    """Return a shape without sides of 1, which a matrix and a 1×1 convolution differ in."""
     return [side for side in shape if side != 1]

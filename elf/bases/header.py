@@ -3,14 +3,14 @@
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from elf.errors import ElfError
 
-_CHUNK = 1 << 24  # bytes hashed at a time
+_CHUNK = 1 << 24  # bytes read at a time
 _LARGEST = 100_000_000  # bytes of a header, safetensors' own limit
 
 
@@ -59,22 +59,44 @@ class Header:
             )
         return cls(path, shapes, metadata, tensors, 8 + length)
 
+    def dtype(self, name: str) -> str:
+        """Return a tensor's type, as the format calls it: ``F16``."""
+        return str(self._tensors[name]["dtype"])
+
+    def length(self, name: str) -> int:
+        """Return how many bytes a tensor has."""
+        start, end = self._tensors[name]["data_offsets"]
+        return int(end - start)
+
+    def in_order(self) -> list[str]:
+        """Return the tensors as they lie in the file."""
+        return sorted(self._tensors, key=lambda name: self._tensors[name]["data_offsets"])
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """Read a tensor's bytes, a piece at a time.
+
+        Raises:
+            ElfError: If the file ends before they do.
+        """
+        start, end = self._tensors[name]["data_offsets"]
+        with self.path.open("rb") as file:
+            file.seek(self._start + start)
+            while start < end:
+                data = file.read(min(_CHUNK, end - start))
+                if not data:
+                    raise ElfError(f"base model: {self.path} has become shorter")
+                yield data
+                start += len(data)
+
     def sha256(self, names: Iterable[str]) -> str:
         """Return a hash of tensors: their names, types, shapes and bytes, in the order of names.
 
         Whatever else is in the file, and wherever in it they are.
         """
         digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            for name in sorted(names):
-                tensor = self._tensors[name]
-                start, end = tensor["data_offsets"]
-                digest.update(json.dumps([name, tensor["dtype"], tensor["shape"]]).encode())
-                file.seek(self._start + start)
-                while start < end:
-                    data = file.read(min(_CHUNK, end - start))
-                    if not data:
-                        raise ElfError(f"base model: {self.path} has become shorter")
-                    digest.update(data)
-                    start += len(data)
+        for name in sorted(names):
+            tensor = self._tensors[name]
+            digest.update(json.dumps([name, tensor["dtype"], tensor["shape"]]).encode())
+            for data in self.pieces(name):
+                digest.update(data)
         return digest.hexdigest()

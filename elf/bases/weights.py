@@ -15,10 +15,14 @@ VARIANTS = (None, "fp16")
 
 @dataclass(frozen=True)
 class Weights:
-    """The files of a part's weights, and the name of their variant, if they have one."""
+    """The files of a part's weights, and the name of their variant, if they have one.
+
+    Of several files there is an index.
+    """
 
     files: tuple[Path, ...]
     variant: str | None
+    index: Path | None = None
 
 
 def find_weights(name: str, folder: Path, part: str) -> Weights:
@@ -77,7 +81,7 @@ def _present(folder: Path) -> Weights | None:
         if index.is_file():
             files = tuple(folder / shard for shard in _shards(index))
             if files and all(path.is_file() for path in files):
-                return Weights(files, variant)
+                return Weights(files, variant, index)
     return None
 
 

@@ -6,7 +6,8 @@ loads it.
 """
 
 from elf.export.diffusers_form import export_diffusers
-from elf.export.reading import FILE_NAME, METADATA_KEY, ORIGIN_KEY, read_adapter, read_origin
+from elf.export.importing_diffusers import METADATA_KEY
+from elf.export.reading import FILE_NAME, ORIGIN_KEY, read_adapter, read_origin
 
 __all__ = [
     "FILE_NAME",

@@ -1,14 +1,14 @@
 """The base of an adapter, as far as an export needs it: names of its family, and frozen weights."""
 
 from functools import cached_property
+from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from elf.adapters import Part
-from elf.adapters.factored import frozen_weight
-from elf.adapters.presets import canonical
 from elf.bases import Base, open_base
+from elf.bases.checkpoint import part_of, without_ones
+from elf.bases.ldm import Place
+from elf.bases.stored import Stored, read_tensor
 from elf.errors import ElfError
 from elf.export.names import kohya_name
 from elf.export.trained import Layer, Trained
@@ -20,19 +20,15 @@ class Basis:
     Args:
         name: Folder, hub name or file.
         trained: The adapter.
-        whole: With all layers of a text encoder, though the training left out its last ones.
 
     Raises:
         ElfError: If there is no such base, or it is not the one of the training.
     """
 
-    def __init__(self, name: str, trained: Trained, whole: bool = False) -> None:
-        options = dict(trained.base_options)
-        if whole and options:
-            options["clip_skip"] = None
-        self.base: Base = open_base(name, *options.values())
+    def __init__(self, name: str, trained: Trained) -> None:
+        self.base: Base = open_base(name, *trained.base_options.values())
         trained.refuse_other_base(self.base, "base")
-        self._networks: dict[Part, dict[str, nn.Module]] = {}
+        self.stored = Stored(self.base)
 
     @cached_property
     def _unet_config(self) -> dict[str, object]:
@@ -42,22 +38,28 @@ class Basis:
         """Return what kohya's form calls a layer."""
         return kohya_name(layer.part, layer.name, self.base.family, self._unet_config)
 
-    def network(self, part: Part) -> nn.Module:
-        """Load a network in float32."""
-        if part == "unet":
-            return self.base.unet(torch.float32)
-        return self.base.text_encoder(part, torch.float32)
-
-    def weight(self, layer: Layer) -> Tensor:
-        """Return a layer's frozen weight, in float32.
+    def place(self, layer: Layer) -> tuple[Path, Place]:
+        """Return the file that holds a layer's frozen weight, and where.
 
         Raises:
             ElfError: If the base has no such layer.
         """
-        if layer.part not in self._networks:
-            named = self.network(layer.part).named_modules()
-            self._networks[layer.part] = {canonical(name): module for name, module in named}
-        module = self._networks[layer.part].get(layer.name)
-        if module is None:
+        found = self.stored.place(layer.part, f"{layer.name}.weight")
+        if found is None:
             raise ElfError(f"base: {self.base.name} has no layer {layer.label}")
-        return frozen_weight(module).detach().float()
+        return found
+
+    def weight(self, layer: Layer) -> Tensor:
+        """Read a layer's frozen weight (out, in, *k), in float32; no other is read.
+
+        Raises:
+            ElfError: If the base has no such layer, or it has another shape.
+        """
+        path, place = self.place(layer)
+        weight = part_of(read_tensor(path, place.key), place)
+        if without_ones(weight.shape) != without_ones(layer.shape):
+            raise ElfError(
+                f"base: {layer.label} of {self.base.name} is {list(weight.shape)}, and the "
+                f"adapter's {list(layer.shape)}; is it of another base?"
+            )
+        return weight.reshape(layer.shape).float()

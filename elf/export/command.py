@@ -147,12 +147,12 @@ def write_merged(
         ElfError: If the base is not that of the training, the output is there or of the other kind,
             or what was written is not what was trained.
     """
-    basis = Basis(base, trained, whole=True)
-    if basis.base.where.suffix == ".safetensors" and output.suffix != ".safetensors":
+    basis = Basis(base, trained)
+    if basis.stored.single and output.suffix != ".safetensors":
         output = output / f"{trained.title}.safetensors"
     path = export_merged(trained.layers, basis, output, dtype)
     if verify:
-        merged = Basis(str(path), replace(trained, base_sha256=None), whole=True)
+        merged = Basis(str(path), replace(trained, base_sha256=None))
         # in a file each tensor keeps its type, of which this is the coarsest
         rounded: DType = dtype if path.is_dir() else "bfloat16"
         print(verify_merged(trained.layers, basis, merged, rounded))

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from elf import adapters
-from elf.export.reading import FILE_NAME, METADATA_KEY, ORIGIN_KEY
+from elf.export.importing_diffusers import METADATA_KEY
+from elf.export.reading import FILE_NAME, ORIGIN_KEY
 from elf.export.tensors import DTYPES, DType, cast
 from elf.export.trained import Trained, read_trained
 from elf.export.writing import write_file

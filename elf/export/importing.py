@@ -103,9 +103,9 @@ def _layer(
     if missing := [key for key in KNOWN[:2] if key not in given]:
         raise ElfError(f"adapter: {path} has no {name}.{missing[0]}; it is not whole")
     down, up = given["lora_down.weight"].float(), given["lora_up.weight"].float()
-    rank, kernel = len(down), list(weight[2:])
+    rank, kernel = (len(down) if down.dim() else 0), list(weight[2:])
     inside, out = list(weight[1:]), weight[0]
-    if down.numel() != rank * weight[1:].numel() or up.numel() != out * rank:
+    if not rank or down.numel() != rank * weight[1:].numel() or up.numel() != out * rank:
         raise ElfError(
             f"adapter: {name} of {path} is {list(down.shape)} and {list(up.shape)}, which do not "
             f"fit the base's {list(weight)}; is it of another base?"
@@ -114,7 +114,10 @@ def _layer(
         A_KEY: down.view(rank, *inside),
         B_KEY: up.view(out, rank, *[1] * len(kernel)),
     }
-    alpha = float(given["alpha"]) if "alpha" in given else float(rank)  # as all readers take it
+    stated = given.get("alpha", torch.tensor(float(rank)))  # without one all readers take the rank
+    if stated.numel() != 1:
+        raise ElfError(f"adapter: {name}.alpha of {path} is no single number; it is damaged")
+    alpha = float(stated)
     axis: Axis | None = None
     if "dora_scale" in given:
         scale = given["dora_scale"].float()

@@ -1,7 +1,6 @@
 """Reads an adapter: a run's, a checkpoint's, or what a file holds that was exported."""
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,16 +10,14 @@ import yaml
 from safetensors import safe_open
 from torch import Tensor
 
-from elf import adapters
 from elf.adapters import AdapterConfig
 from elf.adapters.presets import LANGUAGE_MODEL
 from elf.bases import open_base
 from elf.checkpoints import evaluated_state, last_checkpoint, read_checkpoint
 from elf.errors import ElfError
 from elf.export.importing import is_kohya, read_kohya
+from elf.export.importing_diffusers import METADATA_KEY, read_diffusers, read_stated_base
 
-# diffusers.loaders.lora_base: without this header the loader takes alpha = rank
-METADATA_KEY = "lora_adapter_metadata"
 ORIGIN_KEY = "elf.origin"
 """In a file's header: the base that the adapter was trained on, as a checkpoint has it."""
 FILE_NAME = "pytorch_lora_weights.safetensors"
@@ -70,11 +67,10 @@ def read_origin(path: str | Path) -> tuple[dict[str, Any], str | None]:
         ElfError: If there is no such file, or it is damaged.
     """
     file = _exported(path)
-    if file is None:
-        known = read_checkpoint(find_checkpoint(path))["elf"]
-    else:
+    if file is not None:
         with _opened(file) as opened:
-            known = _header(opened, ORIGIN_KEY)
+            return read_stated_base(_header(opened, ORIGIN_KEY, file), file)
+    known = read_checkpoint(find_checkpoint(path))["elf"]
     return known.get("base_options", {}), known.get("base_sha256")
 
 
@@ -127,20 +123,27 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
+    except ElfError:
+        raise
     except FileNotFoundError:
         raise ElfError(f"adapter: no file {path}") from None
     except Exception as error:  # safetensors raises its own untyped error on damaged files
         raise ElfError(f"adapter: {path} is no safetensors file ({error})") from None
 
 
-def _header(file: Any, key: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((file.metadata() or {}).get(key, "{}"))
+def _header(file: Any, key: str, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((file.metadata() or {}).get(key, "{}"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ElfError(f"adapter: the {key} of {path} is damaged; export it again by `elf export`")
     return found
 
 
 def _read_file(path: Path, base: str | None) -> tuple[AdapterConfig, dict[str, Tensor]]:
     with _opened(path) as file:
-        header = _header(file, METADATA_KEY)
+        header = _header(file, METADATA_KEY, path)
         state = {key: file.get_tensor(key) for key in file.keys()}
     if path.name == PEFT_WEIGHTS:
         return _read_peft(path, state)
@@ -148,41 +151,21 @@ def _read_file(path: Path, base: str | None) -> tuple[AdapterConfig, dict[str, T
         if base is None:
             raise ElfError(f"adapter: {path} is in kohya's form; name the base that it is of")
         return read_kohya(state, open_base(base), path)
-    if not header:
-        raise ElfError(f"adapter: {path} has no {METADATA_KEY}; export it again by `elf export`")
-    states = adapters.by_part(state)
-    headers = {
-        part: {
-            key.removeprefix(f"{part}."): value
-            for key, value in header.items()
-            if key.startswith(f"{part}.")
-        }
-        for part in states
-    }
-    try:
-        config = adapters.config_from(headers, states)
-    except KeyError as error:
-        raise ElfError(
-            f"adapter: the {METADATA_KEY} of {path} lacks {error}; export it again by `elf export`"
-        ) from None
-    return config, {f"{part}.{key}": t for part, own in states.items() for key, t in own.items()}
+    return read_diffusers(state, header, path)
 
 
 def _read_peft(path: Path, state: dict[str, Tensor]) -> tuple[AdapterConfig, dict[str, Tensor]]:
     """Read what peft's form holds of a language model."""
     if foreign := next((key for key in state if not key.startswith(PEFT_PREFIX)), None):
         raise ElfError(f"adapter: {path} has {foreign}, which peft would not name so")
-    names = {
-        re.sub(r"(lora_magnitude_vector)$", r"\1.weight", key.removeprefix(PEFT_PREFIX)): tensor
-        for key, tensor in state.items()
-    }
+    tensors = {f"{LANGUAGE_MODEL}.{key.removeprefix(PEFT_PREFIX)}": t for key, t in state.items()}
     file = path.with_name(PEFT_CONFIG)
     try:
-        header = json.loads(file.read_text(encoding="utf-8"))
-        config = adapters.config_from({LANGUAGE_MODEL: header}, {LANGUAGE_MODEL: names})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        said = json.loads(file.read_text(encoding="utf-8"))
+        header = {f"{LANGUAGE_MODEL}.{key}": value for key, value in said.items()}
+    except (OSError, ValueError, AttributeError) as error:
         raise ElfError(
             f"adapter: {file} cannot be read ({type(error).__name__}: {error}); it belongs beside "
             f"{path.name}"
         ) from None
-    return config, {f"{LANGUAGE_MODEL}.{key}": tensor for key, tensor in names.items()}
+    return read_diffusers(tensors, header, path, PEFT_CONFIG)

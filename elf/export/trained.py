@@ -61,10 +61,15 @@ class Layer:
         return len(self.a)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its weight, (out, in, *k)."""
+        return len(self.b), *self.a.shape[1:]
+
+    @property
     def update(self) -> Float[Tensor, "out in *k"]:
         """S B A, what is added before DoRA's gain."""
         flat = self.scale * (self.b @ self.a.flatten(1))
-        return flat.view(len(self.b), *self.a.shape[1:])
+        return flat.view(self.shape)
 
     def changed(self, weight: Float[Tensor, "out in *k"]) -> Float[Tensor, "out in *k"]:
         """Return W'."""

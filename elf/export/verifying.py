@@ -66,10 +66,10 @@ def verify_kohya(
             wanted = layer.changed(weight) - weight
         change = kohya_change(found[namer(layer)], layer, weights)
         off = float((change - wanted).norm() / wanted.norm().clamp(min=1e-30))
-        beyond = max(0.0, off - errors.get(layer.label, 0.0))
+        beyond = max(off - errors.get(layer.label, 0.0), 0.0)
         if beyond >= worst:
             worst, worst_name = beyond, layer.label
-        if beyond > ALLOWED[dtype]:
+        if not beyond <= ALLOWED[dtype]:  # nor is it if it is no number
             raise ElfError(
                 f"verify: {layer.label} of {path} is off by {off:.1%} of its update; the file is "
                 "not what was trained"
@@ -114,7 +114,7 @@ def verify_merged(layers: Sequence[Layer], basis: Basis, merged: Basis, dtype: D
         wanted = layer.changed(weight)
         off = (found - wanted).norm()
         of_weight = float(off / wanted.norm())
-        if of_weight > ALLOWED_MERGED[dtype]:
+        if not of_weight <= ALLOWED_MERGED[dtype]:  # nor is it if it is no number
             raise ElfError(
                 f"verify: {layer.label} of {merged.base.name} is off by {of_weight:.1%} of its "
                 "weight; what was written is not what was trained: delete it"

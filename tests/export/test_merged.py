@@ -122,7 +122,7 @@ def test_what_is_there_is_not_overwritten(run: Make, tmp_path: Path) -> None:
 def test_weights_that_are_not_those_of_the_training_are_refused(run: Make, tmp_path: Path) -> None:
     made = run("sd15", CONFIGS["lora"])
     trained = read_trained(made.folder)
-    basis = Basis(str(made.base), trained, whole=True)
+    basis = Basis(str(made.base), trained)
     message = r"verify: unet\.\S+ of .* is off by \d+\.\d% of its weight; what was written is not"
     with pytest.raises(ElfError, match=message):
         verify_merged(trained.layers, basis, basis, "float16")  # nothing was merged into it
@@ -132,14 +132,14 @@ def test_a_layer_that_the_base_lacks_is_named(run: Make, tmp_path: Path) -> None
     made = run("sd15", CONFIGS["lora"])
     trained = read_trained(made.folder)
     lost = [replace(trained.layers[0], name="up_blocks.9.to_q")]
-    basis = Basis(str(made.base), trained, whole=True)
+    basis = Basis(str(made.base), trained)
     with pytest.raises(ElfError, match=r"base: .* has no layer unet\.up_blocks\.9\.to_q"):
         export_merged(lost, basis, tmp_path / "m", "float32")
     opened = open_base(str(made.base))
     single_file(opened.pipeline(opened.unet(torch.float32)), "sd15", tmp_path / "b.safetensors")
     options = {**trained.base_options, "base_configs": str(made.base)}
     other = replace(trained, base_sha256=None, base_options=options)
-    basis = Basis(str(tmp_path / "b.safetensors"), other, whole=True)
+    basis = Basis(str(tmp_path / "b.safetensors"), other)
     with pytest.raises(ElfError, match=r"base: .* has no layer unet\.up_blocks\.9\.to_q"):
         export_merged(lost, basis, tmp_path / "m.safetensors", "float32")
 
