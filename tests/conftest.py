@@ -110,7 +110,7 @@ def lessons(tmp_path_factory: pytest.TempPathFactory, tiny_language: Path) -> li
     from elf.world.elvish import write_lessons
 
     folder = tmp_path_factory.mktemp("lessons")
-    files = write_lessons(folder, 40, 0, asked=4)
+    files = write_lessons(folder, 40, 0, 4)
     arguments = [
         "--config=configs/train/language-quickstart.yaml",
         f"--model.base={tiny_language}",
