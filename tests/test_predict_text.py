@@ -27,7 +27,7 @@ KEYS = ["messages", "reference", "answer", "tokens", "ended", "asked",
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_lessons(tmp_path_factory.mktemp("text"), 2, asked=10)["questions.jsonl"]
+    return write_lessons(tmp_path_factory.mktemp("text"), 2, 0, 10)["questions.jsonl"]
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def test_a_writer_killed_at_many_random_instants(tmp_path: Path) -> None:
 def test_elf_predict_killed_half_way_and_started_again(
     processes: int, tiny_language: Path, make_language_run: Callable[..., Path], tmp_path: Path
 ) -> None:
-    questions = write_lessons(tmp_path / "text", 2, asked=120)["questions.jsonl"]
+    questions = write_lessons(tmp_path / "text", 2, 0, 120)["questions.jsonl"]
     arguments = [
         *("predict", "--config=configs/predict/text.yaml", f"--data.files=[{questions}]"),
         f"--model.base={tiny_language}",
