@@ -229,6 +229,7 @@ def test_answers_are_shown_from_step_0_on(lessons: list[str], tmp_path: Path) ->
         (["--model.base=nowhere/at all.gguf"], "no file nowhere/at all.gguf"),
         (["--data.chat_template=none.jinja"], "data.chat_template: none.jinja cannot be read"),
         (["--data.tokens=elsewhere"], "elf prepare"),
+        (["--model.adapter.init=eva"], "eva begins from the first samples of a ShardDataModule"),
     ],
 )  # fmt: skip
 def test_odd_configurations_are_refused_in_a_line(
@@ -270,3 +271,16 @@ def test_a_loss_that_is_not_finite_names_its_rows(lessons: list[str], tmp_path: 
     with pytest.raises(ElfError, match=r"the loss is (nan|inf) at step \d+ \(rows [0-9a-f]{16}"):
         fit(lessons, tmp_path, 12, "--model.optimizer.class_path=torch.optim.SGD",
             "--model.optimizer.init_args.lr=1e30", "--model.schedule.total_steps=12")  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["", "adapter"])
+def test_an_adapter_begins_where_another_ended(
+    source: str, lessons: list[str], runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """From a run or its exported folder, which is in 16 bit."""
+    fit(lessons, tmp_path, 1, f"--model.adapter.start={runs['dora'] / source}",
+        "--model.adapter.kind=dora", "--model.adapter.alpha=8",
+        "--model.optimizer.init_args.lr=1e-12")  # fmt: skip
+    before, after = read_trained(runs["dora"]), read_trained(tmp_path)
+    for key, tensor in before.state.items():
+        torch.testing.assert_close(after.state[key], tensor, rtol=1e-3, atol=1e-5)
