@@ -42,6 +42,7 @@ def text_given(language_run: Path, lessons: list[str]) -> Callable[..., list[str
             "--config=configs/eval/text.yaml",
             f"--model.adapter={language_run}",
             "--model.base=null",
+            "--model.strengths=[0.5, 1.0]",
             "--model.generation.max_new_tokens=6",
             "--model.generation.batch_size=2",
             f"--model.base_generations={output / 'shared'}",
