@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,6 +74,8 @@ def test_prompts_are_answered_in_their_order(
     main(arguments())
     found, asked = rows(tmp_path / "answers.jsonl"), rows(questions)
     assert [list(record) for record in found] == [["id", *KEYS]] * 10
+    page = Path("docs/answers.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.M) == KEYS[2:]
     assert [(r["messages"], r["reference"]) for r in found] == [
         (r["messages"], r["reference"]) for r in asked
     ]
@@ -188,6 +191,15 @@ def test_what_cannot_be_answered_is_told_and_the_rest_goes_on(
     said = out
     assert "1 prompts answered (" in said and "2 in quarantine" in said
     assert "answers.quarantine.jsonl" in said
+
+
+def test_the_rows_of_the_docs_are_prompts(tmp_path: Path) -> None:
+    page = Path("docs/answers.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    (tmp_path / "rows.jsonl").write_text(shown)
+    module = data(tmp_path / "rows.jsonl", tmp_path)
+    module.setup("predict")
+    assert len(module.order) == 2 and "who" in module.order
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def build(engine: ChatEngine, title: str, first: ChatRequest, asked: str, some: 
     """
     page = ChatPage(engine)
     limits = engine.limits
-    words: dict[str, Any] = {"render_markdown": False, "height": 420, "buttons": ["copy"]}
+    words: dict[str, Any] = {"render_markdown": False, "height": 420, "buttons": []}
     hidden: dict[str, Any] = {"visible": False}
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         gr.Markdown(f"## {title}")
@@ -216,14 +216,18 @@ def build(engine: ChatEngine, title: str, first: ChatRequest, asked: str, some: 
         )
         shown: dict[str, Any] = {"api_visibility": "private", **ONE_AT_A_TIME}
         clicks = [ask.click, message.submit]
-        gr.on(clicks, _told(page.shown_chat), alone[0], [right, *alone[1]], **shown)
-        compare.click(_told(page.shown_pair), both[0], [left, right, *both[1]], **shown)
+        one = gr.on(clicks, _told(page.shown_chat), alone[0], [right, *alone[1]], **shown)
+        two = compare.click(_told(page.shown_pair), both[0], [left, right, *both[1]], **shown)
         asks = gr.Button(**hidden), gr.Button(**hidden)  # programs need no chatbots
         asks[0].click(_told(page.chat), *alone, api_name="chat", **ONE_AT_A_TIME)
         asks[1].click(_told(page.compare), *both, api_name="compare", **ONE_AT_A_TIME)
         stop.click(page.stop, None, None, api_name="stop", queue=False)
-        empty = [left, right, history, base_history]
-        clear.click(lambda: ([],) * 4, None, empty, api_visibility="private", queue=False)
+        own: dict[str, Any] = {"api_visibility": "private", "queue": False}
+        for done in (one, two):
+            done.success(lambda: "", None, message, **own)
+        clear.click(lambda: ([],) * 4, None, [left, right, history, base_history], **own)
+        left.clear(lambda: [], None, base_history, **own)
+        right.clear(lambda: [], None, history, **own)
         listed: Any = gr
         listed.api(page.adapters, api_name="adapters", queue=False)
     return blocks

@@ -283,6 +283,11 @@ def test_options_of_the_other_kind_are_refused(
         assert said.endswith("; leave it out\n")
 
 
+def test_the_docs_picture_is_small() -> None:
+    assert Path("docs/chat.png").stat().st_size <= 300 * 1024
+    assert "](chat.png)" in Path("docs/serving.md").read_text(encoding="utf-8")
+
+
 def test_without_gradio_the_way_is_said(
     shelf: Path, tiny_language: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
