@@ -1,1 +1,1 @@
-"""A page and an API to try adapters: `engine` draws, `page` shows, `catalog` says what there is."""
+"""Pages and APIs to try adapters: of pictures (`engine`, `page`) and of text (`chatengine`, `chatpage`)."""
