@@ -1,1 +1,1 @@
-"""Pages and APIs to try adapters: of pictures (`engine`, `page`) and of text (`chatengine`, `chatpage`)."""
+"""Pages and APIs to try adapters: `engine` and `page` of pictures, `chatengine`, `chatpage` of text."""
