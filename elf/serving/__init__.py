@@ -1,1 +1,1 @@
-"""Pages and APIs to try adapters: `engine` and `page` of pictures, `chatengine`, `chatpage` of text."""
+"""Pages and APIs to try adapters: `page` draws pictures, `chatpage` chats with language models."""
