@@ -20,6 +20,12 @@ def commands(language: str = "bash") -> list[list[str]]:
     ]
 
 
+def elf_lines(of_text: bool) -> list[list[str]]:
+    """The lines of ``elf`` that are about language models, or those that are not."""
+    lines = [line for line in commands() if line[0] == "elf"]
+    return [line for line in lines if any("language" in word for word in line) == of_text]
+
+
 def test_the_two_commands_stand_in_both_shells() -> None:
     assert ["pip", "install", "-e", ".", "&&", "elf", "quickstart"] in commands()
     assert ["pip", "install", "-e", ".[test]", "&&", "pytest"] in commands()
@@ -84,7 +90,7 @@ def test_the_loop_runs_as_it_is_written(
     }
     steps = iter((2, 4))
     ran = []
-    for _, command, *arguments in (line for line in commands() if line[0] == "elf"):
+    for _, command, *arguments in elf_lines(of_text=False):
         more = overrides[command]
         if command == "fit":
             more = [*more, f"--trainer.max_steps={next(steps)}"]
@@ -100,3 +106,24 @@ def test_the_loop_runs_as_it_is_written(
         "loras/wood_elf.safetensors",
     ):
         assert Path(path).exists(), path
+
+
+def test_language_models_are_trained_as_it_is_written(
+    tiny_language: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from elf.world.elvish import write_lessons
+
+    monkeypatch.chdir(tmp_path)
+    lessons = write_lessons(tmp_path / "rows", 40, 0, 4)["lessons.jsonl"]
+    Path("data/text").mkdir(parents=True)
+    shutil.copy(lessons, "data/text")
+    overrides = [f"--model.base={tiny_language}", "--data.length=128"]
+    on_cpu = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.max_steps=2",
+              "--model.optimizer.init_args.fused=false", "--logger=csv",
+              "--trainer.callbacks=[{class_path: AdapterCheckpoint}]"]  # fmt: skip
+    ran = []
+    for _, command, *arguments in elf_lines(of_text=True):
+        cli.run([command, *arguments, *overrides, *(on_cpu if command == "fit" else [])])
+        ran.append(command)
+    assert ran == ["prepare", "fit"]
+    assert Path("models/assistant/adapter/adapter_model.safetensors").exists()
