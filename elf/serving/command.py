@@ -105,7 +105,7 @@ def listen(engine: Engine, options: Any, first: Request, auth: tuple[str, str] |
     from starlette.routing import Route
 
     try:
-        from elf.serving.page import build
+        from elf.serving.page import CSS, build
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
@@ -125,6 +125,7 @@ def listen(engine: Engine, options: Any, first: Request, auth: tuple[str, str] |
         server_name=options.host,
         server_port=options.port or None,
         auth=auth,
+        css=CSS,
         share=False,
         inbrowser=False,
         prevent_thread_lock=True,
