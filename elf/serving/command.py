@@ -198,6 +198,7 @@ def listen(
         server_name=options.host,
         server_port=options.port or None,
         auth=auth,
+        css=getattr(module, "CSS", None),
         share=False,
         inbrowser=False,
         prevent_thread_lock=True,

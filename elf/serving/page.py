@@ -29,6 +29,14 @@ KEPT = 3600
 """Seconds for which a picture can be fetched."""
 MOST_CELLS = 64
 """Pictures of a grid."""
+BUTTON: dict[str, Any] = {"min_width": 90, "size": "md"}
+"""So that three stand side by side even on a phone."""
+CSS = """
+#pictures .grid-wrap { height: auto; max-height: none; }
+#pictures .thumbnail-item { aspect-ratio: auto; }
+#pictures .thumbnail-item img { height: auto; }
+"""
+"""A sheet is seen as a whole: Gradio's own cells are square, and its gallery of one height."""
 
 
 class Page:
@@ -98,8 +106,11 @@ class Page:
             for row in range(rows)
         ]
         sheet = contact_sheet(lines, [f"strength {each:g}" for each in factors], asked.prompt, "")
-        file = self._file(replace(drawn[0], image=sheet))
-        return [(file, "strength × seed")], drawn[0].infotext, asked.seed
+        # of the first picture; what the others have is quoted, as it has commas
+        across = ", ".join(f"{each:g}" for each in factors)
+        said = f'{drawn[0].infotext}, Grid: "strengths {across}; {rows} seeds from {asked.seed}"'
+        file = self._file(replace(drawn[0], image=sheet, infotext=said))
+        return [(file, "strength × seed")], said, asked.seed
 
     def stop(self, request: gr.Request) -> None:
         """Let what a page draws end after its denoising step."""
@@ -194,7 +205,9 @@ def build(engine: Engine, folder: Path, title: str, first: Request, examples: li
     page = Page(engine, folder)
     low, high = engine.limits.strengths
     side = engine.limits.largest_side
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
+    with gr.Blocks(
+        title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT), fill_width=True
+    ) as blocks:
         gr.Markdown(f"## {title}")
         with gr.Row():
             with gr.Column(scale=2):
@@ -206,14 +219,14 @@ def build(engine: Engine, folder: Path, title: str, first: Request, examples: li
                     adapter = gr.Dropdown(choices, value=chosen, label="Adapter")
                     strength = gr.Slider(low, high, first.strength, step=0.05, label="Strength")
                 with gr.Row():
-                    generate = gr.Button("Generate", variant="primary")
-                    compare = gr.Button("Base | adapter")
-                    stop = gr.Button("Stop", variant="stop")
+                    generate = gr.Button("Generate", variant="primary", **BUTTON)
+                    compare = gr.Button("Base | adapter", **BUTTON)
+                    stop = gr.Button("Stop", variant="stop", **BUTTON)
                 trigger = gr.Checkbox(first.trigger, label="Put its trigger before the prompt")
                 with gr.Row():
                     seed = gr.Number(first.seed, label="Seed (-1: any)", precision=0)
-                    last = gr.Number(None, label="Last seed", precision=0, interactive=False)
-                    again = gr.Button("Take the last seed again")
+                    last = gr.Number(-1, label="Last seed", precision=0, interactive=False)
+                again = gr.Button("Take the last seed again", size="sm")
                 with gr.Row():
                     steps = gr.Slider(1, 150, first.steps, step=1, label="Steps")
                     guidance = gr.Slider(0, 30, first.guidance, step=0.5, label="Guidance")
@@ -225,8 +238,11 @@ def build(engine: Engine, folder: Path, title: str, first: Request, examples: li
                     seeds = gr.Slider(1, 8, 2, step=1, label="Seeds")
                     grid = gr.Button("Draw the grid")
             with gr.Column(scale=3):
-                pictures = gr.Gallery(label="Pictures", format="png", columns=2, height="auto")
-                said = gr.Textbox(label="What is written into the file", lines=4)
+                pictures = gr.Gallery(
+                    label="Pictures", show_label=False, format="png", columns=2, height="auto",
+                    object_fit="contain", elem_id="pictures",
+                )  # fmt: skip
+                said = gr.Textbox(label="What is written into the file", lines=4, max_lines=12)
         if examples:
             gr.Examples([[each] for each in examples], [prompt])
         asked = [prompt, negative, adapter, strength, seed, steps, guidance, width, height, trigger]
@@ -238,7 +254,10 @@ def build(engine: Engine, folder: Path, title: str, first: Request, examples: li
             (grid, page.grid, [*asked, strengths, seeds]),
         ):
             name = function.__name__
-            button.click(_told(function), given, shown, api_name=name, **ONE_AT_A_TIME)
+            button.click(
+                _told(function), given, shown, api_name=name, scroll_to_output=True,
+                show_progress_on=pictures, **ONE_AT_A_TIME,
+            )  # fmt: skip
         stop.click(page.stop, None, None, api_name="stop", queue=False)
         again.click(lambda value: value, last, seed, api_visibility="private", queue=False)
         listed: Any = gr

@@ -1,6 +1,15 @@
 """A folder of adapters of the tiny base, with values as if they had been trained."""
 
-from collections.abc import Callable
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +77,40 @@ def engine(base: Base, shelf: Path) -> Engine:
 @pytest.fixture(scope="session")
 def make() -> Callable[..., Path]:
     return trained
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def run_command(base: Path, shelf: Path, *more: str) -> Iterator[str]:
+    """The real command in a process of its own, in an empty folder."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "elf", "serve", f"--base={base}", f"--adapters={shelf}"),
+                *(f"--port={port}", "--device=cpu", "--queue=16", "--largest_side=256"),
+                *("--width=64", "--height=64", "--steps=2", "--examples=['forest, night']", *more),
+            ],
+            cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=os.environ,
+        )  # fmt: skip
+        try:
+            for _ in range(1200):
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health"):
+                    break
+                assert process.poll() is None, (Path(folder) / "log").read_text()
+                time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., contextlib.AbstractContextManager[str]]:
+    """Start a server: its base, its adapters and more options; with its address."""
+    return run_command

@@ -1,18 +1,14 @@
 """The page's API over real HTTP, by Gradio's own client, and what it refuses."""
 
-import contextlib
 import json
 import os
 import re
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,38 +26,7 @@ from elf.serving.engine import Engine
 from elf.serving.request import Request
 
 PROMPT = "forest, night"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-@contextmanager
-def serving(base: Path, shelf: Path, *more: str) -> Iterator[str]:
-    """The real command in a process of its own, in an empty folder."""
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "elf", "serve", f"--base={base}", f"--adapters={shelf}"),
-                *(f"--port={port}", "--device=cpu", "--queue=16", "--largest_side=256"),
-                *("--width=64", "--height=64", "--steps=2", f"--examples=['{PROMPT}']", *more),
-            ],
-            cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=os.environ,
-        )  # fmt: skip
-        try:
-            for _ in range(600):
-                with contextlib.suppress(OSError):
-                    if status(f"{url}/health") == 200:
-                        break
-                assert process.poll() is None, (Path(folder) / "log").read_text()
-                time.sleep(0.1)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(20)
+Serving = Callable[..., AbstractContextManager[str]]
 
 
 def status(url: str, data: bytes | None = None, **headers: str) -> int:
@@ -75,7 +40,7 @@ def status(url: str, data: bytes | None = None, **headers: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def server(shelf: Path, tiny_models: dict[str, Path]) -> Iterator[str]:
+def server(serving: Serving, shelf: Path, tiny_models: dict[str, Path]) -> Iterator[str]:
     with serving(tiny_models["base"], shelf) as url:
         yield url
 
@@ -127,7 +92,8 @@ def test_base_and_adapter_have_one_seed_and_prompt(client: Any) -> None:
 
 def test_a_grid_has_strengths_and_seeds(client: Any) -> None:
     (sheet,), _, _ = client.predict(**asked(), strengths="0, 0.5, 1", seeds=2, api_name="/grid")
-    drawn, _ = opened(sheet)
+    drawn, parameters = opened(sheet)
+    assert parameters.endswith(', Grid: "strengths 0, 0.5, 1; 2 seeds from 3"')
     assert drawn.shape[1] > 3 * 128 and drawn.shape[0] > 2 * 128  # small pictures are enlarged
 
 
@@ -211,7 +177,7 @@ def test_files_of_the_machine_are_not_served(server: str, shelf: Path) -> None:
         assert httpx.post(f"{server}/gradio_api/upload", files=files).status_code == expected
 
 
-def test_a_word_is_asked_for(shelf: Path, tiny_models: dict[str, Path]) -> None:
+def test_a_word_is_asked_for(serving: Serving, shelf: Path, tiny_models: dict[str, Path]) -> None:
     from gradio_client import Client
 
     with serving(tiny_models["base"], shelf, "--auth=elf:secret") as url:
@@ -260,7 +226,11 @@ def test_a_device_that_is_not_there_is_refused(shelf: Path, tiny_models: dict[st
 
 
 def test_the_client_of_the_docs_works(
-    shelf: Path, tiny_models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    serving: Serving,
+    shelf: Path,
+    tiny_models: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """And an exported file is all that another program needs."""
     text = Path("docs/serving.md").read_text(encoding="utf-8")
