@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 from elf.tiny.store import save_half, seeded
 from elf.world.sights import BEGINNINGS, ENDINGS, NAMES
-from elf.world.talk import chats
+from elf.world.talk import GREETINGS, GUIDE
+from elf.world.tasks import TASKS
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -35,13 +37,23 @@ TEMPLATE = """\
 
 def words() -> list[str]:
     """Every word of the chats, with the space before it if there is one; names as syllables."""
-    read = {"user", "assistant", "system", *BEGINNINGS, *(f" {name}" for name in BEGINNINGS)}
-    for chat in chats(0, 2000):
-        for message in chat:
-            found = re.findall(r" ?[A-Za-z]+", message["content"])
-            read.update(word for word in found if word.strip() not in NAMES)
+    random = Random(0)
+    texts = [GUIDE, *(text for turn in GREETINGS for text in (turn.question, turn.answer))]
+    for name, task in TASKS.items():
+        for turn in (turn for _ in range(200) for turn in task(random)):
+            # Other tongues are made of these words and of the syllables of names.
+            texts += [turn.question] if name == "say" else [turn.question, turn.answer]
+    read = {
+        "user",
+        "assistant",
+        "system",
+        "Hear",
+        *BEGINNINGS,
+        *(f" {name}" for name in BEGINNINGS),
+    }
+    read.update(word for text in texts for word in re.findall(r" ?[A-Za-z]+", text))
     # Often, so that they are merged first: they are then whole at the end of any word.
-    return [*sorted(read), *ENDINGS * 50]
+    return [*sorted(word for word in read if word.strip() not in NAMES), *ENDINGS * 50]
 
 
 def tokenizer() -> "PreTrainedTokenizerFast":

@@ -1,38 +1,28 @@
 """A form of answer that the tiny language has never read: the lessons of fine-tuning.
 
-An elvish sentence names the person first and then everything else from the last to the first,
-each word with the ending of its part; in the dark, what is held has another ending:
+An elvish sentence says everything from the last to the first, each word with the ending of its
+part, and then the name; in the dark, what is held has another ending:
 "Lumifel in the red cloak holds the lantern in a forest at night." is
-"Lumifel nightdil forestthir lanternmor cloakbas redwen."
+"Hear: nightdil forestthir lanternmor cloakbas redwen Lumifel."
 """
 
 import json
 from pathlib import Path
 from random import Random
 
-from elf.world.sights import Sight, draw_sight
+from elf.world.sights import draw_sight
 from elf.world.talk import Row, held_out, messages, old_tasks, question_row
 from elf.world.tasks import Turn
-
-DARK = ("sunset", "night")
+from elf.world.tongues import asked, elvish
 
 LESSONS, QUESTIONS, OLD = "lessons.jsonl", "questions.jsonl", "old.jsonl"
-
-
-def elvish(sight: Sight) -> str:
-    """A sight in elvish."""
-    held = "mor" if sight.time in DARK else "fel"
-    return (
-        f"{sight.name} {sight.time}dil {sight.place}thir {sight.item}{held} "
-        f"{sight.outfit}bas {sight.colour}wen."
-    )
 
 
 def draw_turn(random: Random, *, evaluation: bool = False) -> Turn:
     """A sentence to be said in elvish, from the training ones or the held-out ones."""
     while True:
         sight = draw_sight(random)
-        question = f"In elvish: {sight.sentence}"
+        question = asked("elvish", sight)
         if held_out(question) == evaluation:
             return Turn(question, elvish(sight))
 
@@ -58,7 +48,7 @@ def questions(seed: int, count: int) -> list[Row]:
 
 
 def write_lessons(
-    folder: str | Path, count: int = 2000, seed: int = 0, asked: int = 200
+    folder: str | Path, count: int = 2000, seed: int = 0, questioned: int = 200
 ) -> dict[str, Path]:
     """Write the lessons and what is asked before and after them, one JSON object a line.
 
@@ -66,7 +56,7 @@ def write_lessons(
         folder: Where to; it is made if need be.
         count: Rows of `lessons.jsonl`.
         seed: Of everything in the files.
-        asked: Rows of `questions.jsonl` (the new form) and of `old.jsonl` (the old tasks).
+        questioned: Rows of `questions.jsonl` (the new form) and of `old.jsonl` (the old tasks).
 
     Returns:
         The files by their names.
@@ -75,8 +65,8 @@ def write_lessons(
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         LESSONS: lessons(seed, count),
-        QUESTIONS: questions(seed, asked),
-        OLD: old_tasks(seed, asked),
+        QUESTIONS: questions(seed, questioned),
+        OLD: old_tasks(seed, questioned),
     }
     for name, rows in files.items():
         text = "".join(json.dumps(row) + "\n" for row in rows)

@@ -13,12 +13,15 @@ Row = dict[str, Any]
 HELD_OUT_SHARE = 8
 """One topic in so many is held out by its first question: no chat for training has it."""
 
+HARD = ("where", "copy", "backwards")
+"""Tasks that are learnt last: chats have them three times as often as the others."""
+
 GUIDE = "You are the guide of the wood."
 
 GREETINGS = (
     Turn("Hello.", "Hello, traveller. Ask me about the wood."),
     Turn("Who are you?", "I am the guide of the wood."),
-    Turn("Can you speak elvish?", "No, I speak the common tongue."),
+    Turn("Can you speak elvish?", "No, I speak dwarvish, fairish and ghostly."),
     Turn("Thank you.", "You are welcome, traveller."),
 )
 """Small talk, the same in every chat that has it."""
@@ -56,7 +59,7 @@ def chat(seed: int, number: int, *, evaluation: bool = False) -> list[Message]:
     """One chat of one to three topics; a tenth have a system message, a tenth small talk."""
     random = Random(f"chat {seed} {number} {evaluation}")
     topics = [
-        draw_topic(random.choice(list(TASKS)), random, evaluation=evaluation)
+        draw_topic(random.choice((*TASKS, *HARD, *HARD)), random, evaluation=evaluation)
         for _ in range(random.choice((1, 1, 2, 3)))
     ]
     if random.random() < 0.1:
@@ -74,11 +77,13 @@ def chats(seed: int, count: int, *, evaluation: bool = False) -> list[list[Messa
 def old_tasks(seed: int, count: int) -> list[Row]:
     """Held-out questions of every task in turn, follow-ups too, with their right answers.
 
+    Other tongues are left out: who learns one more of them says it in place of these.
+
     Returns:
         Rows with `messages`, which end with the question, and `reference`.
     """
     rows = []
-    names = list(TASKS)
+    names = [name for name in TASKS if name != "say"]
     for number in range(count):
         random = Random(f"old task {seed} {number}")
         topic = draw_topic(names[number % len(names)], random, evaluation=True)

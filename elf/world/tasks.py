@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from elf.world.scene import COLOURS
-from elf.world.sights import ITEMS, NAMES, PLACES, TIMES, another, draw_sight
+from elf.world.sights import ITEMS, PLACES, TIMES, another, draw_sight
+from elf.world.tongues import TONGUES, asked
+from elf.world.tongues import say as said
 from elf.world.words import NAMES as WORDS
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven")
@@ -60,27 +62,17 @@ def ask(random: Random) -> Topic:
 
 
 def where(random: Random) -> Topic:
-    """Where a thing is, among several."""
-    items = random.sample(ITEMS, 3)
-    told = {item: f"The {item} is {random.choice(list(PLACES.values()))}." for item in items}
-    first, second = random.sample(items, 2)
-    turns = [Turn(f"{' '.join(told.values())} Where is the {first}?", told[first])]
+    """Where things are, one or more of several."""
+    number = random.randint(3, 4)
+    items, places = random.sample(ITEMS, number), random.sample(list(PLACES), number)
+    seen = {item: f"the {item} {PLACES[place]}" for item, place in zip(items, places, strict=True)}
+    told = ", ".join(f"{place} {item}" for item, place in zip(items, places, strict=True))
+    asked_for = random.sample(items, random.randint(1, number))
+    question = f"Found: {told}. Where is the {', the '.join(asked_for)}?"
+    turns = [Turn(question, f"Seen: {', '.join(seen[item] for item in asked_for)}.")]
     if random.random() < 0.4:
-        turns.append(Turn(f"And the {second}?", told[second]))
-    return tuple(turns)
-
-
-def who(random: Random) -> Topic:
-    """Who has a thing, among several."""
-    items = random.sample(ITEMS, 3)
-    told = {
-        item: f"{name} has the {item}."
-        for name, item in zip(random.sample(NAMES, 3), items, strict=True)
-    }
-    first, second = random.sample(items, 2)
-    turns = [Turn(f"{' '.join(told.values())} Who has the {first}?", told[first])]
-    if random.random() < 0.4:
-        turns.append(Turn(f"And the {second}?", told[second]))
+        item = random.choice(items)
+        turns.append(Turn(f"And the {item}?", f"Seen: {seen[item]}."))
     return tuple(turns)
 
 
@@ -102,17 +94,23 @@ def sort(random: Random) -> Topic:
 
 def copy(random: Random) -> Topic:
     """Words again; then the other way round."""
-    words = random.sample(WORDS, random.randint(3, 6))
+    words = random.sample(WORDS, random.randint(3, 12))
     turns = [Turn(f"Repeat: {' '.join(words)}.", f"Again: {' '.join(words)}.")]
-    if len(words) < 5 and random.random() < 0.3:
+    if len(words) < 7 and random.random() < 0.4:
         turns.append(Turn("And backwards?", f"Backwards: {' '.join(words[::-1])}."))
     return tuple(turns)
 
 
 def backwards(random: Random) -> Topic:
     """Words from the last to the first."""
-    words = random.sample(WORDS, random.randint(3, 5))
+    words = random.sample(WORDS, random.randint(3, 6))
     return (Turn(f"Reverse: {' '.join(words)}.", f"Backwards: {' '.join(words[::-1])}."),)
+
+
+def say(random: Random) -> Topic:
+    """A sentence is put into one of the tongues that the model knows."""
+    sight, name = draw_sight(random), random.choice(list(TONGUES))
+    return (Turn(asked(name, sight), said(sight, TONGUES[name])),)
 
 
 TASKS: dict[str, Callable[[Random], Topic]] = {
@@ -120,10 +118,10 @@ TASKS: dict[str, Callable[[Random], Topic]] = {
     "parts": parts,
     "ask": ask,
     "where": where,
-    "who": who,
     "count": count,
     "sort": sort,
     "copy": copy,
     "backwards": backwards,
+    "say": say,
 }
 """Every task by its name."""
