@@ -1,27 +1,25 @@
 """Pictures during training: the same prompts and seeds, from step 0 on."""
 
-import contextlib
 import gc
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
-from elf import adapters
 from elf.callbacks.checkpoint import AdapterCheckpoint
 from elf.callbacks.randomness import unchanged_generators
+from elf.callbacks.sampling import NAME, Sampling, at_strength
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, SamplingStopped
 from elf.taggers.microbatch import is_out_of_memory
 from elf.watching import Picture, log_picture, log_table
 from elf.watching.sheet import Line, contact_sheet
 
-NAME = "samples"
 COLUMNS = ("prompt", "negative_prompt", "seed", "strength", "picture")
 
 
@@ -53,7 +51,7 @@ class SamplePrompt:
         return replace(generation, **given, seed=seed)
 
 
-class SamplePictures(Callback):
+class SamplePictures(Sampling):
     """Writes ``samples/step-NNNNNN.png``, each picture beside it, and shows both in the loggers.
 
     Training does not notice: generators, training mode, places and strength are as they were. A
@@ -74,12 +72,7 @@ class SamplePictures(Callback):
         generation: GenerationConfig = GenerationConfig(),  # noqa: B008 (a constant to jsonargparse)
         strengths: list[float] = [1.0],  # noqa: B006 (read only)
     ) -> None:
-        if not prompts:
-            raise ElfError("SamplePictures.prompts is empty; give a prompt, or drop the callback")
-        if every_n_steps < 1:
-            raise ElfError(f"SamplePictures.every_n_steps is {every_n_steps}; take 1 or more")
-        if not strengths:
-            raise ElfError("SamplePictures.strengths is empty; give [1.0], or leave it out")
+        super().__init__(len(prompts), every_n_steps, strengths)
         if generation.steps < 1 or generation.batch_size < 1:
             key = "steps" if generation.steps < 1 else "batch_size"
             value = getattr(generation, key)
@@ -87,10 +80,7 @@ class SamplePictures(Callback):
         self.prompts = [
             each if isinstance(each, SamplePrompt) else SamplePrompt(each) for each in prompts
         ]
-        self.every_n_steps = every_n_steps
         self.generation = generation
-        self.strengths = strengths
-        self._sampled = 0
         self._short = False  # of memory, as long as the step's graphs keep theirs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,15 +107,6 @@ class SamplePictures(Callback):
         except Exception as error:  # then there is none to sample either, which that will tell
             if not is_out_of_memory(error):
                 raise
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
-    ) -> None:
-        """Sample after every ``every_n_steps``-th optimizer step."""
-        step = trainer.global_step  # the same for all batches that one step accumulates
-        if step != self._sampled and step % self.every_n_steps == 0:
-            self._sampled = step
-            self._sample(trainer, pl_module)
 
     def _sample(self, trainer: Trainer, module: LightningModule) -> None:
         # The others go on to their next step, and wait for the first process there.
@@ -223,22 +204,3 @@ class SamplePictures(Callback):
         sheet = contact_sheet(lines, heads, title, f"step {step:,}")
         log_picture(trainer, NAME, sheet, step)
         log_table(trainer, NAME, COLUMNS, rows, step)
-
-
-@contextlib.contextmanager
-def at_strength(network: Any, strength: float) -> Iterator[None]:
-    """The network with its adapter scaled, for as long as it lasts; 0 is the base itself.
-
-    A DoRA whose update is scaled to 0 is not: its magnitudes remain. So it is switched off then.
-    """
-    if strength == 0:
-        with adapters.disabled(network):
-            yield
-    elif strength == 1:
-        yield
-    else:
-        adapters.set_strength(network, strength)
-        try:
-            yield
-        finally:
-            adapters.set_strength(network, 1.0)

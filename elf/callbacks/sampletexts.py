@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from elf.callbacks.randomness import unchanged_generators
-from elf.callbacks.samples import NAME, at_strength
-from elf.errors import ElfError
+from elf.callbacks.sampling import NAME, Sampling, at_strength
 from elf.files import write_atomic
 from elf.language.generation import TextGeneration, prompt_tokens
 from elf.watching import log_table
@@ -15,7 +14,7 @@ from elf.watching import log_table
 COLUMNS = ("prompt", "strength", "answer")
 
 
-class SampleTexts(Callback):
+class SampleTexts(Sampling):
     """Writes ``samples/step-NNNNNN.md`` and shows the same table in the loggers.
 
     Training does not notice: generators, training mode and strength are as they were.
@@ -34,29 +33,13 @@ class SampleTexts(Callback):
         generation: TextGeneration = TextGeneration(),  # noqa: B008 (a constant to jsonargparse)
         strengths: list[float] = [1.0],  # noqa: B006 (read only)
     ) -> None:
-        if not prompts:
-            raise ElfError("SampleTexts.prompts is empty; give a prompt, or drop the callback")
-        if every_n_steps < 1:
-            raise ElfError(f"SampleTexts.every_n_steps is {every_n_steps}; take 1 or more")
-        if not strengths:
-            raise ElfError("SampleTexts.strengths is empty; give [1.0], or leave it out")
-        self.prompts, self.every_n_steps = prompts, every_n_steps
-        self.generation, self.strengths = generation, strengths
-        self._sampled = 0
+        super().__init__(len(prompts), every_n_steps, strengths)
+        self.prompts, self.generation = prompts, generation
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show what the base answers; of a run that goes on, what it shows already."""
         step = self._sampled = trainer.global_step
         if step % self.every_n_steps == 0 and not (step and self._path(trainer, step).is_file()):
-            self._sample(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
-    ) -> None:
-        """Sample after every ``every_n_steps``-th optimizer step."""
-        step = trainer.global_step  # the same for all batches that one step accumulates
-        if step != self._sampled and step % self.every_n_steps == 0:
-            self._sampled = step
             self._sample(trainer, pl_module)
 
     @staticmethod

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from elf import adapters
+from elf.adapted import AdaptedNetworks
 from elf.errors import ElfError
 from elf.evaluation.logging import log_metrics
 from elf.evaluation.page import write_report
@@ -131,6 +132,17 @@ class Evaluation(LightningModule):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse ``--ckpt_path``: the adapter is named by ``model.adapter``."""
         raise ElfError("--ckpt_path is not for this model; name the adapter by --model.adapter")
+
+
+@contextmanager
+def as_variant(networks: AdaptedNetworks, variant: Variant) -> Iterator[None]:
+    """The base, or an adapter at a strength, for as long as it lasts."""
+    if variant.adapter is None:
+        with networks.adapter_off():
+            yield
+        return
+    with at_strength(networks.parts.values(), variant.strength or 1.0):
+        yield
 
 
 @contextmanager

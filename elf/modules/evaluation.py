@@ -26,7 +26,7 @@ from elf.evaluation.verdict import indicative, judge
 from elf.generation import GenerationConfig
 from elf.identity import flatten
 from elf.modules.diffusion import DiffusionModule
-from elf.modules.evaluating import Evaluation, at_strength
+from elf.modules.evaluating import Evaluation, as_variant, at_strength
 from elf.objective import ObjectiveConfig
 from elf.validation import ValidationRun
 
@@ -177,11 +177,7 @@ class ImageEvaluation(Evaluation):
     def _as(self, variant: Variant) -> Iterator[DiffusionModule]:
         """The network of a variant for as long as it lasts."""
         subject = self._loaded(variant.adapter or 0)
-        if variant.adapter is None:
-            with subject.denoiser.adapter_off():
-                yield subject
-            return
-        with at_strength(subject.denoiser.parts.values(), variant.strength or 1.0):
+        with as_variant(subject.networks, variant):
             yield subject
 
     def _loaded(self, number: int) -> DiffusionModule:

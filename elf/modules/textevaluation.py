@@ -35,7 +35,7 @@ from elf.language.base import LanguageBase
 from elf.language.generation import TextGeneration
 from elf.language.tokenizing import tokenizer_hash
 from elf.language.validation import DocumentErrors
-from elf.modules.evaluating import Evaluation, at_strength
+from elf.modules.evaluating import Evaluation, as_variant
 from elf.modules.language import LanguageModule
 from elf.processes import gather
 from elf.validationsets import HELD_OUT, TRAINED, UNRELATED
@@ -177,11 +177,7 @@ class TextEvaluation(Evaluation):
     def _as(self, variant: Variant) -> Iterator[LanguageModule]:
         """The model of a variant for as long as it lasts."""
         subject = self._loaded(variant.adapter or 0)
-        if variant.adapter is None:
-            with subject.network.adapter_off():
-                yield subject
-            return
-        with at_strength(subject.network.parts.values(), variant.strength or 1.0):
+        with as_variant(subject.networks, variant):
             yield subject
 
     def _loaded(self, number: int) -> LanguageModule:

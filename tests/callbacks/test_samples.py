@@ -15,7 +15,7 @@ from elf import adapters, trainer
 from elf.adapters import AdapterConfig
 from elf.adapters.factored import NAME
 from elf.callbacks import SamplePictures, SamplePrompt
-from elf.callbacks.samples import at_strength
+from elf.callbacks.sampling import at_strength
 from elf.checkpoints import read_checkpoint
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, SamplingStopped, generate
