@@ -1,21 +1,24 @@
 """``elf export``: an adapter as the files that others load, each read again before it is done."""
 
+import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import Namespace
+from torch import Tensor
 
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.export.basis import Basis
-from elf.export.diffusers_form import export_diffusers
+from elf.export.diffusers_form import diffusers_file, write_diffusers
 from elf.export.extras import tag_frequency, thumbnail
 from elf.export.header import kohya_header
 from elf.export.kohya_form import kohya_file, partly_adapted, refuse_errors
 from elf.export.language_form import write_merged_language
 from elf.export.merged_form import export_merged
-from elf.export.peft_form import export_peft
-from elf.export.reading import base_of_run, of_run
+from elf.export.peft_form import export_peft, peft_files
+from elf.export.reading import PEFT_WEIGHTS, base_of_run, of_run
 from elf.export.tensors import DType
 from elf.export.trained import Trained, read_trained
 from elf.export.verifying import verify_kohya, verify_merged
@@ -48,7 +51,7 @@ def main(arguments: list[str]) -> None:
     told = "kohya: say how many captions have each tag, as trainers' files do; else it is not told"
     add("--tag_frequency", type=bool, default=False, help=told)
     add("--verify", type=bool, default=True, help="read what was written again and compare")
-    add("--plan", type=bool, default=False, help="kohya: show keys and shapes, write nothing")
+    add("--plan", type=bool, default=False, help="show keys and shapes, write nothing")
     options = parser.read(arguments)
     trained = read_trained(options.input, options.base)
     targets = _targets(options.target or ("peft" if trained.of_language else "diffusers"))
@@ -56,30 +59,56 @@ def main(arguments: list[str]) -> None:
         export_language(trained, targets, options)
         return
     if "kohya" not in targets:
-        for name in ("rank", "title", "trigger", "thumbnail", "tag_frequency", "plan"):
+        for name in ("rank", "title", "trigger", "thumbnail", "tag_frequency"):
             if getattr(options, name):
                 raise ElfError(f"{name}: {','.join(targets)} has none; add --target kohya")
-    output = Path(options.output)
+    output, dtype, verify = Path(options.output), options.dtype, options.verify
     several = len(targets) > 1
     if several and output.suffix == ".safetensors":
         raise ElfError(f"output: {output} is one file for several targets; name a folder")
-    if "diffusers" in targets and not options.plan:
-        _told(export_diffusers(options.input, output, options.dtype, options.base), options.dtype)
-    if targets == ["diffusers"]:
-        return
-    if "peft" in targets and not options.plan:
-        for folder in export_peft(trained, output / "peft" if several else output, options.dtype):
-            print(f"wrote {folder}")
-    base = options.base or (base_of_run(options.input) if targets != ["peft"] else "")
-    if "kohya" in targets:
-        export_kohya(
-            trained, base, output, options.dtype, options.rank, options.max_error, options.title,
-            options.trigger, options.verify, options.plan, *_extras(options),
-        )  # fmt: skip
-    if "merged" in targets and not options.plan:
-        write_merged(
-            trained, base, output / "merged" if several else output, options.dtype, options.verify
-        )
+    base = options.base or ""
+    if not base and {"kohya", "merged"} & set(targets):
+        base = base_of_run(options.input)
+    for target in targets:
+        if options.plan and target != "kohya":
+            show_plan(target, trained, base, dtype)
+        elif target == "diffusers":
+            _told(write_diffusers(trained, output, dtype, verify), dtype)
+        elif target == "peft":
+            for folder in export_peft(
+                trained, output / "peft" if several else output, dtype, verify=verify
+            ):
+                print(f"wrote {folder}")
+        elif target == "kohya":
+            export_kohya(
+                trained, base, output, dtype, options.rank, options.max_error, options.title,
+                options.trigger, verify, options.plan, *_extras(options),
+            )  # fmt: skip
+        else:
+            write_merged(trained, base, output / "merged" if several else output, dtype, verify)
+
+
+def show_plan(target: str, trained: Trained, base: str, dtype: DType) -> None:
+    """Print what a target would hold: names of tensors, and their shapes.
+
+    Of a merged base these are the tensors that the adapter changes.
+    """
+    if target == "diffusers":
+        _show(diffusers_file(trained, dtype)[0])
+    elif target == "peft":
+        for part, (tensors, _) in peft_files(trained, dtype).items():
+            _show({f"{part}/{PEFT_WEIGHTS}: {key}": tensor for key, tensor in tensors.items()})
+    else:
+        basis = Basis(base, trained)
+        found = dict.fromkeys((path, place.key) for path, place in map(basis.place, trained.layers))
+        for path, key in found:
+            where = "" if basis.stored.single else f"{path.parent.name}/{path.name}: "
+            print(f"{where}{key}", *basis.stored.header(path).shapes[key])
+
+
+def _show(tensors: Mapping[str, Tensor]) -> None:
+    for key, tensor in tensors.items():
+        print(key, *tensor.shape)
 
 
 def export_language(trained: Trained, targets: list[str], options: Namespace) -> None:
@@ -97,10 +126,14 @@ def export_language(trained: Trained, targets: list[str], options: Namespace) ->
     output = Path(options.output)
     if output.suffix == ".safetensors":
         raise ElfError(f"output: {output} is one file; a language model's adapter is a folder")
+    if options.plan:
+        for tensors, _ in peft_files(trained, options.dtype).values():
+            _show(tensors)
+        return
     base = options.base or of_run(options.input, "model", "base")
     if "peft" in targets:
         folder = output / "peft" if len(targets) > 1 else output
-        for written in export_peft(trained, folder, options.dtype, base):
+        for written in export_peft(trained, folder, options.dtype, base, options.verify):
             print(f"wrote {written}")
     if "merged" in targets:
         folder = output / "merged" if len(targets) > 1 else output
@@ -155,7 +188,11 @@ def write_merged(
         merged = Basis(str(path), replace(trained, base_sha256=None))
         # in a file each tensor keeps its type, of which this is the coarsest
         rounded: DType = dtype if path.is_dir() else "bfloat16"
-        print(verify_merged(trained.layers, basis, merged, rounded))
+        try:
+            print(verify_merged(trained.layers, basis, merged, rounded))
+        except ElfError:
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+            raise
     print(f"wrote {path}")
     return path
 
@@ -203,8 +240,7 @@ def export_kohya(
     layers, title = trained.layers, title or trained.title
     file = kohya_file(layers, basis.kohya_name, dtype, basis.weight, rank)
     if plan:
-        for key, tensor in file.tensors.items():
-            print(key, *tensor.shape)
+        _show(file.tensors)
     if partly_adapted(layers):
         print(
             "A1111 applies nothing of text_encoder_2 unless q, k, v and out of a layer are all "

@@ -1,16 +1,20 @@
 """diffusers' ``pytorch_lora_weights.safetensors``, which PEFT and backend services load, too."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torch import Tensor
 
 from elf import adapters
+from elf.bases.header import Header
 from elf.export.importing_diffusers import METADATA_KEY
 from elf.export.reading import FILE_NAME, ORIGIN_KEY
 from elf.export.tensors import DTYPES, DType, cast
-from elf.export.trained import Trained, read_trained
+from elf.export.trained import Layer, Trained, read_trained
+from elf.export.verifying_peft import told, verify_peft
 from elf.export.writing import write_file
 from elf.files import atomic_path
 
@@ -37,10 +41,36 @@ def export_diffusers(
         ElfError: If there is no adapter, it is not finite, it changes nothing, or no such file can
             hold it.
     """
-    trained = read_trained(source, base)
+    return write_diffusers(read_trained(source, base), output, dtype)
+
+
+def write_diffusers(
+    trained: Trained, output: str | Path, dtype: DType = "float16", verify: bool = False
+) -> Path:
+    """Write an adapter that was read already.
+
+    Args:
+        trained: The adapter.
+        output: As of `export_diffusers`.
+        dtype: As there.
+        verify: Read the file again as peft does, say how far it is off, and keep none that is.
+
+    Raises:
+        ElfError: If no such file can hold it, or what was written is not what was trained.
+    """
     path = Path(output)
     if path.suffix != ".safetensors":
         path = path / FILE_NAME
+    tensors, header = diffusers_file(trained, dtype)
+    with atomic_path(path) as temporary:
+        write_file(temporary, tensors, header)
+        if verify:
+            print(verify_diffusers(temporary, trained.layers, dtype))
+    return path
+
+
+def diffusers_file(trained: Trained, dtype: DType) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the header of a file."""
     tensors: dict[str, Tensor] = {}
     settings: dict[str, Any] = {}
     for part, state in adapters.by_part(trained.state).items():
@@ -53,14 +83,24 @@ def export_diffusers(
             for key, value in adapters.without_initial(state).items()
         }
     origin = {"base_options": _shared(trained), "base_sha256": trained.base_sha256}
-    header = {
+    return tensors, {
         "format": "pt",
         METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True),
         ORIGIN_KEY: json.dumps(origin),
     }
-    with atomic_path(path) as temporary:
-        write_file(temporary, tensors, header)
-    return path
+
+
+def verify_diffusers(path: Path, layers: Sequence[Layer], dtype: DType) -> str:
+    """Compare a file with what was trained, network by network; return what was found."""
+    settings = json.loads(Header.read(path).metadata[METADATA_KEY])
+    tensors, found = load_file(path), []
+    for part in {layer.part: None for layer in layers}:
+        start = f"{part}."
+        own = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
+        config = {k.removeprefix(start): v for k, v in settings.items() if k.startswith(start)}
+        wanted = [layer for layer in layers if layer.part == part]
+        found.append(verify_peft(path, own, config, wanted, dtype))
+    return told(found, len(layers))
 
 
 def _shared(trained: Trained) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def verify_merged(layers: Sequence[Layer], basis: Basis, merged: Basis, dtype: D
         if not of_weight <= ALLOWED_MERGED[dtype]:  # nor is it if it is no number
             raise ElfError(
                 f"verify: {layer.label} of {merged.base.name} is off by {of_weight:.1%} of its "
-                "weight; what was written is not what was trained: delete it"
+                "weight; what was written is not what was trained, and is not kept"
             )
         worst_of_weight = max(worst_of_weight, of_weight)
         of_update = float(off / (wanted - weight).norm().clamp(min=1e-30))

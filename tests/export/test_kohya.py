@@ -262,10 +262,6 @@ def test_the_command(run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("more", "message"),
     [
         (["--target", "diffusers", "--rank", "4"], "rank: diffusers has none; add --target"),
-        (
-            ["--target", "diffusers", "--plan", "true"],
-            "plan: diffusers has none; add --target kohya",
-        ),
         (["--target", "kohya", "--rank", "0"], "rank: 0 is none; take 1 or more"),
         (["--target", "kohya", "--base", "nowhere"], "nowhere"),
     ],

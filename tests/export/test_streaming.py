@@ -17,6 +17,7 @@ from elf.bases.header import Header
 from elf.errors import ElfError
 from elf.export.basis import Basis
 from elf.export.command import write_merged
+from elf.export.tensors import DTYPES
 from elf.export.trained import Trained, read_trained
 from elf.export.writing import Entry, file_bytes, tensor_bytes, write_entries
 from elf.tiny.singlefile import single_file
@@ -250,3 +251,19 @@ def test_weights_that_are_no_numbers_are_not_verified(run: Make, tmp_path: Path)
         save_file(tensors, file, {"format": "pt"})
     with pytest.raises(ElfError, match=r"overflows in|off by nan"):
         write_merged(on_another_base(made), str(base), tmp_path / "m", "float32")
+
+
+def test_what_is_not_what_was_trained_is_not_kept(
+    run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = run("sd15", CONFIG)
+    opened = open_base(str(made.base))
+    drawn = opened.pipeline(opened.unet(torch.float32))
+    file = single_file(drawn, "sd15", tmp_path / "base.safetensors")
+    trained = on_another_base(made, base_configs=str(made.base))
+    plain = replace(trained, base_options={**trained.base_options, "base_configs": None})
+    monkeypatch.setattr("elf.export.verifying.ALLOWED_MERGED", dict.fromkeys(DTYPES, -1.0))
+    for base, adapter, name in ((file, trained, "m.safetensors"), (made.base, plain, "m")):
+        with pytest.raises(ElfError, match=r"not what was trained, and is not kept"):
+            write_merged(adapter, str(base), tmp_path / name)
+        assert not (tmp_path / name).exists()
