@@ -103,6 +103,7 @@ def measure(kind: str, output: Path, device: str = "cpu", sample: float = 1.0) -
         "captioner": _captioner,
         "clip": _clip,
         "probe": _probe,
+        "language": _language,
     }[kind](output, sample, device)
     return measured | {"seconds": round(time.monotonic() - started, 1)}
 
@@ -151,6 +152,20 @@ def _probe(output: Path, sample: float, device: str) -> dict[str, object]:
     return {"attributes": rate, "by_attribute": rates}
 
 
+def _language(output: Path, sample: float, device: str) -> dict[str, object]:
+    from elf.tiny.train_language import answers, exact_match
+    from elf.world.elvish import questions
+    from elf.world.talk import old_tasks
+
+    old, new = (rows(1, round(800 * sample)) for rows in (old_tasks, questions))
+    return {
+        "old_tasks": exact_match(output / "language", old),
+        "elvish": exact_match(output / "language", new),
+        "questions": len(old),
+        "example": answers(output / "language", new[:1])[0],
+    }
+
+
 def _base(output: Path, sample: float, device: str) -> dict[str, object]:
     from elf.tiny.probe import FILE, probe_rate, read
 
@@ -171,5 +186,5 @@ def _base(output: Path, sample: float, device: str) -> dict[str, object]:
 
 if __name__ == "__main__":
     for folder in sys.argv[1:] or ["models/tiny"]:
-        for name in ("tagger", "probe", "captioner", "clip", "base"):
+        for name in ("tagger", "probe", "captioner", "clip", "language", "base"):
             print(name, json.dumps(measure(name, Path(folder)), indent=1), flush=True)

@@ -1,4 +1,4 @@
-"""Rebuilds the tiny models: `python -m elf.tiny.train base|tagger|captioner|clip|probe|all`."""
+"""Rebuilds the tiny models: `python -m elf.tiny.train captioner`, or several kinds, or `all`."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # torch is imported late: every process that draws imports this file first.
-KINDS = ("tagger", "probe", "captioner", "clip", "base")
+KINDS = ("tagger", "probe", "captioner", "clip", "language", "base")
 
 # Optimizer steps, batch and peak learning rate that gave the weights in models/tiny.
 RECIPES: dict[str, tuple[int, int, float]] = {
@@ -16,6 +16,7 @@ RECIPES: dict[str, tuple[int, int, float]] = {
     "probe": (2500, 128, 3e-3),
     "captioner": (3000, 128, 1.5e-3),
     "clip": (2500, 256, 1e-3),
+    "language": (2400, 16, 3e-3),
     "vae": (8000, 64, 1e-3),
     "decoder": (12000, 64, 1e-3),
     "unet": (10000, 512, 1e-3),
@@ -23,6 +24,9 @@ RECIPES: dict[str, tuple[int, int, float]] = {
 
 PICTURES = {"tagger": 10000, "captioner": 10000, "clip": 10000, "probe": 6000, "base": 24000}
 """Square pictures; of each other size there are a quarter as many."""
+
+CHATS = 60000
+"""What the language model reads, none of it twice."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     import torch
 
-    from elf.tiny import figures, probe, train_captioner, train_clip, train_tagger
+    from elf.tiny import figures, probe, train_captioner, train_clip, train_language, train_tagger
     from elf.tiny.loop import Budget
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -75,8 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "probe": probe.fit,
     }
     for kind in kinds:
-        count = round(PICTURES[kind] * args.scale)
-        if kind == "base":
+        count = round(PICTURES.get(kind, CHATS) * args.scale)
+        if kind == "language":
+            train_language.fit(output / kind, budget(kind), count)
+        elif kind == "base":
             from elf.tiny import train_base
 
             budgets = budget("vae"), budget("unet")

@@ -13,7 +13,7 @@ Row = dict[str, Any]
 HELD_OUT_SHARE = 8
 """One topic in so many is held out by its first question: no chat for training has it."""
 
-HARD = ("where", "copy", "backwards")
+HARD = ("copy", "backwards")
 """Tasks that are learnt last: chats have them three times as often as the others."""
 
 GUIDE = "You are the guide of the wood."

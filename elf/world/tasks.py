@@ -61,21 +61,6 @@ def ask(random: Random) -> Topic:
     return (first, *chosen[1:])
 
 
-def where(random: Random) -> Topic:
-    """Where things are, one or more of several."""
-    number = random.randint(3, 4)
-    items, places = random.sample(ITEMS, number), random.sample(list(PLACES), number)
-    seen = {item: f"the {item} {PLACES[place]}" for item, place in zip(items, places, strict=True)}
-    told = ", ".join(f"{place} {item}" for item, place in zip(items, places, strict=True))
-    asked_for = random.sample(items, random.randint(1, number))
-    question = f"Found: {told}. Where is the {', the '.join(asked_for)}?"
-    turns = [Turn(question, f"Seen: {', '.join(seen[item] for item in asked_for)}.")]
-    if random.random() < 0.4:
-        item = random.choice(items)
-        turns.append(Turn(f"And the {item}?", f"Seen: {seen[item]}."))
-    return tuple(turns)
-
-
 def count(random: Random) -> Topic:
     """How many things there are; then one is added."""
     number = random.randint(2, 6)
@@ -117,7 +102,6 @@ TASKS: dict[str, Callable[[Random], Topic]] = {
     "describe": describe,
     "parts": parts,
     "ask": ask,
-    "where": where,
     "count": count,
     "sort": sort,
     "copy": copy,

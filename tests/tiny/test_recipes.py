@@ -85,5 +85,7 @@ def test_one_command_trains_all_models(tmp_path: Path) -> None:
 
     options = ["--scale=0.003", "--batch=8", "--workers=1", "--device=cpu"]
     main(["all", f"--output={tmp_path / 'models'}", f"--cache={tmp_path / 'cache'}", *options])
-    for file in ("base/model_index.json", "tagger/model.onnx", "captioner/model.safetensors"):
+    models = ("captioner", "language")
+    files = [f"{model}/model.safetensors" for model in models]
+    for file in ("base/model_index.json", "tagger/model.onnx", *files):
         assert (tmp_path / "models" / file).exists()
