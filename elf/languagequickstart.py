@@ -9,7 +9,7 @@ from elf.resources import find
 
 TRAIN, EVAL = "configs/train/language-quickstart.yaml", "configs/eval/text.yaml"
 BASE = "models/tiny/language"
-STEPS = 200  # optimizer steps
+STEPS = 300  # optimizer steps
 ROWS, ASKED = 2000, 100  # lessons, and questions of each kind
 TOLERANCE = 1e-4  # of a logit
 
