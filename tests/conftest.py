@@ -141,7 +141,7 @@ def make_language_run(tiny_language: Path) -> Callable[..., Path]:
         state = module.state_dict()
         for key, tensor in state.items():
             if ".lora_B." in key:
-                tensor.normal_(0, 0.3, generator=draw)
+                tensor.normal_(0, 1.0, generator=draw)
         content: dict[str, Any] = {"state_dict": state}
         module.on_save_checkpoint(content)
         (folder / "checkpoints").mkdir(parents=True)

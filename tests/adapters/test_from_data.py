@@ -320,7 +320,7 @@ def test_what_is_not_finite_is_refused(network: Network, init: str) -> None:
 
 def test_data_that_give_no_samples_are_refused(network: Network) -> None:
     adapter = AdapterConfig(init="eva")
-    module = SimpleNamespace(adapter=adapter, denoiser=network, device=torch.device("cpu"))
+    module = SimpleNamespace(adapter=adapter, networks=network, device=torch.device("cpu"))
     trainer: Any = SimpleNamespace(datamodule=object())
     with pytest.raises(ElfError) as error:
         begin_from_data(module, trainer)
