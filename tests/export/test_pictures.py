@@ -40,7 +40,7 @@ def pixels(pictures: list[Any]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_diffusers_draws_the_trained_pictures(
     family: str, name: str, run: Make, tmp_path: Path
 ) -> None:
@@ -66,7 +66,7 @@ def test_diffusers_draws_the_trained_pictures(
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, "dora of text encoders, input axis"])
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_elf_draws_them_from_a_file_to_the_last_bit(
     family: str, name: str, run: Make, tmp_path: Path
 ) -> None:

@@ -56,7 +56,13 @@ def losses(folder: Path) -> list[str]:
         return [row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]]
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+SHORT = ("plain", "dora", "average", "accumulation", "int8", "no packing")
+"""Those that each run of the tests trains."""
+
+ROWS = [n if n in SHORT else pytest.param(n, marks=pytest.mark.slow) for n in OPTIONS]
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_a_run_in_two_parts_is_the_run_in_one(
     name: str, lessons: list[str], tmp_path: Path
 ) -> None:

@@ -344,12 +344,9 @@ OPTIONS = {
 }
 AVERAGED = {"ema, accumulation", "eva, dora, ema", "schedule-free", "nf4, dora, checkpointing"}
 LONG = {  # what other rows have most of
-    "text encoder, checkpointing",
-    "sdxl, text encoders, long captions",
-    "smooth l1, no weights",
-    "adafactor",
-    "nf4, sdxl",
-    "corda, checkpointing",
+    *("text encoder, checkpointing", "sdxl, text encoders, long captions", "smooth l1, no weights"),
+    *("adafactor", "nf4, sdxl", "corda, checkpointing", "lora_ga, text encoder, checkpointing"),
+    *("sdxl", "rslora, gaussian, convolutions"),
 }
 ROWS = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in OPTIONS]
 

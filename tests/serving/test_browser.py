@@ -20,9 +20,12 @@ PROGRAM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    PROGRAM is None or DRIVER is None, reason="needs Chromium and its chromedriver"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        PROGRAM is None or DRIVER is None, reason="needs Chromium and its chromedriver"
+    ),
+]
 PATIENCE = 120
 """Seconds after which something that was waited for is taken not to come."""
 PICTURES = "#pictures .thumbnail-item img"
