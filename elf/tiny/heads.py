@@ -37,7 +37,8 @@ def look_back(language: LlamaForCausalLM) -> None:
 
     def turned(positions: int) -> torch.Tensor:
         angles = positions * speeds[:PAIRS]
-        vector = torch.zeros(2, size // 2)
+        # Not zero: a DoRA divides by the norms of rows, and peft's has no answer where they are 0.
+        vector = torch.full((2, size // 2), 1e-2)
         vector[:, :PAIRS] = STRENGTH * torch.stack([angles.cos(), angles.sin()])
         outer: torch.Tensor = torch.outer(vector.flatten(), shared) / length
         return outer

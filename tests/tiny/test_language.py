@@ -149,3 +149,11 @@ def test_the_stored_tokenizer_is_the_one_that_is_built() -> None:
 def test_the_stored_model_does_the_old_tasks_and_knows_no_elvish() -> None:
     assert exact_match(STORED, old_tasks(11, 45)) >= 0.95
     assert exact_match(STORED, questions(11, 40)) <= 0.05
+
+
+def test_no_row_of_its_weights_is_zero() -> None:
+    """peft's DoRA divides by their norms."""
+    from safetensors.torch import load_file
+
+    for name, tensor in load_file(STORED / "model.safetensors").items():
+        assert (tensor.float().reshape(len(tensor), -1).norm(dim=1) > 0).all(), name
