@@ -75,13 +75,18 @@ class LanguageNetwork(AdaptedNetworks):
                 ``borders`` (documents + 1,) where each begins in all rows together.
         """
         tokens, labels = batch["tokens"], batch["labels"]
-        inputs: dict[str, Any] = {"input_ids": tokens}
-        if "documents" in batch:
-            inputs |= self._packed(batch)
+        inputs = self.inputs(batch)
         # use_cache: with a cache packed documents see each other (transformers 5)
         with without_autocast(tokens.device):
             errors, correct = self._likelihood(inputs, labels.flatten())
         return TokenErrors(errors.view_as(labels), correct.view_as(labels), labels != IGNORED)
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """Return what the model is given; of packed rows also what keeps documents apart."""
+        tokens = batch["tokens"]
+        if "positions" not in batch:
+            return {"input_ids": tokens}
+        return {"input_ids": tokens} | self._packed(batch)
 
     def _packed(self, batch: Batch) -> dict[str, Any]:
         tokens, positions = batch["tokens"], batch["positions"]

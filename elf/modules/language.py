@@ -111,9 +111,8 @@ class LanguageModule(AdapterModule):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Leave on the CPU what no network reads."""
-        kept = {key: value for key, value in batch.items() if key != "members"}
-        if self.network.varlen:
-            kept.pop("documents", None) if "borders" in kept else None
+        unread = {"members", "documents" if self.network.varlen else "borders"}
+        kept = {key: value for key, value in batch.items() if key not in unread}
         return super().on_before_batch_transfer(kept, dataloader_idx)
 
     def training_errors(self, batch: Batch) -> tuple[Tensor, Tensor]:

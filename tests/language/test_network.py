@@ -125,3 +125,26 @@ def test_a_batch_says_where_documents_begin_in_one_shape() -> None:
     assert labels == [*trained, -100, words[9], words[10], words[11], -100]
     assert batch["seen"] == 72 and batch["id"] == ["0000000000000004", "0000000000000001"]
     assert made.batch([0])["borders"].tolist() == [0, 3, 7, 12, 64]
+
+
+@pytest.mark.parametrize("varlen", [False, True])
+def test_what_keeps_documents_apart_reaches_the_model_in_training(
+    varlen: bool, tiny_language: Path
+) -> None:
+    """Whatever the module leaves on the CPU: without it packed documents would see each other."""
+    from elf.modules import LanguageModule
+
+    module = LanguageModule(str(tiny_language))
+    module.configure_model()
+    module.network.varlen = varlen
+    batch = rows(Documents([20, 31, 13]), [[0, 1, 2]], True).batch([0])
+    given = module.network.inputs(module.on_before_batch_transfer(batch, 0))
+    assert given["position_ids"].flatten()[:22].tolist() == [*range(20), 0, 1]
+    if varlen:
+        assert (
+            given["cu_seq_lens_q"].tolist() == [0, 20, 51, 64, 64] and "attention_mask" not in given
+        )
+    else:
+        assert not given["attention_mask"][0, 0, 25, :20].any()
+    alone = rows(Documents([20]), [[0]], False).batch([0])
+    assert module.network.inputs(module.on_before_batch_transfer(alone, 0)).keys() == {"input_ids"}
