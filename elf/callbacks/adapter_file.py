@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from elf.errors import ElfError
-from elf.export import export_diffusers
+from elf.export.diffusers_form import write_diffusers
 from elf.export.peft_form import export_peft
 from elf.export.trained import read_trained
 from elf.watching import log_artifact, takes_artifacts
@@ -88,6 +88,6 @@ def _exported(checkpoint: Path, folder: Path, module: Any) -> Path:
     """Write what others load, and return it: a file, or of a language model the folder."""
     trained = read_trained(checkpoint)
     if not trained.of_language:
-        return export_diffusers(checkpoint, folder)
+        return write_diffusers(trained, folder)
     (written,) = export_peft(trained, folder, "float16", getattr(module, "base_name", None))
     return written

@@ -79,6 +79,7 @@ class TextDataModule(LightningDataModule):
             length, train_on, truncation, held_out, read_template(chat_template)
         )
         self.store: TokenStore | None = None
+        self._packed: Rows | None = None
 
     def prepare_tokens(self, module: Any) -> TextSummary:
         """Bring the cached tokens up to date with the files.
@@ -134,7 +135,7 @@ class TextDataModule(LightningDataModule):
         trainer: Any = self.trainer
         store = self._require()
         loader = TextLoader(
-            self._rows(store.train),
+            self._trained_rows(),
             self.batch_size,
             trainer.accumulate_grad_batches if trainer else 1,
             self.seed,
@@ -181,6 +182,12 @@ class TextDataModule(LightningDataModule):
             for kind, members in chosen.items()
             if len(members)
         ]
+
+    def _trained_rows(self) -> Rows:
+        """Return the rows of training, packed once: a million documents take seconds."""
+        if self._packed is None:
+            self._packed = self._rows(self._require().train)
+        return self._packed
 
     def _rows(self, members: Indices, alone: bool = False) -> Rows:
         store = self._require()
