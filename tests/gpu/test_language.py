@@ -150,3 +150,35 @@ def test_memory_is_free_of_logits(lessons: list[str], tmp_path: Path) -> None:
     before = torch.cuda.memory_allocated()
     token_errors(hidden, weight, labels)[0].sum().backward()
     assert torch.cuda.max_memory_allocated() - before < 1 << 30
+
+
+def test_a_run_keeps_packed_documents_apart(
+    lessons: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `elf fit` gives the network says the borders: each token's error is a mask's."""
+    seen: dict[str, torch.Tensor] = {}
+    errors = LanguageNetwork.errors
+
+    def three_ways(self: LanguageNetwork, batch: Any) -> Any:
+        if not seen:
+            assert self.varlen
+            tokens = batch["tokens"]
+            places = torch.arange(tokens.numel(), device=tokens.device)
+            documents = torch.searchsorted(batch["borders"][1:].long(), places, right=True)
+            mixed = {key: batch[key] for key in ("tokens", "labels")}
+            with torch.no_grad():
+                seen["flash"] = errors(self, batch).errors
+                seen["mixed"] = errors(self, mixed).errors
+                self.varlen = False
+                apart = batch | {"documents": documents.view_as(tokens)}
+                seen["masked"] = errors(self, apart).errors
+                self.varlen = True
+        return errors(self, batch)
+
+    monkeypatch.setattr(LanguageNetwork, "errors", three_ways)
+    options = ["--model.base=models/tiny/language", f"--data.tokens={tmp_path / 'tokens'}"]
+    trainer.prepare([*lessons, *options])
+    fit(lessons, tmp_path / "run", *options, "--model.cuda_graphs=false")
+    noise = (seen["flash"] - seen["masked"]).abs().mean()
+    mixture = (seen["mixed"] - seen["masked"]).abs().mean()
+    assert 0 < noise < 0.2 * mixture, (noise, mixture)
