@@ -2,7 +2,6 @@
 
 import contextlib
 import platform
-import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 import elf
+from elf.nvidia import loaded_version
 
 LIBRARIES = (
     "torch", "lightning", "diffusers", "transformers", "peft", "accelerate", "safetensors",
@@ -29,7 +29,7 @@ def environment() -> dict[str, Any]:
         "libraries": versions(LIBRARIES),
         "cuda": torch.version.cuda,
         "cudnn": _cudnn(),
-        "driver": _driver(),
+        "driver": loaded_version(),
         "gpus": _gpus(),
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -54,7 +54,8 @@ def commit(checkout: Path) -> str | None:
     def git(*arguments: str) -> str:
         done = subprocess.run(
             ["git", "-C", str(checkout), *arguments],
-            capture_output=True, text=True, timeout=10, check=True,
+            capture_output=True, text=True, encoding="utf-8", errors="replace",
+            timeout=10, check=True,
         )  # fmt: skip
         return done.stdout.strip()
 
@@ -85,14 +86,6 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _cudnn() -> int | None:
     version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     return version
-
-
-def _driver() -> str | None:
-    with contextlib.suppress(OSError):
-        text = Path("/proc/driver/nvidia/version").read_text(errors="replace")
-        if found := re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text):
-            return found[1]
-    return None
 
 
 def _gpus() -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from elf.errors import ElfError
+from elf.onnxproviders import CUDA, execution_providers
 from elf.pretrained import model_folder
 from elf.taggers.microbatch import Outputs, Tagger, fitting_batch, free_memory
 from elf.taggers.onnx_head import head_input, with_output
@@ -20,7 +21,6 @@ from elf.taggers.tags import TagList
 
 WHAT = "tagger (model.wd.model)"
 FILES = ("model.onnx", "selected_tags.csv")
-CUDA = "CUDAExecutionProvider"
 Provider = Literal["auto", "cpu", "cuda"]
 Backend = Literal["onnx", "torch"]
 DType = Literal["float16", "bfloat16", "float32"]
@@ -162,12 +162,7 @@ def _session(path: Path, device: str, threads: int) -> Any:
     # threads that wait for the next batch must not take the cores from those that decode it
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors; what matters of its warnings is asked for above
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device.startswith("cuda"):
-        index = int(device.partition(":")[2] or 0)
-        providers.insert(0, (CUDA, {"device_id": index}))
-        if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()  # the CUDA libraries that came with torch
+    providers = execution_providers(device)
     head = head_input(path)
     if head is not None:
         # a graph that does not take the further output is still a good tagger
