@@ -23,6 +23,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "quickstart": Command("elf.quickstart", "main", "run the whole loop offline on tiny models"),
+    "doctor": Command("elf.doctor.command", "main", "try what Elf needs, and say what to do"),
     "rename": Command("elf.rename", "main", "name pictures by their content, reversibly"),
     "curate": Command("elf.curate", "main", "find copies, near duplicates and poor pictures"),
     "predict": Command("elf.trainer", "predict", "tag and caption pictures, or answer prompts"),

@@ -26,6 +26,7 @@ IMPORTED_AS = {
 INDIRECT = {"tensorboard", "open-clip-torch", "schedulefree", "prodigyopt"}
 WITH_GRADIO = {"starlette"}
 WITH_TRANSFORMERS = {"tokenizers"}  # what its tokenizers are made of
+WITH_LIGHTNING = {"packaging"}  # what it compares versions with
 WITH_TORCH = {"triton"}  # where torch is built for CUDA; Elf does without it elsewhere
 
 
@@ -91,7 +92,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
         for line in PROJECT["optional-dependencies"][extra]
     }
     declared = {IMPORTED_AS.get(name(line), name(line)) for line in core()}
-    brought = WITH_TORCH | WITH_TRANSFORMERS | WITH_GRADIO
+    brought = WITH_LIGHTNING | WITH_TORCH | WITH_TRANSFORMERS | WITH_GRADIO
     assert imported - optional - brought == declared - INDIRECT
 
 
