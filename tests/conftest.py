@@ -136,7 +136,9 @@ def make_language_run(tiny_language: Path) -> Callable[..., Path]:
     def make(folder: Path, seed: int = 0, base: Path = tiny_language, **adapter: Any) -> Path:
         chosen = {"rank": 4, "targets": "attention+feedforward", **adapter}
         module = LanguageModule(str(base), AdapterConfig(**chosen))
-        module.configure_model()
+        with torch.random.fork_rng():  # whatever was drawn before, in whichever test
+            torch.manual_seed(seed)
+            module.configure_model()
         draw = torch.Generator().manual_seed(seed)
         state = module.state_dict()
         for key, tensor in state.items():

@@ -1,14 +1,13 @@
 """Writes answers while the predict loop runs, and says how it goes."""
 
-import contextlib
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from elf.answers import AnswerLog, Identity, journal, quarantine
+from elf.callbacks.recordwriter import RecordWriter
 from elf.callbacks.unitbar import UnitBar
 from elf.errors import ElfError
 from elf.processes import first_opens, gather
@@ -36,7 +35,7 @@ class Answering(Protocol):
         """Who answers, and how."""
 
 
-class AnswerWriter(Callback):
+class AnswerWriter(RecordWriter[AnswerLog, AnswerLog]):
     """Appends answers to the datamodule's file.
 
     A batch is on the disk before the next one is computed; a summary is printed at the end. Of
@@ -44,12 +43,9 @@ class AnswerWriter(Callback):
     """
 
     def __init__(self) -> None:
-        self._file: AnswerLog | None = None
-        self._writer: AnswerLog | None = None
+        super().__init__()
         self._refused: list[dict[str, Any]] = []
         self._endings: Counter[str] = Counter()
-        self._start = 0.0
-        self._bar: UnitBar | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the file before a model is loaded: it may be in use, or another model's.
@@ -68,11 +64,9 @@ class AnswerWriter(Callback):
         self._bar = UnitBar(trainer, "answering", "prompts")
         self._refused, self._endings = [], Counter()
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock and, in place of Lightning's bar of batches, one of prompts."""
-        self._start = time.perf_counter()
-        if self._bar is not None:
-            self._bar.start(_source(trainer).total)
+    def total(self, trainer: Trainer) -> int:
+        """Return how many prompts this process has to answer."""
+        return _source(trainer).total
 
     def on_predict_batch_end(
         self,
@@ -90,9 +84,8 @@ class AnswerWriter(Callback):
         self._writer.write(*answers)
         self._endings.update(record["ended"] for record in answers)
         if self._bar is not None:
-            seconds = max(time.perf_counter() - self._start, 1e-9)
             done = self._endings.total() + len(self._refused)
-            self._bar.show(done, f"{pl_module.made / seconds:,.0f} tokens/s")
+            self._bar.show(done, f"{pl_module.made / self.elapsed:,.0f} tokens/s")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the file and print the summary."""
@@ -100,10 +93,7 @@ class AnswerWriter(Callback):
             return
         assert isinstance(pl_module, Answering)
         source = _source(trainer)
-        self._close_bar()
-        if self._writer is not self._file:
-            self._writer.close()
-        self._writer = None
+        self._close_own()
         whole = self._endings.total() + len(self._refused) == source.total
         # from here on all journals are closed
         shares = gather((self._endings, self._refused, whole, pl_module.made))
@@ -114,29 +104,11 @@ class AnswerWriter(Callback):
         if all(wholes):
             self._file.finish(source.order, [record for share in refused for record in share])
         self._file.close()
-        seconds = max(time.perf_counter() - self._start, 1e-9)
         lines = _summary(source, endings, sum(map(len, refused)), len(self._file.ids))
         if made := sum(made):
-            lines.append(f"{made:,} tokens, {made / seconds:,.0f} a second")
+            lines.append(f"{made:,} tokens, {made / self.elapsed:,.0f} a second")
         trainer.print("\n".join(lines))
         self._file = None
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Close the file; what was written stays."""
-        self._close_bar()
-        for log in (self._writer, self._file):
-            if log is not None:
-                # the first error is the one to tell
-                with contextlib.suppress(ElfError):
-                    log.close()
-        self._writer = self._file = None
-
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
 
 def _opened(path: str, identity: Identity) -> AnswerLog:

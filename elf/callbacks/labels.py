@@ -1,12 +1,11 @@
 """Writes labels while the predict loop runs, and says how it goes."""
 
-import contextlib
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from elf.callbacks.recordwriter import RecordWriter
 from elf.callbacks.summary import LabelSummary
 from elf.callbacks.unitbar import UnitBar
 from elf.errors import ElfError
@@ -25,7 +24,7 @@ class PictureSource(Protocol):
     duplicates: Mapping[str, str]
 
 
-class LabelWriter(Callback):
+class LabelWriter(RecordWriter[LabelFolder, LabelFolder | Journal]):
     """Writes ``{id}.txt`` and the manifest into the datamodule's labels folder.
 
     A batch is on the disk before the next one is computed; a summary is printed at the end. Of
@@ -36,12 +35,9 @@ class LabelWriter(Callback):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.summary = LabelSummary()
-        self._folder: LabelFolder | None = None
-        self._writer: LabelFolder | Journal | None = None
         self._seen = 0
-        self._start = 0.0
-        self._bar: UnitBar | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the folder before a model is loaded: it may be in use by another process.
@@ -54,18 +50,16 @@ class LabelWriter(Callback):
         source = _source(trainer)
         # no journal is opened before the old ones were taken in
         folder = first_opens(trainer.is_global_zero, lambda: LabelFolder(source.labels))
-        self._writer = self._folder = folder
+        self._writer = self._file = folder
         if trainer.world_size > 1:
             self._writer = Journal(source.labels, trainer.global_rank)
         self._bar = UnitBar(trainer, "labelling", "pictures")
         self._seen = 0
         self.summary = LabelSummary(skipped=source.skipped, duplicates=dict(source.duplicates))
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock and, in place of Lightning's bar of batches, one of pictures."""
-        self._start = time.perf_counter()
-        if self._bar is not None:
-            self._bar.start(len(_source(trainer).paths))
+    def total(self, trainer: Trainer) -> int:
+        """Return how many pictures this process has to label."""
+        return len(_source(trainer).paths)
 
     def on_predict_batch_end(
         self,
@@ -98,7 +92,7 @@ class LabelWriter(Callback):
         summary.seconds = {
             "decode": getattr(getattr(_source(trainer), "loader", None), "waited", 0.0),
             **getattr(pl_module, "seconds", {}),
-            "all": time.perf_counter() - self._start,
+            "all": self.elapsed,
         }
         if self._bar is not None:
             self._bar.show(self._seen, f"limited by {summary.limit()}")
@@ -107,40 +101,20 @@ class LabelWriter(Callback):
         """Settle the folder and print the summary."""
         if stage != "predict" or self._writer is None:
             return
-        self._close_bar()
-        if self._writer is not self._folder:
-            self._writer.close()
-        self._writer = None
-        whole = self._seen == len(_source(trainer).paths)
+        self._close_own()
+        whole = self._seen == self.total(trainer)
         shares = gather((self.summary, whole))  # from here on all journals are closed
         self.summary = LabelSummary.of([summary for summary, _ in shares])
-        if self._folder is not None:
+        if self._file is not None:
             if len(shares) > 1:
-                self._folder.take_in()
+                self._file.take_in()
             if all(whole for _, whole in shares):
-                self._folder.finish()
-            self._folder.close()
-            self.summary.total = len(self._folder.ids)
-            self.summary.dropped = len(self._folder.dropped)
-            trainer.print("\n".join(self.summary.lines(str(self._folder.folder))))
-            self._folder = None
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Settle the folder; what was written stays."""
-        self._close_bar()
-        for writer in (self._writer, self._folder):
-            if writer is not None:
-                # the first error is the one to tell
-                with contextlib.suppress(ElfError):
-                    writer.close()
-        self._writer = self._folder = None
-
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+                self._file.finish()
+            self._file.close()
+            self.summary.total = len(self._file.ids)
+            self.summary.dropped = len(self._file.dropped)
+            trainer.print("\n".join(self.summary.lines(str(self._file.folder))))
+            self._file = None
 
 
 def _source(trainer: Trainer) -> PictureSource:

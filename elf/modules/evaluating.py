@@ -2,10 +2,10 @@
 
 import gc
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,17 +14,20 @@ from torch import nn
 from elf import adapters
 from elf.adapted import AdaptedNetworks
 from elf.errors import ElfError
+from elf.evaluation import schema
 from elf.evaluation.logging import log_metrics
 from elf.evaluation.page import write_report
 from elf.evaluation.plan import Variant, checked_variants
 from elf.evaluation.reading import write_metrics
-from elf.evaluation.schema import Found
 from elf.export.trained import Trained
+from elf.modules.adapter import AdapterModule
 from elf.processes import gather
 from elf.taggers.microbatch import is_out_of_memory
 
+Subject = TypeVar("Subject", bound=AdapterModule)
 
-class Evaluation(LightningModule):
+
+class Evaluation(LightningModule, Generic[Subject]):
     """Compares adapters with their base, and writes the report.
 
     Args:
@@ -43,13 +46,19 @@ class Evaluation(LightningModule):
         self.variants = checked_variants(self.paths, strengths)
         self.files: list[Trained] = []
         self._weight_changes: dict[str, float] = {}  # ‖ΔW‖ / ‖W‖ of each variant
+        self._subject: Subject | None = None
+        self._number = -1  # of the adapter that is loaded
+
+    @abstractmethod
+    def with_adapter(self, file: Trained) -> Subject:
+        """Return a module for an adapter in the base, not built yet."""
 
     @abstractmethod
     def gather_found(self) -> None:
         """Bring together what each process found; every process calls it."""
 
     @abstractmethod
-    def measure(self) -> Found:
+    def measure(self) -> schema.Found:
         """Return what was found; the first process calls it."""
 
     @property
@@ -64,6 +73,50 @@ class Evaluation(LightningModule):
     def _of(self, number: int) -> list[Variant]:
         """Return an adapter's variants, by its number."""
         return [variant for variant in self.variants if variant.adapter == number]
+
+    @contextmanager
+    def _as(self, variant: Variant) -> Iterator[Subject]:
+        """The networks of a variant for as long as it lasts."""
+        subject = self._loaded(variant.adapter or 0)
+        with as_variant(subject.networks, variant):
+            yield subject
+
+    def _loaded(self, number: int) -> Subject:
+        """Return an adapter in its base; one at a time is in memory."""
+        if self._subject is None or self._number != number:
+            self._forget()
+            file = self.files[number]
+            with torch.inference_mode(False):  # norms that are kept would be inference tensors
+                subject = self.with_adapter(file)
+                subject.trainer = self.trainer
+                subject.configure_model()
+                subject.load_state_dict(file.state)
+                subject.to(self.device).eval()
+                self._subject, self._number = subject, number
+                self.on_loaded(subject, number)
+        return self._subject
+
+    def on_loaded(self, subject: Subject, number: int) -> None:
+        """Do what is to be done once with each adapter, by its number."""
+
+    def _forget(self) -> None:
+        """Give up the networks and their memory."""
+        self._subject = None
+        self._free()
+
+    def _with_adapter_of(self, variant: Variant, made_of: dict[str, Any]) -> dict[str, Any]:
+        """Return what decides a variant's output: what decides the base's, and its adapter."""
+        if variant.adapter is None:
+            return made_of
+        adapter = self.files[variant.adapter].fingerprint
+        return {**made_of, "adapter": adapter, "strength": variant.strength}
+
+    def _named_variants(self, names: Sequence[str]) -> tuple[schema.Variant, ...]:
+        """Return the variants as the report has them, given the adapters' names in it."""
+        return tuple(
+            schema.Variant(v.name, None if v.adapter is None else names[v.adapter], v.strength)
+            for v in self.variants
+        )
 
     def refuse_a_part(self, fewer: str) -> None:
         """Refuse a limit on what is measured.

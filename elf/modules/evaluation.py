@@ -1,7 +1,5 @@
 """Evaluates adapters against their base: the same prompts, seeds and noise, with and without."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +21,16 @@ from elf.evaluation.schema import Metrics, Row, Verdict
 from elf.evaluation.sheet import write_sheet
 from elf.evaluation.store import PictureStore, picture_key
 from elf.evaluation.verdict import indicative, judge
+from elf.export.trained import Trained
 from elf.generation import GenerationConfig
 from elf.identity import flatten
 from elf.modules.diffusion import DiffusionModule
-from elf.modules.evaluating import Evaluation, as_variant, at_strength
+from elf.modules.evaluating import Evaluation, at_strength
 from elf.objective import ObjectiveConfig
 from elf.validation import ValidationRun
 
 
-class ImageEvaluation(Evaluation):
+class ImageEvaluation(Evaluation[DiffusionModule]):
     """Generates pictures of base and adapters in pairs, measures them, and writes the report.
 
     Pictures are kept with what they were made of: after an interruption the same command goes on.
@@ -74,8 +73,6 @@ class ImageEvaluation(Evaluation):
         self.generation, self.models, self.trigger = generation, models, trigger
         self.tag_threshold, self.concept = tag_threshold, concept
         self.base_pictures, self.embeddings = base_pictures, embeddings
-        self._subject: DiffusionModule | None = None
-        self._number = -1  # of the adapter that is loaded
 
     @property
     def base(self) -> Base:
@@ -168,55 +165,25 @@ class ImageEvaluation(Evaluation):
             "device": self.device.type,
             **versions(("diffusers",)),
         }
-        if variant.adapter is None:
-            return made_of
-        adapter = self.files[variant.adapter].fingerprint
-        return {**made_of, "adapter": adapter, "strength": variant.strength}
+        return self._with_adapter_of(variant, made_of)
 
-    @contextmanager
-    def _as(self, variant: Variant) -> Iterator[DiffusionModule]:
-        """The network of a variant for as long as it lasts."""
-        subject = self._loaded(variant.adapter or 0)
-        with as_variant(subject.networks, variant):
-            yield subject
+    def with_adapter(self, file: Trained) -> DiffusionModule:
+        """Return a module for an adapter in the base, not built yet."""
+        # no weights of losses, of which some do not suit each noise schedule
+        plain = ObjectiveConfig(weighting="none")
+        return DiffusionModule(self.base_name, file.config, objective=plain, **file.base_options)
 
-    def _loaded(self, number: int) -> DiffusionModule:
-        """Return an adapter in its base; one at a time is in memory."""
-        if self._subject is None or self._number != number:
-            self._forget()
-            file = self.files[number]
-            with torch.inference_mode(False):  # norms that are kept would be inference tensors
-                # no weights of losses, of which some do not suit each noise schedule
-                plain = ObjectiveConfig(weighting="none")
-                subject = DiffusionModule(
-                    self.base_name, file.config, objective=plain, **file.base_options
-                )
-                subject.trainer = self.trainer
-                subject.configure_model()
-                subject.load_state_dict(file.state)
-                subject.to(self.device).eval()
-                subject._base_errors = self._base_errors
-                self._subject, self._number = subject, number
-                self._weigh(subject, number)
-                strata = objective.strata(
-                    subject.validation_strata,
-                    subject.objective.timesteps,
-                    subject.denoiser.timesteps,
-                )
-                self._timesteps: list[int] = strata.tolist()
-        return self._subject
-
-    def _forget(self) -> None:
-        """Give up the networks and their memory."""
-        self._subject = None
-        self._free()
-
-    def _weigh(self, subject: DiffusionModule, number: int) -> None:
+    def on_loaded(self, subject: DiffusionModule, number: int) -> None:
         """Keep ‖ΔW‖ / ‖W‖ over all adapted layers: did anything change at all?"""
+        subject._base_errors = self._base_errors
+        networks = subject.denoiser.parts.values()
         for variant in self._of(number):
-            networks = subject.denoiser.parts.values()
             with at_strength(networks, variant.strength or 1.0):
                 self._weight_changes[variant.name] = relative_change(networks)
+        strata = objective.strata(
+            subject.validation_strata, subject.objective.timesteps, subject.denoiser.timesteps
+        )
+        self._timesteps: list[int] = strata.tolist()
 
     # --- measuring --------------------------------------------------------------------------
 
@@ -258,10 +225,7 @@ class ImageEvaluation(Evaluation):
         )
         return Metrics(
             verdict=Verdict(tuple(verdicts), *indicative(rows)),
-            variants=tuple(
-                schema.Variant(v.name, None if v.adapter is None else names[v.adapter], v.strength)
-                for v in self.variants
-            ),
+            variants=self._named_variants(names),
             rows=tuple(rows),
             plan=schema.Plan(
                 tuple(self.plan.prompts),

@@ -1,13 +1,10 @@
 """Evaluates adapters of a language model against it: the same prompts and documents."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from elf import __version__
 from elf.adapter_norms import relative_change
@@ -30,18 +27,19 @@ from elf.evaluation.textrows import (
 from elf.evaluation.textverdict import TextAtStrength, indicative
 from elf.evaluation.verdict import judge
 from elf.export.reading import PEFT_CONFIG, of_run
+from elf.export.trained import Trained
 from elf.identity import flatten
 from elf.language.base import LanguageBase
 from elf.language.generation import TextGeneration
 from elf.language.tokenizing import tokenizer_hash
 from elf.language.validation import DocumentErrors
-from elf.modules.evaluating import Evaluation, as_variant
+from elf.modules.evaluating import Evaluation
 from elf.modules.language import LanguageModule
 from elf.processes import gather
 from elf.validationsets import HELD_OUT, TRAINED, UNRELATED
 
 
-class TextEvaluation(Evaluation):
+class TextEvaluation(Evaluation[LanguageModule]):
     """Has base and adapters answer prompts and read documents, measures that, writes the report.
 
     What is made is kept with what it was made of: after an interruption the same command goes on.
@@ -75,8 +73,6 @@ class TextEvaluation(Evaluation):
         self.generation, self.plain_prompts = generation, plain_prompts
         self.base_generations = base_generations
         self._language: LanguageBase | None = None
-        self._subject: LanguageModule | None = None
-        self._number = -1  # of the adapter that is loaded
         self._answers: dict[str, dict[int, str]] = {v.name: {} for v in self.variants}
         self._errors: dict[str, dict[str, dict[str, DocumentErrors]]] = {
             v.name: {kind: {} for kind in (HELD_OUT, TRAINED, UNRELATED)} for v in self.variants
@@ -168,37 +164,16 @@ class TextEvaluation(Evaluation):
             "device": self.device.type,
             **versions(("transformers",)),
         }
-        if variant.adapter is None:
-            return made_of
-        adapter = self.files[variant.adapter].fingerprint
-        return {**made_of, "adapter": adapter, "strength": variant.strength}
+        return self._with_adapter_of(variant, made_of)
 
-    @contextmanager
-    def _as(self, variant: Variant) -> Iterator[LanguageModule]:
-        """The model of a variant for as long as it lasts."""
-        subject = self._loaded(variant.adapter or 0)
-        with as_variant(subject.networks, variant):
-            yield subject
-
-    def _loaded(self, number: int) -> LanguageModule:
-        """Return the model with an adapter; one at a time is in memory."""
-        if self._subject is None or self._number != number:
-            self._subject = None
-            self._free()
-            file = self.files[number]
-            with torch.inference_mode(False):  # norms that are kept would be inference tensors
-                subject = LanguageModule(
-                    self.base_name,
-                    file.config,
-                    quantization=file.base_options.get("quantization"),
-                    cuda_graphs=False,
-                )
-                subject.trainer = self.trainer
-                subject.configure_model()
-                subject.load_state_dict(file.state)
-                subject.to(self.device).eval()
-                self._subject, self._number = subject, number
-        return self._subject
+    def with_adapter(self, file: Trained) -> LanguageModule:
+        """Return a module for an adapter in the model, not built yet."""
+        return LanguageModule(
+            self.base_name,
+            file.config,
+            quantization=file.base_options.get("quantization"),
+            cuda_graphs=False,
+        )
 
     # --- measuring --------------------------------------------------------------------------
 
@@ -216,8 +191,7 @@ class TextEvaluation(Evaluation):
         for variant in self.variants:
             if variant != BASE:
                 self._weigh(variant)
-        self._subject = None
-        self._free()
+        self._forget()
         rows = self._rows()
         names = adapter_names(self.paths)
         verdicts = [
@@ -226,10 +200,7 @@ class TextEvaluation(Evaluation):
         asked = self._data.asked
         return TextMetrics(
             verdict=Verdict(tuple(verdicts), *indicative(rows)),
-            variants=tuple(
-                schema.Variant(v.name, None if v.adapter is None else names[v.adapter], v.strength)
-                for v in self.variants
-            ),
+            variants=self._named_variants(names),
             rows=tuple(rows),
             settings=self._settings(),
             hashes={**self._data.hashes, "base": self.language.fingerprint}
