@@ -95,6 +95,12 @@ def test_prompts_are_answered_in_their_order(
     assert rows(tmp_path / "base.jsonl")[0]["adapter"] is None
 
 
+def test_a_model_in_16_bit_answers_too(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    main(arguments("--trainer.precision=bf16-true"))
+    found = rows(tmp_path / "answers.jsonl")
+    assert [record["model"]["dtype"] for record in found] == ["bfloat16"] * 10
+
+
 def test_a_rerun_skips_and_a_new_prompt_is_put_in_its_place(
     arguments: Callable[..., list[str]], questions: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
@@ -254,7 +260,7 @@ def test_prompts_of_one_length_are_answered_together(
     ]  # fmt: skip
     (tmp_path / "answers.jsonl").write_text(
         "".join(json.dumps({"id": p.id, "asked": p.asked}) + "\n"
-                for p in next(iter(module.predict_dataloader()))[:1])
+                for p in list(next(iter(module.predict_dataloader())))[:1])
     )  # fmt: skip
     module.setup("predict")
     assert (module.total, module.skipped) == (5, 1)

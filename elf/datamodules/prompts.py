@@ -15,6 +15,26 @@ POOL = 64
 """Batches whose prompts are sorted by length together, so that little is padding."""
 
 
+class PromptBatch:
+    """Prompts that are answered together.
+
+    No list: with a model in 16 bit (``bf16-true``) Lightning looks into those for tensors, and
+    refuses the frozen dataclasses that it finds.
+
+    Args:
+        prompts: In order.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self.prompts = prompts
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+
 class PromptLoader:
     """Batches of prompts, each read when it is its turn.
 
@@ -28,9 +48,9 @@ class PromptLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[Prompt]]:
+    def __iter__(self) -> Iterator[PromptBatch]:
         for batch in self.batches:
-            yield [place.read(asked) for place, asked in batch]
+            yield PromptBatch([place.read(asked) for place, asked in batch])
 
 
 class PromptDataModule(LightningDataModule):

@@ -154,7 +154,8 @@ class LanguageBase:
 
         _ = self.files  # refuses pickles
         options = self._options | ({} if self.gguf else {"use_safetensors": True})
-        with quiet_libraries():
+        # Lightning builds networks on the GPU, which may have no room for one that is coded later
+        with quiet_libraries(), torch.device("cpu"):
             model, info = load(
                 AutoModelForCausalLM.from_pretrained,
                 self.where,

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -112,7 +113,7 @@ class TextGenerator(LightningModule):
             },
         }
 
-    def predict_step(self, batch: list[Prompt], batch_idx: int) -> list[dict[str, Any]]:
+    def predict_step(self, batch: Iterable[Prompt], batch_idx: int) -> list[dict[str, Any]]:
         """Return a record for each prompt of a batch; the first batch loads the model.
 
         Returns:
@@ -149,7 +150,7 @@ class TextGenerator(LightningModule):
             )
         return records
 
-    def _tokens(self, batch: list[Prompt]) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    def _tokens(self, batch: Iterable[Prompt]) -> tuple[dict[str, Any], dict[str, list[int]]]:
         refused, asked = {}, {}
         for prompt in batch:
             room = self.generation.max_new_tokens

@@ -208,7 +208,9 @@ def _(
     aliases: list[str],
     about: dict[str, Any],
 ) -> None:
-    text = f"`{path.name}` {', '.join(aliases)}, sha256 `{sha256_file(path)}`"
+    files = sorted(path.iterdir()) if path.is_dir() else [path]  # a folder in peft's form
+    hashes = ", ".join(f"sha256 of {file.name}: `{sha256_file(file)}`" for file in files)
+    text = f"`{path.name}` {', '.join(aliases)}, {hashes}"
     logger.experiment.add_text(name, text, step)
 
 

@@ -160,7 +160,7 @@ def test_a_run_keeps_packed_documents_apart(
     errors = LanguageNetwork.errors
 
     def three_ways(self: LanguageNetwork, batch: Any) -> Any:
-        if not seen:
+        if not seen and "borders" in batch:  # validation packs nothing
             assert self.varlen
             tokens = batch["tokens"]
             places = torch.arange(tokens.numel(), device=tokens.device)

@@ -148,3 +148,10 @@ def test_what_keeps_documents_apart_reaches_the_model_in_training(
         assert not given["attention_mask"][0, 0, 25, :20].any()
     alone = rows(Documents([20]), [[0]], False).batch([0])
     assert module.network.inputs(module.on_before_batch_transfer(alone, 0)).keys() == {"input_ids"}
+
+
+def test_a_model_is_read_into_memory_wherever_networks_are_built(tiny_language: Path) -> None:
+    """A GPU that holds 7 billion parameters in 4 bit may have no room for them in 16."""
+    with torch.device("meta"):  # as Lightning does with a GPU
+        model = LanguageBase(str(tiny_language)).network(torch.float32)
+    assert {each.device.type for each in [*model.parameters(), *model.buffers()]} == {"cpu"}

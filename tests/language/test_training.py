@@ -16,6 +16,7 @@ from elf import cli, trainer
 from elf.checkpoints import read_checkpoint
 from elf.errors import ElfError
 from elf.export.trained import read_trained
+from elf.files import sha256_file
 
 STEPS, STOP = 4, 2
 
@@ -182,9 +183,17 @@ def test_a_quantised_base_is_merged_as_it_was_trained_beside(
 def test_at_the_end_of_a_run_the_adapter_lies_in_its_folder(
     lessons: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit(lessons, tmp_path, STEPS)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(lessons, tmp_path, STEPS, "--logger=tensorboard")
     assert f"The folder that others load: {tmp_path / 'adapter'}" in capsys.readouterr().out
     assert read_trained(tmp_path / "adapter").of_language
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    shown = EventAccumulator(str(events), size_guidance={"tensors": 0})
+    shown.Reload()
+    (text,) = shown.Tensors("adapter/text_summary")
+    digest = sha256_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert digest in text.tensor_proto.string_val[0].decode()
 
 
 def test_validation_says_how_likely_new_documents_are(lessons: list[str], tmp_path: Path) -> None:
