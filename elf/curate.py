@@ -154,7 +154,8 @@ def _settle(labels: Path) -> None:
         settle(labels)
 
 
-def _parser() -> CommandParser:
+def make_parser() -> CommandParser:
+    """Return the command's parser."""
     parser = CommandParser("curate", "Find copies, near duplicates and poor pictures.")
     parser.add_argument(
         "--backend",
@@ -184,7 +185,7 @@ def _parser() -> CommandParser:
 
 def main(arguments: list[str]) -> None:
     """Run ``elf curate``."""
-    options = _parser().read(arguments)
+    options = make_parser().read(arguments)
     names = {field.name for field in dataclasses.fields(Policy)}
     chosen = {name: options[name] for name in names} | {
         "thresholds": Thresholds(**dict(options.thresholds)),

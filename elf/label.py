@@ -219,14 +219,19 @@ def _lines(labels: Path) -> Iterator[Record]:
     return iterate_log(labels / DECISIONS)
 
 
-def main(arguments: list[str]) -> None:
-    """``elf label [--labels DIR] [--root DIR]``: review in the browser, then write back."""
+def make_parser() -> CommandParser:
+    """Return the command's parser."""
     parser = CommandParser("label", "Review tags, captions and keep/drop in the FiftyOne App.")
     parser.add_argument("--backend", type=Literal["fiftyone"], default="fiftyone", help="the App")
     parser.add_argument("--labels", type=str, default="data/labels", help="folder of the labels")
     parser.add_argument("--root", type=str, default="data/raw", help="folder of the pictures")
     add_options(parser, "elf-labels")
-    options = parser.read(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> None:
+    """``elf label [--labels DIR] [--root DIR]``: review in the browser, then write back."""
+    options = make_parser().read(arguments)
     labels = Path(options.labels)
     if not (labels / MANIFEST).exists():
         raise ElfError(f"label: {labels / MANIFEST} is missing; run `elf predict` first")

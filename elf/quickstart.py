@@ -195,8 +195,8 @@ def _aligned(rows: list[tuple[str, str]]) -> str:
     return "\n".join(f"  {name:<{width}}  {value}".rstrip() for name, value in rows)
 
 
-def main(arguments: list[str]) -> None:
-    """``elf quickstart [--model pictures|language] [--output DIR] [--adapter lora|dora] …``."""
+def make_parser() -> CommandParser:
+    """Return the command's parser."""
     parser = CommandParser("quickstart", "Run the whole loop, offline, in a small drawn world.")
     what = "what makes pictures, or a language model"
     parser.add_argument("--model", type=Literal["pictures", "language"], default="pictures",
@@ -205,7 +205,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--pictures", type=str, default=None, help="a folder of your own pictures")
     parser.add_argument("--adapter", type=Literal["lora", "dora"], default="lora", help="its kind")
     parser.add_argument("--steps", type=int, default=None, help="optimizer steps")
-    options = parser.read(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> None:
+    """``elf quickstart [--model pictures|language] [--output DIR] [--adapter lora|dora] …``."""
+    options = make_parser().read(arguments)
     output = Path(options.output)
     if options.model == "language":
         if options.pictures:

@@ -241,13 +241,18 @@ def _some(lines: list[str]) -> list[str]:
     return [*lines[:SHOWN], f"  ... and {more} more"] if more > 0 else lines
 
 
-def main(arguments: list[str]) -> None:
-    """Run ``elf rename``."""
+def make_parser() -> CommandParser:
+    """Return the command's parser."""
     parser = CommandParser("rename", "Give pictures their content ids as names.")
     parser.add_argument("--root", type=str, default="data/raw", help="folder of the pictures")
     parser.add_argument("--dry_run", action="store_true", help="show what would be done")
     parser.add_argument("--undo", action="store_true", help="give all files their old names back")
-    options = parser.read(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> None:
+    """Run ``elf rename``."""
+    options = make_parser().read(arguments)
     root = Path(options.root)
     if options.undo:
         if options.dry_run:

@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from elf.curate import PROPOSALS, _parser
+from elf.curate import PROPOSALS, make_parser
 from elf.curation import duplicates, facts, likeness
 from elf.curation.policy import Policy
 from elf.curation.proposals import BLURRED, LOSSLESS
@@ -40,13 +40,13 @@ def test_the_figures_in_words_are_the_defaults():
 
 
 def test_options_and_files_that_it_names_are_real():
-    known = {string for action in _parser()._actions for string in action.option_strings}
+    known = {string for action in make_parser()._actions for string in action.option_strings}
     named = set(re.findall(r"(--[a-z_.]+)", PAGE))
     assert named and named <= known
     for path in re.findall(r"\]\(([\w./-]+)\)", PAGE):
         assert (ROOT / "docs" / path).exists(), path
     assert (ROOT / "docs" / "curate.png").stat().st_size <= 300 * 1024
     assert PROPOSALS in PAGE
-    defaults = _parser().get_defaults()
+    defaults = make_parser().get_defaults()
     for option in ("root", "cache", "output"):
         assert defaults[option] in PAGE

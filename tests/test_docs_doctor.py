@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from elf import cli
-from elf.doctor.command import _parser
+from elf.doctor.command import make_parser
 from elf.doctor.families import FAMILIES
 
 ROOT = Path(__file__).parent.parent
@@ -44,10 +44,10 @@ def test_the_table_and_the_picture_show_every_line() -> None:
 
 
 def test_options_and_defaults() -> None:
-    known = {string for action in _parser()._actions for string in action.option_strings}
+    known = {string for action in make_parser()._actions for string in action.option_strings}
     named = set(re.findall(r"(?<!`hf )(--[a-z_]+)", PAGE)) - {"--local"}
     assert named and named <= known
-    default = _parser().get_default("timeout")
+    default = make_parser().get_default("timeout")
     assert f"`--timeout` seconds ({default:g} if nothing is said)" in " ".join(PAGE.split())
     for path in re.findall(r"\]\(([\w./-]+)\)", PAGE):
         assert (ROOT / "docs" / path).exists(), path

@@ -23,7 +23,8 @@ class _Parser(argparse.ArgumentParser):
         raise ElfError(f"doctor: {message}; `elf doctor --help` lists the options")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
     parser = _Parser(
         prog="elf doctor",
         description="Try what Elf needs, and say what to do about what does not work.",
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> None:
         ElfError: If an option is wrong, or a config cannot be read.
         SystemExit: With 1 if something is broken.
     """
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     if not options.timeout > 0:
         raise ElfError(f"--timeout: {options.timeout:g} must be above 0, in seconds")
     needs = read_needs(options.config)

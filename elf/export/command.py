@@ -29,8 +29,8 @@ TARGETS = ("diffusers", "kohya", "comfy", "peft", "merged")
 SHOWN = 5
 
 
-def main(arguments: list[str]) -> None:
-    """``elf export --input RUN_OR_CHECKPOINT --output FILE --target diffusers,kohya,…``."""
+def make_parser() -> CommandParser:
+    """Return the command's parser."""
     parser = CommandParser("export", "Write an adapter as the files that others load.")
     add = parser.add_argument
     add("--input", type=str, required=True, help="run folder, checkpoint, or exported file")
@@ -52,7 +52,12 @@ def main(arguments: list[str]) -> None:
     add("--tag_frequency", type=bool, default=False, help=told)
     add("--verify", type=bool, default=True, help="read what was written again and compare")
     add("--plan", type=bool, default=False, help="show keys and shapes, write nothing")
-    options = parser.read(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> None:
+    """``elf export --input RUN_OR_CHECKPOINT --output FILE --target diffusers,kohya,…``."""
+    options = make_parser().read(arguments)
     trained = read_trained(options.input, options.base)
     targets = _targets(options.target or ("peft" if trained.of_language else "diffusers"))
     if trained.of_language:
