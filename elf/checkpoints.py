@@ -11,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from elf.errors import ElfError
-from elf.files import atomic_path
+from elf.files import atomic_path, explain_disk_errors
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -27,10 +27,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint under a temporary name in its own folder, sync, rename.
 
         Raises:
-            ElfError: If it holds what could not be read back; the one before is left as it was.
+            ElfError: If it holds what could not be read back, or the disk refuses it; the one
+                before is left as it was.
         """
-        with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
+        remedy = "those before it are whole: make room, then go on with --ckpt_path last"
+        with (
+            explain_disk_errors(path, "could not be written", remedy),
+            atomic_path(path) as temporary,
+        ):
+            _save(checkpoint, temporary)
             if foreign := get_unsafe_globals_in_checkpoint(temporary):
                 raise ElfError(
                     f"{path} was not written: the run's state holds {', '.join(sorted(foreign))}, "
@@ -43,6 +48,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Read a checkpoint; only tensors and plain values are accepted."""
         return read_checkpoint(path)
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint; what its disk says is hidden by torch, and has no name when it writes."""
+    with open(path, "wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Only the standard library is imported here, so that ``elf --help`` answers at on
 """
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -39,6 +40,9 @@ COMMANDS = {
 
 ON_GPU = ("predict", "prepare", "plan", "fit", "validate", "test")
 """Commands that fill a GPU's memory."""
+
+DISK = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO")}
+"""Errors of a disk that is full or fails, whichever of a run's many files meets them."""
 
 
 def usage() -> str:
@@ -85,11 +89,21 @@ def main(arguments: list[str] | None = None) -> None:
     except ElfError as error:
         print(f"elf: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
     except BrokenPipeError:  # whoever read what was printed has gone (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at its end
         raise SystemExit(141) from None
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"elf: error: {where}the disk refuses to write ({error.strerror}): make room or mend "
+            "it, then start again; files that were finished are whole",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -47,13 +47,45 @@ from elf.quiet import silence_harmless_warnings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that train for minutes, so that no process is left with one at last."""
+    """Begin with the tests that train for minutes, so that no process is left with one at last.
+
+    What a test says of faults goes into a report of the run, for tests/faults/page.py.
+    """
+    for item in items:
+        if mark := item.get_closest_marker("fault"):
+            item.user_properties.append(("fault", " ".join(map(str, mark.args))))
+            column = "long" if item.get_closest_marker("slow") else "short"
+            item.user_properties.append(("column", column))
     items.sort(key=lambda item: item.get_closest_marker("learning") is None)
 
 
 @pytest.fixture(autouse=True)
 def _only_telling_warnings() -> None:
     silence_harmless_warnings()
+
+
+class Figures:
+    """What a test of a fault has counted, for docs/faults.md: see tests/faults/page.py."""
+
+    def __init__(self, node: pytest.Item) -> None:
+        self._node = node
+
+    def __call__(self, **counted: float) -> None:
+        """Note figures by name; those of a test's cases are added up (of `most_…`, the largest)."""
+        self._node.user_properties += [(name, value) for name, value in counted.items()]
+
+    def part(self, count: int) -> int:
+        """Return how many of a long column's are to be run: all, or the share that ELF_LONG is."""
+        if not self._node.get_closest_marker("slow"):
+            return count
+        self._node.user_properties.append(("of", count))
+        return max(1, round(count * float(os.environ.get("ELF_LONG", "1"))))
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """Return what notes a test's figures."""
+    return Figures(request.node)
 
 
 class PoolingEncoder:

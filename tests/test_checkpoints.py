@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,28 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.fault(3, 7)
+def test_a_disk_that_is_full_is_one_line_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    """Torch says `unexpected pos` of it."""
+    resource = pytest.importorskip("resource")  # Unix
+    path = tmp_path / "x.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"elf": {}, "w": torch.ones(2)}, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for most in (10, 600, 100_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            with pytest.raises(ElfError) as refusal:
+                AtomicCheckpointIO().save_checkpoint({"elf": {}, "w": torch.ones(50_000)}, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert str(refusal.value) == (
+            f"{path}: could not be written (File too large); those before it are whole: make room, "
+            "then go on with --ckpt_path last"
+        )
+        assert torch.equal(read_checkpoint(path)["w"], torch.ones(2))
+        assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_state_that_no_checkpoint_gives_back_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     AtomicCheckpointIO().save_checkpoint({"elf": {}, "w": torch.ones(2)}, path)
@@ -42,7 +65,8 @@ def test_a_state_that_no_checkpoint_gives_back_is_refused(tmp_path: Path) -> Non
     assert torch.equal(read_checkpoint(path)["w"], torch.ones(2))
 
 
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+@pytest.mark.fault(15)
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, figures: Any) -> None:
     marker = tmp_path / "ran"
 
     class Evil:
@@ -57,6 +81,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(ElfError, match="is no checkpoint of Elf, or is damaged"):
         read_checkpoint(path)
     assert not marker.exists()
+    figures(executions=0)
 
 
 def test_other_files_are_refused_by_name(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """The command table: quick, complete, and clear about mistakes."""
 
+import errno
 import importlib
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from elf import __version__, cli
 from elf.errors import ElfError
+from elf.files import write_atomic
 
 
 def test_help_imports_the_standard_library_alone() -> None:
@@ -85,3 +90,48 @@ def test_a_reader_that_goes_is_no_traceback() -> None:
 def test_run_raises_for_callers_in_process() -> None:
     with pytest.raises(ElfError, match="no command 'nope'"):
         cli.run(["nope"])
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize("at", [1, 2, 4, 7])
+def test_a_disk_that_refuses_is_one_line_whoever_meets_it(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command that handles no such error itself, on a disk that is full from some call on."""
+    made: list[int] = []
+    real = os.open
+
+    def opened(path: str, flags: int, *more: object, **options: object) -> int:
+        if flags & os.O_CREAT:
+            made.append(1)
+            if len(made) >= at:
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, flags, *more, **options)  # type: ignore[arg-type]
+
+    def command(arguments: list[str]) -> None:
+        for number in range(8):
+            write_atomic(tmp_path / f"{number}", "whole")
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr("elf.curate.main", command)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["curate"])
+    assert end.value.code == 2
+    assert re.fullmatch(
+        rf"elf: error: {re.escape(str(tmp_path))}/\.{at - 1}\.\w+\.tmp: the disk refuses to write "
+        r"\(No space left on device\): make room or mend it, then start again; files that were "
+        r"finished are whole\n",
+        capsys.readouterr().err,
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [str(n) for n in range(at - 1)]
+
+
+def test_other_errors_of_files_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are mistakes of Elf's own."""
+
+    def command(arguments: list[str]) -> None:
+        open("/nowhere/at/all")
+
+    monkeypatch.setattr("elf.curate.main", command)
+    with pytest.raises(FileNotFoundError):
+        cli.main(["curate"])
