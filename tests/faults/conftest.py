@@ -51,9 +51,9 @@ class Ending:
 
 
 class Commands:
-    """Starts `elf` commands, each in a process of its own."""
+    """Starts `elf` commands, or what else a script serves, each in a process of its own."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, script):
         disk = folder / "failing_disk.so"
         subprocess.run(
             ["gcc", "-shared", "-fPIC", "-w", "-o", disk, HERE / "failing_disk.c", "-ldl"],
@@ -61,7 +61,7 @@ class Commands:
         )
         self._log = folder / "log"
         self._process = subprocess.Popen(
-            [sys.executable, HERE / "commands_in_forks.py"],
+            [sys.executable, HERE / script],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=os.environ | {"LD_PRELOAD": str(disk)},
         )  # fmt: skip
@@ -71,6 +71,7 @@ class Commands:
         """Run a command, perhaps with a fault, or killed after some seconds."""
         job = {"arguments": [str(argument) for argument in arguments], "log": str(self._log),
                "below": str(below), "fault": fault, "at": at, "kill_after": kill_after}  # fmt: skip
+        self._log.write_text("")  # a process that is killed early has not emptied it
         print(json.dumps(job), file=self._process.stdin, flush=True)
         code = int(self._process.stdout.readline())
         return Ending(code % 100 if code >= 0 else code, code >= 100, self._log.read_text())
@@ -79,10 +80,44 @@ class Commands:
         self._process.communicate()
 
 
-@pytest.fixture(scope="session")
-def commands(tmp_path_factory):
+def serve(tmp_path_factory, script):
     if sys.platform != "linux" or not shutil.which("gcc"):
         pytest.skip("needs gcc and Linux's LD_PRELOAD")
-    commands = Commands(tmp_path_factory.mktemp("commands"))
+    commands = Commands(tmp_path_factory.mktemp("commands"), script)
     yield commands
     commands.close()
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory):
+    """The real command."""
+    yield from serve(tmp_path_factory, "commands_in_forks.py")
+
+
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory):
+    """The writers of elf/files.py alone."""
+    yield from serve(tmp_path_factory, "writers_in_forks.py")
+
+
+@pytest.fixture(scope="session")
+def make_run():
+    """Return what makes a run of a tiny base in a folder, as if something had been learnt."""
+    import torch
+
+    from elf.adapters import AdapterConfig
+    from elf.modules import DiffusionModule
+
+    def make(folder, base, seed):
+        module = DiffusionModule(str(base), AdapterConfig(rank=2, targets=["*.attn2.to_q"]))
+        module.configure_model()
+        draw, state = torch.Generator().manual_seed(seed), module.state_dict()
+        for key, tensor in state.items():
+            if ".lora_B." in key:
+                tensor.normal_(0, 0.2, generator=draw)
+        content = {"state_dict": state}
+        module.on_save_checkpoint(content)
+        (folder / "checkpoints").mkdir(parents=True)
+        torch.save(content, folder / "checkpoints" / "last.ckpt")
+
+    return make
