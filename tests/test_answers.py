@@ -43,6 +43,7 @@ def test_answers_are_lines_that_are_known_again(path: Path) -> None:
     with_more.close()
 
 
+@pytest.mark.fault(4)
 def test_a_torn_last_line_is_cut_at_every_byte(path: Path) -> None:
     log = AnswerLog(path, IDENTITY)
     log.write(record("a"), record("b"))
@@ -159,6 +160,7 @@ def test_a_second_writer_is_refused(path: Path) -> None:
     log.close()
 
 
+@pytest.mark.fault(7)
 def test_a_full_disk_is_one_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -92,6 +92,7 @@ def test_a_folder_of_single_files_names_one(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.fault(15)
 def test_pickled_weights_are_refused(folder: Path) -> None:
     pickle = folder / "unet/diffusion_pytorch_model.bin"
     (folder / UNET).rename(pickle)

@@ -260,6 +260,7 @@ def test_a_missing_or_other_tensor_is_named(
     )
 
 
+@pytest.mark.fault(15)
 def test_a_missing_file_and_a_pickle_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ElfError) as error:
         open_base(str(tmp_path / "no.safetensors"))

@@ -190,6 +190,7 @@ def test_damaged_decisions_are_told_before_anything_is_done(folder):
     assert not (folder / ".cache").exists()
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("where", [".cache/curation", "data/curation"])
 def test_a_second_process_is_refused(folder, where):
     with FolderLock(where, module.LOCK), pytest.raises(ElfError, match=rf"pid {os.getpid()}"):
@@ -197,6 +198,7 @@ def test_a_second_process_is_refused(folder, where):
     run(["curate"])
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("function", ["scan.replace_file", "write_proposals", "write_sheet"])
 def test_a_disk_that_refuses(folder, monkeypatch, function):
     def full(*_):
@@ -252,6 +254,7 @@ def content(folder):
             for path in paths if path.is_file() and not path.name.endswith(".lock")}  # fmt: skip
 
 
+@pytest.mark.fault(2)
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
 def test_killed_at_every_write_the_next_run_completes_it(folder):
     """Fault 2: whatever was cut off, the end is that of an undisturbed run, and stays so."""

@@ -43,6 +43,7 @@ def test_a_missing_log_is_empty(tmp_path):
     assert read_log(tmp_path / "log.jsonl") == []
 
 
+@pytest.mark.fault(4)
 def test_a_log_cut_anywhere_in_its_last_three_records_loses_only_the_torn_tail(tmp_path):
     data = write(tmp_path / "whole.jsonl").read_bytes()
     ends = [0]
@@ -107,6 +108,7 @@ class FullDisk(io.FileIO):
         return written
 
 
+@pytest.mark.fault(7)
 def test_a_failed_append_is_rolled_back_at_every_byte(tmp_path):
     record = {"id": 7, "text": "x" * 40}
     length = len(json.dumps(record)) + 1
@@ -175,6 +177,7 @@ def test_closing_on_a_failing_disk_releases_the_log(tmp_path, monkeypatch):
     AppendLog(tmp_path / "log.jsonl").close()
 
 
+@pytest.mark.fault(8)
 def test_a_second_writer_is_refused_with_the_owners_pid(tmp_path):
     with AppendLog(tmp_path / "log.jsonl"):
         message = rf"written by another process \(pid {os.getpid()}\): wait for it or stop it"
@@ -193,6 +196,7 @@ def test_a_lock_ends_with_its_owner(tmp_path):
     FolderLock(tmp_path).close()
 
 
+@pytest.mark.fault(7)
 def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
     path = tmp_path / "a" / "file.txt"
     write_atomic(path, "old")

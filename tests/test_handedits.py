@@ -206,6 +206,7 @@ def killed_at(monkeypatch, number, action):
     return False
 
 
+@pytest.mark.fault(1)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is killed closes no file
 @pytest.mark.parametrize("relabel", [label, together])
 def test_no_kill_makes_an_edit_or_loses_one(tmp_path, monkeypatch, relabel):
@@ -274,6 +275,7 @@ def test_a_decision_after_a_kill_wins_over_the_text_that_was_being_written(tmp_p
     assert len(read_log(tmp_path / "decisions.jsonl")) == 2
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("relabel", [label, together])
 @pytest.mark.parametrize("lasting", [True, False])
 def test_no_failing_write_makes_an_edit(tmp_path, monkeypatch, relabel, lasting):

@@ -130,6 +130,7 @@ def test_one_pixel(format_):
     assert decode(data).getpixel((0, 0)) == WHITE
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_truncated(format_):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
@@ -145,6 +146,7 @@ def test_what_is_no_picture_is_refused(data):
         decode(data)
 
 
+@pytest.mark.fault(15)
 def test_a_bomb_is_refused_before_it_is_unpacked():
     data = encode(Image.new("1", (14000, 14000)))
     with pytest.raises(BadImage, match=r"more than 178,956,970 pixels: make it smaller"):
@@ -170,6 +172,7 @@ def test_listing_is_sorted_and_leaves_out_what_is_hidden_or_no_picture(tmp_path)
     assert picture_names(tmp_path) == ["B.webp", "a/z.png", "b.JPG"]
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_damage_at_random_bytes_is_a_picture_or_one_kind_of_error(format_):
     draw = np.random.default_rng(0)

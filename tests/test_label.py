@@ -262,6 +262,7 @@ def test_forms_show_what_there_is(opened):
     )
 
 
+@pytest.mark.fault(1)
 @pytest.mark.filterwarnings("ignore")
 def test_what_a_killed_review_left_in_the_app_is_not_lost(labels, opened, capsys):
     """FiftyOne's own tag menu writes into its database alone."""

@@ -71,6 +71,7 @@ def test_relabelling_replaces_records_in_their_places(tmp_path):
     assert PENDING not in files(tmp_path)
 
 
+@pytest.mark.fault(1)
 def test_relabelling_that_was_killed_is_settled_at_the_next_start(tmp_path):
     label(tmp_path, range(4))
     (tmp_path / PENDING).write_text(json.dumps(record(2, tags=["new"])) + '\n{"id": "')
@@ -80,6 +81,7 @@ def test_relabelling_that_was_killed_is_settled_at_the_next_start(tmp_path):
     ]
 
 
+@pytest.mark.fault(1)
 def test_what_a_kill_left_is_mended(tmp_path):
     label(tmp_path, range(4))
     whole = files(tmp_path)
@@ -148,6 +150,7 @@ def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path):
     LabelFolder(tmp_path).close()
 
 
+@pytest.mark.fault(7)
 def test_a_disk_that_fills_at_any_write_stops_cleanly_and_a_rerun_completes(tmp_path, monkeypatch):
     """Every system call that writes fails once, in turn, from the first to the last."""
     label(tmp_path / "whole", range(3))

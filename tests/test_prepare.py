@@ -424,6 +424,7 @@ def test_what_is_damaged_is_made_again(project, encoder, damage):
 # --- what goes wrong ----------------------------------------------------------------------------
 
 
+@pytest.mark.fault(12)
 def test_bad_pictures_are_dropped_with_a_reason_and_counted(project, encoder, capsys):
     project.add(b"no picture at all", "broken.png")
     cut = picture(50, (80, 80))
@@ -500,6 +501,7 @@ def test_a_picture_that_changes_while_it_is_prepared_is_no_silent_mixture(
         project.prepare(encoder)
 
 
+@pytest.mark.fault(6)
 def test_a_shard_that_is_cut_before_its_latents_are_made_is_named(project, encoder):
     class Cutting(Counting):
         def encode_pictures(self, pixels):
@@ -566,6 +568,7 @@ def test_a_latent_that_is_not_finite_stops_with_the_pictures_name(project, real_
     assert not (project.shards / "prepared.json").exists()
 
 
+@pytest.mark.fault(8)
 def test_a_second_writer_is_refused(project, encoder):
     from elf.files import FolderLock
 
@@ -613,6 +616,7 @@ def test_one_thread_and_many_make_the_same_bytes(project, encoder):
     assert len(made[0]) > 10
 
 
+@pytest.mark.fault(7)
 @pytest.mark.skipif(sys.platform == "win32", reason="no file size limits")
 def test_a_disk_that_is_full_is_one_line_and_a_rerun_completes(project, encoder):
     import resource
@@ -635,9 +639,13 @@ def test_a_disk_that_is_full_is_one_line_and_a_rerun_completes(project, encoder)
     assert not list(project.shards.glob(".*.tmp"))
 
 
+@pytest.mark.fault(5, 6)
 @pytest.mark.parametrize("flips", [20, pytest.param(2_000, marks=pytest.mark.slow)])
-def test_a_list_or_index_that_was_cut_or_changed_is_refused_and_made_again(project, encoder, flips):
+def test_a_list_or_index_that_was_cut_or_changed_is_refused_and_made_again(
+    project, encoder, flips, figures
+):
     """Cut at every byte of a block's multiple, and any bit flipped: read never, mended always."""
+    flips = figures.part(flips)
     project.prepare(encoder)
     whole, draw = files(project.shards), random.Random(0)
     damaged = [name for name in whole if name.endswith(".json")]
@@ -654,6 +662,7 @@ def test_a_list_or_index_that_was_cut_or_changed_is_refused_and_made_again(proje
                 read_prepared(project.shards, SETTINGS)
         project.prepare(encoder)
         assert files(project.shards) == whole
+    figures(flips_of_each=flips, missed=0)
 
 
 # --- kill -9 ------------------------------------------------------------------------------------
@@ -708,8 +717,10 @@ def run(process, folder):
     return process
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("kills", [3, pytest.param(60, marks=pytest.mark.slow)])
-def test_a_preparation_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path, kills):
+def test_a_preparation_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path, kills, figures):
+    kills = figures.part(kills)
     project = Project(tmp_path)
     for number in range(40):
         tags = f"tok, n{number}, cat, hat"
@@ -747,4 +758,5 @@ def test_a_preparation_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path, 
         assert files(folder) == clean
         assert not list(folder.glob(".*.tmp"))
     assert interrupted or kills < 10
+    figures(kills=kills, differing_bytes=0)
     steady.communicate()

@@ -128,6 +128,7 @@ def test_batches_are_limited_by_what_must_be_read():
     assert list(split([], 2)) == []
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_odd_metadata_is_no_reason_to_warn_and_a_bomb_is_refused(tmp_path, workers, monkeypatch):
     palette = Image.new("P", (8, 8))

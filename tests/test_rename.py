@@ -197,6 +197,7 @@ def test_what_cannot_be_done(tmp_path, monkeypatch, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault(8)
 def test_a_second_process_is_refused(root):
     with FolderLock(root, f".{JOURNAL}.lock"), pytest.raises(ElfError, match=rf"pid {os.getpid()}"):
         rename(root)
@@ -226,6 +227,7 @@ getattr(rename, sys.argv[3])(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.fault(2)
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
 @pytest.mark.parametrize("what", ["rename", "undo"])
 def test_killed_at_every_step_the_next_run_completes_it(root, what):
@@ -252,6 +254,7 @@ def test_killed_at_every_step_the_next_run_completes_it(root, what):
     assert at > 8  # all of them were cut off
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("number", range(1, 6))
 def test_a_disk_that_refuses(root, monkeypatch, number):
     """Fault 7: the k-th rename fails."""

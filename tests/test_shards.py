@@ -98,7 +98,8 @@ def overwrite(path, data):
 # --- damage ---------------------------------------------------------------------------------
 
 
-def test_a_shard_cut_at_any_block_is_refused_by_name(tmp_path):
+@pytest.mark.fault(6)
+def test_a_shard_cut_at_any_block_is_refused_by_name(tmp_path, figures):
     tar = tmp_path / "small.tar"
     write_shard(tar, samples(), "")
     whole = tar.read_bytes()
@@ -110,10 +111,13 @@ def test_a_shard_cut_at_any_block_is_refused_by_name(tmp_path):
         if size < last + 1024:  # without an index too, unless only padding was cut
             with pytest.raises(ElfError, match=r"small\.tar is cut or damaged"):
                 scan(tar)
+    figures(cuts=len(whole) // 512, missed=0)
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("flips", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_every_flipped_bit_of_shard_and_index_is_found(tmp_path, flips):
+def test_every_flipped_bit_of_shard_and_index_is_found(tmp_path, flips, figures):
+    flips = figures.part(flips)
     tar = tmp_path / "small.tar"
     write_shard(tar, samples())
     verify([tar])  # the note it leaves must not hide later damage
@@ -128,6 +132,7 @@ def test_every_flipped_bit_of_shard_and_index_is_found(tmp_path, flips):
                 verify([tar])
         path.write_bytes(whole)
     verify([tar])
+    figures(flips_of_each=flips, missed=0)
 
 
 def test_a_zero_block_or_a_bad_header_in_the_middle_does_not_end_a_shard_silently(tmp_path):
@@ -248,6 +253,7 @@ def odd_tar(path, *members, data=b"x"):
             tar.addfile(info, io.BytesIO(data))
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_are_refused(tmp_path, kind):
     odd_tar(tmp_path / "a.tar", ("a.jpg", kind))
@@ -255,6 +261,7 @@ def test_links_and_devices_are_refused(tmp_path, kind):
         scan(tmp_path / "a.tar")
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("name", ["../a.jpg", "/a.jpg", "b/../../a.jpg", "../notes"])
 def test_names_that_lead_out_of_a_folder_are_refused(tmp_path, name):
     odd_tar(tmp_path / "a.tar", (name, tarfile.REGTYPE))
@@ -279,9 +286,11 @@ def test_a_header_that_declares_more_than_the_file_holds_allocates_nothing(tmp_p
             scan(tmp_path / "a.tar")
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("count", [5000, pytest.param(500_000, marks=pytest.mark.slow)])
 @pytest.mark.timeout(3600)
-def test_random_damage_gives_the_one_error_or_a_sound_index(tmp_path, count):
+def test_random_damage_gives_the_one_error_or_a_sound_index(tmp_path, count, figures):
+    count = figures.part(count)
     tar = tmp_path / "a.tar"
     write_shard(tar, samples(2, 20))
     whole, draw = tar.read_bytes()[:4096], random.Random(1)
@@ -297,6 +306,7 @@ def test_random_damage_gives_the_one_error_or_a_sound_index(tmp_path, count):
             continue
         for entry in index.entries:
             assert all(start + size <= index.size for start, size in entry.members.values())
+    figures(files=count, other_errors=0)
 
 
 def test_a_reader_travels_to_another_process_without_its_descriptors(tmp_path):

@@ -63,6 +63,7 @@ def test_several_processes_write_segments_of_their_own(tmp_path):
     assert len(list(tmp_path.glob("*.segment"))) == 3
 
 
+@pytest.mark.fault(4)
 def test_a_segment_cut_anywhere_loses_its_last_entry_alone(tmp_path):
     fill(tmp_path, range(4))
     segment = tmp_path / "000.segment"
@@ -75,6 +76,7 @@ def test_a_segment_cut_anywhere_loses_its_last_entry_alone(tmp_path):
     assert segment.read_bytes() == data
 
 
+@pytest.mark.fault(5)
 def test_a_flipped_bit_is_a_missing_entry_and_never_a_wrong_one(tmp_path):
     fill(tmp_path, range(40, 44))
     segment = tmp_path / "000.segment"
@@ -94,6 +96,7 @@ def test_a_flipped_bit_is_a_missing_entry_and_never_a_wrong_one(tmp_path):
         assert not wrong and None in found, position
 
 
+@pytest.mark.fault(7)
 def test_a_full_disk_ends_the_caching_and_not_the_run(tmp_path, monkeypatch):
     fill(tmp_path, [1])
 
@@ -146,6 +149,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.fault(1)
 @pytest.mark.skipif(sys.platform == "win32", reason="no signal 9")
 def test_kill_9_at_random_instants_loses_nothing_that_was_put(tmp_path):
     draw = random.Random(0)

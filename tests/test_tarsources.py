@@ -215,10 +215,11 @@ def test_a_broken_picture_in_a_tar_is_dropped_by_name(tmp_path, pooling_encoder)
 # --- what is refused --------------------------------------------------------------------------
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     "tars", ["pipe:touch {}/ran", "s3://bucket/00000.tar", "https://example.com/a.tar"]
 )
-def test_urls_are_refused_and_no_command_is_run(tmp_path, tars):
+def test_urls_are_refused_and_no_command_is_run(tmp_path, tars, figures):
     message = (
         r"^data\.sets\[1\]\.tars: '.*' is no path; only tars on this machine's disks are read, "
         r"and no command is run: fetch them first$"
@@ -226,6 +227,7 @@ def test_urls_are_refused_and_no_command_is_run(tmp_path, tars):
     with pytest.raises(ElfError, match=message):
         read([str(tmp_path / "none.tar"), tars.format(tmp_path)][1:])
     assert not (tmp_path / "ran").exists()
+    figures(executions=0)
 
 
 def test_a_pattern_that_fits_nothing_is_named(tmp_path):
@@ -259,7 +261,8 @@ class Evil:
         return (os.mkdir, (str(self.path),))
 
 
-def test_pickles_and_scripts_in_a_tar_are_never_run(tmp_path, pooling_encoder):
+@pytest.mark.fault(15)
+def test_pickles_and_scripts_in_a_tar_are_never_run(tmp_path, pooling_encoder, figures):
     evil = pickle.dumps(Evil(tmp_path / "ran"))
     members = [("a.jpg", jpeg(0)), ("a.txt", b"cat")]
     members += [(f"a.{suffix}", evil) for suffix in ("pyd", "pkl", "pth", "pickle", "sh", "py")]
@@ -270,8 +273,10 @@ def test_pickles_and_scripts_in_a_tar_are_never_run(tmp_path, pooling_encoder):
         "png", "txt", "json",
     }  # fmt: skip
     assert not (tmp_path / "ran").exists()
+    figures(executions=0)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("name", ["../out.jpg", "/tmp/out.jpg", "a/../../out.jpg", "a/../b.jpg"])
 def test_names_that_lead_out_are_refused_and_nothing_is_written(tmp_path, name):
     (tmp_path / "in").mkdir()
@@ -282,6 +287,7 @@ def test_names_that_lead_out_are_refused_and_nothing_is_written(tmp_path, name):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
 def test_links_and_devices_are_refused(tmp_path, kind):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
@@ -308,9 +314,11 @@ def test_a_tar_that_changes_while_it_is_read_is_no_silent_mixture(tmp_path):
         load(source)
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("count", [5000, pytest.param(500_000, marks=pytest.mark.slow)])
 @pytest.mark.timeout(7200)
-def test_fuzzed_tars_give_the_one_error_or_sound_sources(tmp_path, count):
+def test_fuzzed_tars_give_the_one_error_or_sound_sources(tmp_path, count, figures):
+    count = figures.part(count)
     tar = tmp_path / "x.tar"
     members = [("a.jpg", jpeg(0, (9, 7))), ("a.txt", b"a cat"), ("a.json", b'{"caption": "x"}'),
                ("b.jpg", jpeg(1, (9, 7))), ("b.json", b'{"caption": "a dog"}')]  # fmt: skip
@@ -337,3 +345,4 @@ def test_fuzzed_tars_give_the_one_error_or_sound_sources(tmp_path, count):
         for drop in dropped:
             assert "\n" not in drop.path + drop.reason
     assert 0 < sound < count
+    figures(files=count, other_errors=0)

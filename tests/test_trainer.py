@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -116,7 +117,8 @@ def refusal(arguments: list[str]) -> str:
     return str(error.value)
 
 
-def test_a_yaml_imports_nothing_but_what_is_allowed(tmp_path: Path) -> None:
+@pytest.mark.fault(15)
+def test_a_yaml_imports_nothing_but_what_is_allowed(tmp_path: Path, figures: Any) -> None:
     path = tmp_path / "hostile.yaml"
     marker = tmp_path / "ran"
     path.write_text(
@@ -130,6 +132,7 @@ def test_a_yaml_imports_nothing_but_what_is_allowed(tmp_path: Path) -> None:
         "{class_path: subprocess.Popen}}}\ndata: {class_path: ShardDataModule}\n"
     )
     assert "subprocess" in refusal([f"--config={path}"])
+    figures(executions=0)
 
 
 def test_broken_yaml_is_one_line(tmp_path: Path) -> None:

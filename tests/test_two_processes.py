@@ -63,6 +63,7 @@ def two(raw, labels, models, *more):
     )  # fmt: skip
 
 
+@pytest.mark.fault(10)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning's calls of jsonargparse
 def test_two_processes_give_what_one_gives(tmp_path, raw, tiny_models, capsys):
     main(arguments(raw, tmp_path / "one", tiny_models))
@@ -81,6 +82,7 @@ def test_two_processes_give_what_one_gives(tmp_path, raw, tiny_models, capsys):
     assert {r["tags"][0] for r in read_log(tmp_path / "two" / "manifest.jsonl")} == {"dryad"}
 
 
+@pytest.mark.fault(1)
 @pytest.mark.slow
 def test_two_processes_killed_half_way_and_one_goes_on(tmp_path, raw, tiny_models):
     main(arguments(raw, tmp_path / "one", tiny_models))

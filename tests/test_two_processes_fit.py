@@ -48,6 +48,7 @@ def metrics(folder: Path) -> dict[str, list[float]]:
     return {key: [float(row[key]) for row in rows if row[key]] for key in rows[0]}
 
 
+@pytest.mark.fault(10)
 def test_two_processes_train_what_one_does(training: list[str], tmp_path: Path) -> None:
     trainer.fit(arguments(training, tmp_path / "one"))
     result = two(training, tmp_path / "two")
@@ -87,6 +88,7 @@ def test_two_processes_begin_where_one_does(training: list[str], tmp_path: Path,
         torch.testing.assert_close(*squares, rtol=0, atol=1e-2 * float(squares[0].max()))
 
 
+@pytest.mark.fault(12)
 def test_a_loss_that_is_not_finite_in_one_process_ends_both(
     training: list[str], tmp_path: Path
 ) -> None:

@@ -96,18 +96,21 @@ def test_relabelling_changes_records_in_place(tmp_path):
     assert len(manifest(tmp_path)) == 6
 
 
-def test_corrupt_pictures_are_quarantined_and_tried_again(tmp_path, capsys):
+@pytest.mark.fault(12)
+@pytest.mark.parametrize("number", range(3))
+def test_corrupt_pictures_are_quarantined_and_tried_again(tmp_path, capsys, number):
     make_pictures(tmp_path / "raw", 3)
-    whole = (tmp_path / "raw" / "01.png").read_bytes()
-    (tmp_path / "raw" / "01.png").write_bytes(b"broken")
+    path = tmp_path / "raw" / f"{number:02}.png"
+    whole = path.read_bytes()
+    path.write_bytes(b"broken")
     for _ in range(2):
         summary = run(tmp_path)
         assert summary.quarantined == 1
         (entry,) = read_log(tmp_path / "labels" / "quarantine.jsonl")
-        assert entry["path"] == "01.png"
+        assert entry["path"] == path.name
         assert entry["reason"].startswith("not a picture of a known format")
     assert "what is wrong with those in quarantine: " in capsys.readouterr().out
-    (tmp_path / "raw" / "01.png").write_bytes(whole)
+    path.write_bytes(whole)
     assert run(tmp_path).labelled == 1
     assert not (tmp_path / "labels" / "quarantine.jsonl").exists()
 
@@ -134,6 +137,7 @@ def test_an_error_in_the_middle_keeps_what_was_written_and_frees_the_folder(tmp_
     assert [record["path"] for record in manifest(tmp_path)] == [f"{n:02}.png" for n in range(6)]
 
 
+@pytest.mark.fault(7)
 def test_a_full_disk_stops_cleanly_and_a_rerun_completes(tmp_path, monkeypatch):
     make_pictures(tmp_path / "raw")
     real, calls = os.replace, []
@@ -153,6 +157,7 @@ def test_a_full_disk_stops_cleanly_and_a_rerun_completes(tmp_path, monkeypatch):
     assert run(tmp_path).labelled == 4
 
 
+@pytest.mark.fault(8)
 def test_a_second_writer_is_refused_before_a_model_is_loaded(tmp_path):
     class Never(Labeller):
         def setup(self, stage):

@@ -211,9 +211,10 @@ def test_captions_depend_on_seed_epoch_picture_and_occurrence_alone(project, sta
     assert not drawn(seed=1).keys() & alone.keys()
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("states", ["cached", "live"])
 def test_a_run_stopped_at_any_step_of_two_epochs_sees_the_same_captions(
-    kit, project, tmp_path, states
+    kit, project, tmp_path, states, figures
 ):
     options = {**ALL, "text_states": states}
     if states == "live":
@@ -241,6 +242,7 @@ def test_a_run_stopped_at_any_step_of_two_epochs_sees_the_same_captions(
         module = train(tmp_path, ckpt_path=tmp_path / f"step={step}.ckpt")
         assert len(module.seen) == steps - step
         kit.assert_same_run(module, whole)
+    figures(stops=steps - 1, ulp=0)
 
 
 def test_what_only_changes_the_draws_is_refused_by_a_resume_and_needs_no_preparation(project):

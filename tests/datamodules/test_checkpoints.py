@@ -64,48 +64,52 @@ def epochs(module):
     return module.trainer.fit_loop.epoch_progress.state_dict()
 
 
-CASES = [(1, 1), (1, 8), (1, 9), (4, 2), (4, 4), (4, 17)]
+CASES = [(1, (1, 2, 5, 7, 8, 9, 15, 16, 17, 20)), (4, (1, 2, 3, 4, 6, 8, 9, 12, 16, 17))]
 
 
-@pytest.mark.parametrize(("accumulation", "batch"), CASES)
+@pytest.mark.fault(11)
+@pytest.mark.parametrize(("accumulation", "batches"), CASES)
 def test_a_run_that_is_told_to_end_goes_on_exactly(
-    kit, make_data, tmp_path, capsys, accumulation, batch
+    kit, make_data, tmp_path, capsys, accumulation, batches, figures
 ):
-    check_stop(kit, make_data, tmp_path, accumulation, batch, signal.SIGTERM)
-    # 8 batches an epoch; the last of an epoch steps with what was accumulated
-    epochs, within = divmod(batch - 1, 8)
-    step = epochs * (8 // accumulation) + within // accumulation + 1
-    assert f"elf: SIGTERM: saved at step {step}; go on with --ckpt_path last" in (
-        capsys.readouterr().out
-    )
+    check_stops(kit, make_data, tmp_path, accumulation, batches, signal.SIGTERM)
+    said = capsys.readouterr().out
+    for batch in batches:
+        # 8 batches an epoch; the last of an epoch steps with what was accumulated
+        epochs, within = divmod(batch - 1, 8)
+        step = epochs * (8 // accumulation) + within // accumulation + 1
+        assert f"elf: SIGTERM: saved at step {step}; go on with --ckpt_path last" in said
+    figures(signals=len(batches), ulp=0)
 
 
+@pytest.mark.fault(11)
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("accumulation", [1, 3, 4])
 def test_a_run_that_is_told_to_end_at_any_batch_goes_on_exactly(
-    kit, make_data, tmp_path, accumulation, number
+    kit, make_data, tmp_path, accumulation, number, figures
 ):
-    for batch in range(1, 21):
-        folder = tmp_path / str(batch)
-        check_stop(kit, make_data, folder, accumulation, batch, number)
+    check_stops(kit, make_data, tmp_path, accumulation, range(1, 21), number)
+    figures(signals=20, ulp=0)
 
 
-def check_stop(kit, make_data, folder, accumulation, batch, number):
+def check_stops(kit, make_data, folder, accumulation, batches, number):
     options = {"max_epochs": 3, "accumulate_grad_batches": accumulation}
     reference = undisturbed(kit, make_data, folder / "whole", **options)
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
-    module, code = stopped_and_resumed(
-        kit, make_data, folder / "parts", SendSignal(batch, number), **options
-    )
-    assert code == 128 + number
-    assert 0 < len(module.seen) < len(reference.seen)
-    kit.assert_same_run(module, reference)
-    assert epochs(module) == epochs(reference)
-    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+    for batch in batches:
+        module, code = stopped_and_resumed(
+            kit, make_data, folder / f"parts-{batch}", SendSignal(batch, number), **options
+        )
+        assert code == 128 + number
+        assert 0 < len(module.seen) < len(reference.seen)
+        kit.assert_same_run(module, reference)
+        assert epochs(module) == epochs(reference)
+        assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("accumulation", [1, 2, 3])
 def test_every_checkpoint_is_of_an_optimizer_step_and_exact(kit, make_data, tmp_path, accumulation):
     """Those at the end of an epoch too, with a validation near it."""

@@ -108,6 +108,7 @@ def test_a_shard_that_is_not_the_prepared_one(memory, tmp_path):
         fetch_shards(URL, tmp_path / "another")
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("name", ["../../out-0-of-1.tar", "/out-0-of-1.tar", "a\\b-0-of-1.tar", 7])
 def test_names_that_lead_elsewhere_are_refused(memory, tmp_path, name):
     path = tmp_path / "prepared.json"
@@ -149,6 +150,7 @@ def test_urls_that_are_not_read(tmp_path, where, message):
         fetch_shards(where, tmp_path)
 
 
+@pytest.mark.fault(8)
 def test_two_at_once_are_refused(memory, tmp_path):
     from elf.files import FolderLock
 
@@ -242,6 +244,7 @@ def test_a_server_that_always_cuts_off_and_a_later_start(server, prepared, tmp_p
     assert read_prepared(fetch_shards(url, tmp_path)) == read_prepared(prepared)
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("call", ["sync_folder", "write_atomic"])
 def test_a_full_disk_is_one_line(memory, tmp_path, monkeypatch, call):
     def fail(*_):

@@ -129,6 +129,7 @@ class Hostile:
         return self._reduced
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("function", "shown"),
     [

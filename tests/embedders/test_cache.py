@@ -215,6 +215,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.fault(1)
 @pytest.mark.skipif(sys.platform == "win32", reason="no signal 9")
 def test_two_processes_and_kill_9_lose_no_row_that_was_handed_out(tmp_path: Path) -> None:
     pair = [start(tmp_path), start(tmp_path)]

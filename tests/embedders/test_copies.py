@@ -96,6 +96,7 @@ def test_a_scripted_module_is_never_loaded_by_torch(
     assert CopyEmbedder(str(path), CPU, architecture=tiny).kind == "copy"
 
 
+@pytest.mark.fault(15)
 def test_a_hostile_file_is_refused_and_not_run(tmp_path: Path, tiny: Architecture) -> None:
     class Hostile:
         def __reduce__(self) -> object:

@@ -164,11 +164,13 @@ def load(networks: Mapping[Part, Any], trained: Trained) -> None:
 LONG_COLUMN = [pytest.param(seed, LONG, marks=pytest.mark.slow) for seed in SEEDS]
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize(("seed", "count"), [(0, SHORT), *LONG_COLUMN])
 @pytest.mark.parametrize("form", FORMS)
 def test_they_are_read_or_refused(
-    file: tuple[Path, str], seed: int, count: int, tmp_path: Path
+    file: tuple[Path, str], seed: int, count: int, tmp_path: Path, figures: Any
 ) -> None:
+    count = figures.part(count)
     path, base = file
     whole, random, refused = path.read_bytes(), np.random.default_rng(seed), 0
     end = 8 + int.from_bytes(whole[:8], "little")
@@ -189,3 +191,4 @@ def test_they_are_read_or_refused(
         except Exception as error:
             raise AssertionError(f"damage {number}: {error!r}") from error
     assert refused > count // 3 and put_in > 0
+    figures(files=count, other_errors=0)

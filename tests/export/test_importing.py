@@ -197,6 +197,7 @@ def hostile(file: Path, kind: str) -> bytes:
     return struct.pack("<Q", len(text)) + text + whole[8 + length :]
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("form", ["diffusers", "kohya"])
 @pytest.mark.parametrize("kind", ["pickle", "cut", "long header", "lying shape", "lying offsets"])
 def test_hostile_files_are_refused_in_a_line(

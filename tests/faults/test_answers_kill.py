@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,10 @@ from elf.cli import main
 from elf.files import read_log
 from elf.world.elvish import write_lessons
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signal 9")
+pytestmark = [
+    pytest.mark.fault(1),
+    pytest.mark.skipif(sys.platform == "win32", reason="no signal 9"),
+]
 
 PROMPTS = 40
 WRITER = """
@@ -56,11 +60,11 @@ def start(folder: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def kill_writers(tmp_path: Path, kills: int) -> None:
+def kill_writers(tmp_path: Path, kills: int, figures: Any) -> None:
     start(tmp_path / "clean").communicate(timeout=60)
     expected, draw = content(tmp_path / "clean"), random.Random(0)
     assert len(read_log(tmp_path / "clean" / "answers.jsonl")) == PROMPTS
-    killed = runs = 0
+    killed = runs = lost = doubled = 0
     while killed < kills:
         folder, acknowledged = tmp_path / f"killed-{runs}", set[str]()
         runs += 1
@@ -74,23 +78,25 @@ def kill_writers(tmp_path: Path, kills: int) -> None:
             child.stdout.close()
             killed += "done" not in said
             acknowledged |= {f"prompt {word}" for word in said if word != "done"}
-            assert acknowledged <= answered(folder / "answers.jsonl").keys()
+            lost += len(acknowledged - answered(folder / "answers.jsonl").keys())
             ids = [record["id"] for record in read_log(folder / "answers.jsonl")]
-            assert len(ids) == len(set(ids))
+            doubled += len(ids) - len(set(ids))
+            assert lost == doubled == 0
             if "done" in said:
                 break
         start(folder).communicate(timeout=60)
         assert content(folder) == expected
+    figures(kills=killed, lost=lost, doubled=doubled)
 
 
-def test_a_writer_killed_at_random_instants(tmp_path: Path) -> None:
-    kill_writers(tmp_path, 20)
+def test_a_writer_killed_at_random_instants(tmp_path: Path, figures: Any) -> None:
+    kill_writers(tmp_path, 20, figures)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_writer_killed_at_many_random_instants(tmp_path: Path) -> None:
-    kill_writers(tmp_path, 500)
+def test_a_writer_killed_at_many_random_instants(tmp_path: Path, figures: Any) -> None:
+    kill_writers(tmp_path, figures.part(500), figures)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from elf.renamejournal import JOURNAL
 from elf.sets import PictureSet
 from elf.settings import Settings
 
+pytestmark = pytest.mark.fault(4)
 IDS = [f"{number:016x}" for number in range(5)]
 
 

@@ -88,7 +88,7 @@ def assert_equal(mine: Any, theirs: Any, where: str = "") -> None:
         assert mine == theirs, where
 
 
-def check(training: list[str], folder: Path, signals: list[int], seed: int) -> None:
+def check(training: list[str], folder: Path, signals: list[int], seed: int, figures: Any) -> None:
     draw = random.Random(seed)
     trainer.fit(arguments(training, folder / "whole"))
     ends = []
@@ -102,6 +102,7 @@ def check(training: list[str], folder: Path, signals: list[int], seed: int) -> N
         assert process.wait(300) == 0, said(folder / "parts")
     assert ends[0] is not None, "the run ended before it was interrupted"
     assert_same_run(folder)
+    figures(interruptions=sum(end is not None for end in ends), ulp=0)
 
 
 def assert_same_run(folder: Path) -> None:
@@ -126,24 +127,27 @@ def without_times(path: Path) -> list[dict[str, str]]:
     ]
 
 
+@pytest.mark.fault(3, 9, 11)
 @pytest.mark.timeout(600)
 def test_a_killed_and_a_terminated_run_end_as_an_undisturbed_one(
-    training: list[str], tmp_path: Path
+    training: list[str], tmp_path: Path, figures: Any
 ) -> None:
-    check(training, tmp_path, [signal.SIGKILL, signal.SIGTERM], seed=0)
+    check(training, tmp_path, [signal.SIGKILL, signal.SIGTERM], 0, figures)
 
 
+@pytest.mark.fault(3, 9, 11)
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(8))
 def test_runs_that_are_interrupted_again_and_again(
-    training: list[str], tmp_path: Path, seed: int
+    training: list[str], tmp_path: Path, seed: int, figures: Any
 ) -> None:
     draw = random.Random(seed)
     signals = draw.choices([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], k=4)
-    check(training, tmp_path, [int(number) for number in signals], seed)
+    check(training, tmp_path, [int(number) for number in signals], seed, figures)
 
 
+@pytest.mark.fault(10, 11)
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_when_one_of_two_processes_is_told_to_end_both_do(

@@ -108,12 +108,14 @@ def fuzz(count: int, seed: int) -> tuple[int, int]:
     return pictures, int(peak) * 1024
 
 
+@pytest.mark.fault(13)
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize(
     "count",
     [20_000, pytest.param(1_000_000, marks=(pytest.mark.slow, pytest.mark.timeout(3600)))],
 )
-def test_damaged_pictures_are_pictures_or_one_kind_of_error(count):
+def test_damaged_pictures_are_pictures_or_one_kind_of_error(count, figures):
+    count = figures.part(count)
     # a process of its own: its memory is measured, and warnings are as the reader has them
     code = (
         f"import sys, warnings; sys.path.insert(0, {str(Path(__file__).parent)!r});"
@@ -128,3 +130,4 @@ def test_damaged_pictures_are_pictures_or_one_kind_of_error(count):
     pictures, peak = map(int, result.stdout.split())
     assert count * 0.05 < pictures < count * 0.95  # the damage is neither too small nor too great
     assert peak < LIMIT
+    figures(pictures=count, other_errors=0, most_megabytes=peak >> 20)

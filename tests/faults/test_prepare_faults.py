@@ -91,10 +91,11 @@ def world(tmp_path_factory, tiny_models, commands):
     return World(tmp_path_factory.mktemp("world"), tiny_models["base"], commands)
 
 
+@pytest.mark.fault(2, 7)
 @pytest.mark.parametrize(
     "step", [41, pytest.param(1, marks=(pytest.mark.slow, pytest.mark.timeout(7200)))]
 )
-def test_operations_of_the_disk_fail(world, tmp_path, fault, step):
+def test_operations_of_the_disk_fail(world, tmp_path, fault, step, figures):
     """One in `step` of some 290 that a run makes below the folder of shards."""
     runs = 0
     for at in count(1 + ord(fault.letter) % step, step):
@@ -105,12 +106,15 @@ def test_operations_of_the_disk_fail(world, tmp_path, fault, step):
         assert not fault.harmless or ending.code == 0, ending.said
         runs += 1
     assert runs > 50 / step
+    figures(operations=runs, mixtures=0)
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize(
     "kills", [3, pytest.param(50, marks=(pytest.mark.slow, pytest.mark.timeout(7200)))]
 )
-def test_killed_at_random_instants(world, tmp_path, kills):
+def test_killed_at_random_instants(world, tmp_path, kills, figures):
+    kills = figures.part(kills)
     start = time.monotonic()
     world.clean("new", tmp_path / "timed")
     whole = time.monotonic() - start
@@ -120,6 +124,7 @@ def test_killed_at_random_instants(world, tmp_path, kills):
         killed += ending.code == -9
         runs += 1
         assert runs < 20 * kills
+    figures(kills=killed, differing_bytes=0)
 
 
 def test_every_number_of_workers_gives_the_same_bytes(world, tmp_path):

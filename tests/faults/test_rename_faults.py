@@ -58,8 +58,9 @@ def check(commands, folders, root, what, **fault):
     return ending
 
 
+@pytest.mark.fault(2, 7)
 @pytest.mark.parametrize("what", ["rename", "undo"])
-def test_every_operation_of_the_disk_fails_once(commands, folders, tmp_path, what, fault):
+def test_every_operation_of_the_disk_fails_once(commands, folders, tmp_path, what, fault, figures):
     for at in count(1):
         root = tmp_path / "raw"
         ending = check(commands, folders, root, what, below=root, fault=fault.letter, at=at)
@@ -67,13 +68,16 @@ def test_every_operation_of_the_disk_fails_once(commands, folders, tmp_path, wha
             break
         assert not fault.harmless or ending.code == 0, ending.said
     assert at > (3 if fault.harmless else 8)
+    figures(operations=at - 1, mixtures=0)
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize(
     "kills", [10, pytest.param(500, marks=(pytest.mark.slow, pytest.mark.timeout(3600)))]
 )
 @pytest.mark.parametrize("what", ["rename", "undo"])
-def test_killed_at_random_instants(commands, folders, tmp_path, what, kills):
+def test_killed_at_random_instants(commands, folders, tmp_path, what, kills, figures):
+    kills = figures.part(kills)
     start = time.monotonic()
     check(commands, folders, tmp_path / "raw", what)
     whole = (time.monotonic() - start) / 3  # about as long as one command takes
@@ -83,3 +87,4 @@ def test_killed_at_random_instants(commands, folders, tmp_path, what, kills):
         killed += ending.code == -9
         runs += 1
         assert runs < 20 * kills
+    figures(kills=killed, differing_bytes=0)

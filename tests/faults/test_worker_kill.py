@@ -22,6 +22,7 @@ def readers(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.fault(12)
 def test_a_killed_reader_ends_the_run_with_one_line(training: list[str], tmp_path: Path) -> None:
     """Torch tells of it in whatever the main thread is doing, mostly a step."""
     folder = tmp_path / "run"

@@ -167,6 +167,7 @@ def test_what_is_no_language_model_is_refused(tmp_path: Path) -> None:
         LanguageBase(str(tmp_path))
 
 
+@pytest.mark.fault(15)
 def test_pickles_and_cut_weights_are_refused(tiny_language: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -83,21 +83,26 @@ def world(tmp_path_factory, make_tokenizer, chat):
         assert world.process.wait(30) == 0
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_before_operations_on_the_disk(world, tmp_path, step):
+def test_killed_before_operations_on_the_disk(world, tmp_path, step, figures):
     for at in count(1, step):
         if world.check(tmp_path / "tokens", kill_at=at) == 0:
             break
     assert at > 40
+    figures(kills=len(range(1, at, step)), differing_bytes=0)
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize(
     "kills", [5, pytest.param(100, marks=(pytest.mark.slow, pytest.mark.timeout(3600)))]
 )
-def test_killed_at_random_instants(world, tmp_path, kills):
+def test_killed_at_random_instants(world, tmp_path, kills, figures):
+    kills = figures.part(kills)
     draw, killed, runs = random.Random(0), 0, 0
     while killed < kills:
         after = draw.uniform(0, 1) * world.seconds
         killed += world.check(tmp_path / "tokens", kill_after=after) == -9
         runs += 1
         assert runs < 20 * kills
+    figures(kills=killed, differing_bytes=0)

@@ -71,6 +71,7 @@ def test_tars_that_hold_something_else_are_refused(tmp_path, monkeypatch, member
         texts(tar)
 
 
+@pytest.mark.fault(6)
 def test_a_cut_tar_is_refused(tmp_path):
     tar = write_tar(tmp_path / "a.tar", {f"{number}.txt": b"x" * 600 for number in range(9)})
     data = tar.read_bytes()
@@ -80,6 +81,7 @@ def test_a_cut_tar_is_refused(tmp_path):
             texts(tar)
 
 
+@pytest.mark.fault(15)
 def test_paths_that_lead_nowhere(tmp_path, write_rows):
     path = write_rows({"text": "a"})
     for files, message in {
@@ -145,10 +147,11 @@ def damaged(data, draw):
     return data
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("cases", [500, pytest.param(50_000, marks=pytest.mark.slow)])
 @pytest.mark.timeout(3600)
-def test_any_damage_is_taken_or_refused_in_one_line_with_its_place(tmp_path, chat, cases):
-    draw = random.Random(cases)
+def test_any_damage_is_taken_or_refused_in_one_line_with_its_place(tmp_path, chat, cases, figures):
+    draw, cases = random.Random(cases), figures.part(cases)
     rows = [chat("s:Be brief.", "u:Hi 😀", "a:Hello"), {"prompt": "a", "completion": "b"},
             {"text": "é" * 9}]  # fmt: skip
     good = b"".join(
@@ -165,6 +168,7 @@ def test_any_damage_is_taken_or_refused_in_one_line_with_its_place(tmp_path, cha
             assert str(error).startswith(f"{path}:") and "\n" not in str(error)
             refused.add(str(error))
     assert len(refused) > 50
+    figures(files=cases, other_errors=0)
 
 
 def test_ids_are_seen_once():

@@ -92,6 +92,7 @@ def test_a_missing_store(tmp_path):
         TokenStore.open(tmp_path, SETTINGS, "")
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("name", ["tokens", "trained", "offsets", "ids", "held_out"])
 def test_a_missing_or_cut_array(folder, made, name):
     (path,) = folder.glob(f"*/{name}.npy")
@@ -105,9 +106,11 @@ def test_a_missing_or_cut_array(folder, made, name):
         TokenStore.open(folder, SETTINGS, made[1])
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("flips", [200, pytest.param(20_000, marks=pytest.mark.slow)])
 @pytest.mark.timeout(3600)
-def test_any_flipped_bit_is_noticed(folder, made, flips):
+def test_any_flipped_bit_is_noticed(folder, made, flips, figures):
+    flips = figures.part(flips)
     draw = random.Random(0)
     paths = [folder / META, *sorted(folder.glob("*/*.npy"))]
     TokenStore.open(folder, SETTINGS, made[1])  # what is verified is verified again
@@ -120,6 +123,7 @@ def test_any_flipped_bit_is_noticed(folder, made, flips):
             TokenStore.open(folder, SETTINGS, made[1])
         path.write_bytes(whole)
     assert len(TokenStore.open(folder, SETTINGS, made[1])) == 40
+    figures(flips=flips, missed=0)
 
 
 def test_damage_is_made_good(folder, made, tokenizer):

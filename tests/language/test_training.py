@@ -63,6 +63,7 @@ SHORT = ("plain", "dora", "average", "accumulation", "int8", "no packing")
 ROWS = [n if n in SHORT else pytest.param(n, marks=pytest.mark.slow) for n in OPTIONS]
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("name", ROWS)
 def test_a_run_in_two_parts_is_the_run_in_one(
     name: str, lessons: list[str], tmp_path: Path

@@ -76,6 +76,7 @@ def test_an_adapter_learns_on_a_fixed_evaluation(
     )
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize(
     "stop", [7, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 6, 8, 13))]
 )
@@ -159,6 +160,7 @@ def test_a_checkpoint_holds_no_base(training: list[str], tmp_path: Path) -> None
     assert (tmp_path / LAST).stat().st_size < 3e6
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -240,6 +242,7 @@ def test_a_v_prediction_base_learns(
     assert metrics["val/loss"] < 0.95 * metrics["val/loss_base"]
 
 
+@pytest.mark.fault(12)
 def test_a_loss_that_is_not_finite_stops_the_run(training: list[str], tmp_path: Path) -> None:
     with pytest.raises(ElfError, match=r"the loss is (nan|inf) at step \d+ \(pictures [0-9a-f, ]+"):
         fit(training, tmp_path, "--model.optimizer.init_args.lr=1e30", "--trainer.max_steps=30")

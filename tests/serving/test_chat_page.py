@@ -216,6 +216,7 @@ def test_a_stop_keeps_what_was_said(server: str) -> None:
     assert said(client)
 
 
+@pytest.mark.fault(16)
 def test_files_of_the_machine_are_not_served(server: str, shelf: Path, client: Any) -> None:
     prefix = f"{server}/gradio_api/file="
     for path in ("/etc/passwd", "../../../../etc/passwd", str(shelf / "elvish/adapter_config.json"),
@@ -228,6 +229,7 @@ def test_files_of_the_machine_are_not_served(server: str, shelf: Path, client: A
         assert "root:" not in str(refused.value)
 
 
+@pytest.mark.fault(16)
 def test_a_word_is_asked_for_and_the_docs_client_works(
     shelf: Path, tiny_language: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,6 +250,7 @@ def test_a_word_is_asked_for_and_the_docs_client_works(
     assert "['(base)', 'dora', 'elvish']" in printed and "elvish × 0.8, greedy: " in printed
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -166,6 +166,7 @@ def test_a_stop_ends_what_is_drawn(server: str) -> None:
     client.predict(**asked(), api_name="/generate")  # the next is drawn
 
 
+@pytest.mark.fault(16)
 def test_files_of_the_machine_are_not_served(server: str, shelf: Path) -> None:
     """Fault 16: paths out of the folder, and uploads that are too large."""
     prefix = f"{server}/gradio_api/file="
@@ -177,6 +178,7 @@ def test_files_of_the_machine_are_not_served(server: str, shelf: Path) -> None:
         assert httpx.post(f"{server}/gradio_api/upload", files=files).status_code == expected
 
 
+@pytest.mark.fault(16)
 def test_a_word_is_asked_for(serving: Serving, shelf: Path, tiny_models: dict[str, Path]) -> None:
     from gradio_client import Client
 
@@ -199,6 +201,7 @@ def options(base: Path, shelf: Path, **changes: Any) -> SimpleNamespace:
     return SimpleNamespace(**{**values, **changes})
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
