@@ -240,12 +240,31 @@ def _said(entry: dict[str, Any] | None, column: str) -> str:
     return ", ".join(words) or passed
 
 
+def _in_all(entries: list[dict[str, Any]]) -> str:
+    """Return a cell of the first table: what the tests of a fault have counted together."""
+    total: Counter[str] = Counter()
+    for entry in entries:
+        for key, value in entry["figures"].items():
+            if key != "of" and not key.startswith("most_"):
+                total[key] += value
+    words = (f"{value:,} {key.replace('_', ' ')}" for key, value in total.items())
+    return ", ".join(words) or ("passed" if entries else "")
+
+
 def page() -> str:
     """Return docs/faults.md."""
     figures = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
-    tests, parts = held(), [HEAD]
+    tests = held()
+    table, parts = ["\n| | fault | tests | short | long |\n|---|---|---|---|---|\n"], []
     for number, promise in PROMISES.items():
         mine = [test for test in tests if number in test.numbers]
+        cells = [
+            _in_all(
+                [seen[column] for test in mine if column in (seen := figures.get(test.name, {}))]
+            )
+            for column in COLUMNS
+        ]
+        table.append(f"| {number} | {promise.fault} | {len(mine)} | {cells[0]} | {cells[1]} |\n")
         parts.append(
             f"\n## {number}. {promise.fault[0].upper()}{promise.fault[1:]}\n\n"
             f"Holds: {promise.holds}.\n"
@@ -260,7 +279,7 @@ def page() -> str:
                 cells[1] += f" ({seen['long']['date']})"
             name = test.name.removeprefix("tests/").replace("::", " ")
             parts.append(f"| `{name}` | {cells[0]} | {cells[1]} |\n")
-    return "".join(parts)
+    return "".join([HEAD, *table, *parts])
 
 
 if __name__ == "__main__":
