@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from elf.errors import ElfError
-from elf.files import AppendLog, iterate_log
+from elf.files import AppendLog, is_text, iterate_log
 
 DECISIONS = "decisions.jsonl"
 PATIENCE = 10.0  # seconds
@@ -54,9 +54,9 @@ def _problem(line: Record) -> str:
         return "no `id` of 16 hex digits"
     good = {
         "keep": isinstance(line.get("keep"), bool | None),
-        "caption": isinstance(line.get("caption"), str | None),
+        "caption": line.get("caption") is None or is_text(line["caption"]),
         "tags": line.get("tags") is None
-        or (isinstance(line["tags"], list) and all(isinstance(tag, str) for tag in line["tags"])),
+        or (isinstance(line["tags"], list) and all(map(is_text, line["tags"]))),
     }
     for key, wanted in _WANTED.items():
         if not good[key]:

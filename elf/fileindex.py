@@ -46,7 +46,7 @@ class FileIndex:
             for line in file:
                 if marks and not any(mark in line for mark in marks):
                     continue
-                with contextlib.suppress(KeyError):
+                with contextlib.suppress(KeyError, TypeError):  # a path that is none
                     entry = parse_line(line) or {}
                     self._known[entry["path"]] = (entry["size"], entry["mtime"], entry["sha256"])
 

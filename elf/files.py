@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 import weakref
@@ -194,6 +195,11 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def is_text(value: object) -> bool:
+    """Whether a value of JSON is a text that UTF-8 can hold: JSON can name half a character."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def iterate_log(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from elf.decisions import Decision, Record, add_decisions, apply_decision, is_le
 from elf.errors import ElfError
 from elf.files import parse_line, read_small
 from elf.labeltext import Label, label_text, torn
+from elf.records import problem, read_lines
 
 Places = dict[str, tuple[int, int]]
 """By id, the position and the length of a record's line, in bytes."""
@@ -43,8 +44,12 @@ class OldRecords:
         return self._file.read(length)
 
     def get(self, key: str) -> Record | None:
-        """Return a picture's record; none if the manifest has none."""
-        return parse_line(self.line(key))
+        """Return a picture's record; none if the manifest has none.
+
+        Raises:
+            ElfError: If no label can be made of it.
+        """
+        return checked_record(self.line(key), self.path, key)
 
     def know(self, places: Places) -> None:
         """Take it from somebody who read the file where each record stands."""
@@ -61,13 +66,27 @@ class OldRecords:
         if self._places is None:
             self._places = {}
             position = 0
-            with open(self.path, "rb") if self.path.exists() else io.BytesIO() as file:
-                for line in file:
-                    known = line.startswith(b'{"id": "')
-                    key = line[8:24].decode() if known else (parse_line(line) or {}).get("id", "")
-                    self._places[key] = (position, len(line))
-                    position += len(line)
+            for key, line in read_lines(self.path):
+                self._places[key] = (position, len(line))
+                position += len(line)
         return self._places
+
+
+def checked_record(line: bytes, path: Path, key: str) -> Record | None:
+    """Return the record of a picture; none if its line is not one JSON object.
+
+    Args:
+        line: Of a file.
+        path: That file, for the message.
+        key: The picture's id.
+
+    Raises:
+        ElfError: If no label can be made of it.
+    """
+    record = parse_line(line)
+    if record is not None and (wrong := problem(record)):
+        raise ElfError(f"{path}: {key}: {wrong}; mend or delete that line")
+    return record
 
 
 class HandEdits:
@@ -107,7 +126,7 @@ class HandEdits:
             line = self.old.line(key)
             if gives(line, held):  # nearly every text is just what its record gave
                 return Label(wanted, text, held)
-            old = parse_line(line)
+            old = checked_record(line, self.old.path, key)
         if old is None or held == label_text(old).encode():
             return Label(wanted, text, held if old else None)
         found = self._read(key, held)

@@ -12,6 +12,7 @@ from elf.errors import ElfError
 from elf.files import read_log
 from elf.images import LabelledPictures, picture_id
 from elf.masks import Masks
+from elf.records import problem
 from elf.sets import PictureSet
 from elf.sources import Dropped, Found, Location, Source, Unusable
 
@@ -85,6 +86,8 @@ def read_manifest(labels: Path) -> list[Record]:
     for line, record in enumerate(records, 1):
         if not _is_id(record.get("id")) or not isinstance(record.get("path"), str):
             raise ElfError(f"{manifest}, line {line}: no id or no path; delete that line")
+        if wrong := problem({"tags": [], **record}):
+            raise ElfError(f"{manifest}, line {line}: {wrong}; mend or delete that line")
     _refuse_pending(labels, records)
     return records
 
@@ -126,7 +129,7 @@ def _id_of(path: Path) -> str:
     """Return a picture's id, empty if it cannot be read."""
     try:
         return picture_id(path.read_bytes())
-    except OSError:
+    except (OSError, ValueError):  # no file's name holds a NUL or half a character
         return ""
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from elf.decisions import apply_decision, is_left_out, read_decisions
 from elf.errors import ElfError
-from elf.files import AppendLog, iterate_log, parse_line, read_log, read_small, sync_disks
-from elf.handedits import HandEdits, OldRecords, Places
+from elf.files import AppendLog, iterate_log, read_log, read_small, sync_disks
+from elf.handedits import HandEdits, OldRecords, Places, checked_record
 from elf.labeltext import Label, label_text, rewrite_text, write_text, write_texts
 from elf.records import (
     JOURNALS,
@@ -115,7 +115,8 @@ class LabelFolder:
     def _complete(self, journals: Iterable[Path]) -> None:
         """Write the texts that a kill kept from their new records."""
         for key, line in (entry for journal in journals for entry in read_lines(journal)):
-            record = parse_line(line) if key in self._edits.old else None
+            path = self.folder / MANIFEST  # where it would go
+            record = checked_record(line, path, key) if key in self._edits.old else None
             if record is not None:
                 self._unsettle()
                 write_text(self.folder, self._edits.completed(record))
@@ -256,7 +257,10 @@ class LabelFolder:
     def _take_in_quarantines(self) -> list[Record]:
         found = []
         for path in sorted(self.folder.glob(QUARANTINES)):
-            found += list(iterate_log(path))
+            for number, record in enumerate(iterate_log(path), 1):
+                if not isinstance(record.get("path"), str):
+                    raise ElfError(f"{path}, line {number}: no `path`; delete that line")
+                found.append(record)
         fresh = [record for record in found if record not in self._quarantine.records]
         if fresh:
             self._quarantine.append(*sorted(fresh, key=lambda record: str(record["path"])))

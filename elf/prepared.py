@@ -23,7 +23,7 @@ REMEDY = "run `elf prepare --config …` with this config"
 CACHES = ("latents", "flipped", "masks", "captions")
 """Kinds of shards that training reads; of the others it needs the indexes alone."""
 
-_SHARD = re.compile(r"[a-z]+-\d+-of-\d+\.tar", re.ASCII)
+_SHARD = re.compile(r"[a-z]{1,20}-\d{1,9}-of-\d{1,9}\.tar", re.ASCII)
 
 Located = list[tuple[Index, Entry]]
 
@@ -109,7 +109,9 @@ def shard_hashes(record: dict[str, Any], where: str) -> dict[str, str]:
     Raises:
         ElfError: If it names another file: one elsewhere, perhaps, whoever wrote it.
     """
-    shards: dict[str, str] = record["tars"]
+    shards: dict[str, str] = record.get("tars", {})
+    if not isinstance(shards, dict):
+        raise ElfError(f"{where} names no shards: {REMEDY}")
     for name in shards:
         if not _SHARD.fullmatch(name):
             raise ElfError(f"{where} names {name!r}, which is no shard: {REMEDY}")
@@ -127,6 +129,16 @@ def read_prepared(folder: Path, settings: Settings | None = None) -> Prepared:
         ElfError: If it is missing, damaged, or stale.
     """
     record = read_checked(folder / PREPARED, REMEDY)
+    try:
+        return _built(folder, record, settings)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ElfError(
+            f"{folder / PREPARED}, or an index beside it, says what no preparation does "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:80]}): {REMEDY}"
+        ) from None
+
+
+def _built(folder: Path, record: dict[str, Any], settings: Settings | None) -> Prepared:
     made_with = Settings.of_record(record["settings"])
     if settings is None:
         settings = made_with

@@ -109,15 +109,14 @@ def load(loader: Callable[..., T], folder: Path, what: str, **options: Any) -> T
     Raises:
         ElfError: If the folder's files do not fit the class or are damaged.
     """
-    from safetensors import SafetensorError
-
     for library in ("diffusers", "transformers"):
         if library in sys.modules:  # a progress bar for each part of a pipeline says nothing
             importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
     try:
         return loader(os.fspath(folder), local_files_only=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    except Exception as error:  # the libraries raise anything on values of other kinds
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        first = " ".join(lines[: 1 + lines[0].endswith(":")])[:200]
         raise ElfError(f"{what}: {folder} could not be loaded ({first})") from None
 
 

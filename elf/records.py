@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from elf.errors import ElfError
-from elf.files import parse_line
+from elf.files import is_text, parse_line
 
 MANIFEST = "manifest.jsonl"
 JOURNALS = ".journal-*.jsonl"
@@ -61,7 +61,35 @@ def read_records(path: str | Path) -> Iterator[Record]:
         record = parse_line(line)
         if record is None or record.get("id") != key:
             raise ElfError(f"{path}, line {number}: not a JSON object; mend or delete that line")
+        if wrong := problem(record):
+            raise ElfError(f"{path}, line {number}: {wrong}; mend or delete that line")
         yield record
+
+
+def problem(record: Record) -> str:
+    """Return what is wrong with a picture's record; empty if a label can be made of it.
+
+    A manifest may have been edited by hand, or be a stranger's.
+    """
+    attributes = record.get("attributes", {})
+    if not isinstance(attributes, dict):
+        return "`attributes` must be an object"
+    for key in ("decision", "before_review"):
+        if not isinstance(attributes.get(key, {}), dict):
+            return f"`attributes.{key}` must be an object"
+    if not is_text(attributes.get("trigger") or ""):
+        return "`attributes.trigger` must be a string"
+    before = attributes.get("before_review")
+    return _words(record, "") or (_words(before, "attributes.before_review.") if before else "")
+
+
+def _words(record: Record, where: str) -> str:
+    tags = record.get("tags")
+    if not isinstance(tags, list) or not all(map(is_text, tags)):
+        return f"`{where}tags` must be a list of strings"
+    if not is_text(record.get("caption") or ""):
+        return f"`{where}caption` must be a string or null"
+    return ""
 
 
 class JournalRecords:

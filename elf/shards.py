@@ -132,11 +132,26 @@ def read_index(tar: Path) -> Index:
             )
             for entry in value["entries"]
         ]
-        if value["tar"] != tar.name:
+        if value["tar"] != tar.name or not isinstance(value["sha256"], str):
             raise ValueError
+        _require_within(entries, value["size"])
         return Index(value["tar"], value["size"], value["sha256"], value["recipe"], entries)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ElfError(f"{index_path(tar)} is no index of a shard: {remedy}") from None
+
+
+def _require_within(entries: Iterable[Entry], total: int) -> None:
+    """Whoever wrote an index may have named places that are none, or as many bytes as he liked."""
+    if type(total) is not int:
+        raise ValueError
+    for entry in entries:
+        if not isinstance(entry.key, str) or not isinstance(entry.meta, dict):
+            raise ValueError
+        for start, size in entry.members.values():
+            if type(start) is not int or type(size) is not int:
+                raise ValueError
+            if size < 0 or not 0 <= start <= total - size:
+                raise ValueError
 
 
 class _Bounded:

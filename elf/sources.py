@@ -30,8 +30,9 @@ class Location:
             with open(self.file, "rb") as file:
                 file.seek(self.start)
                 data = file.read(self.size)
-        except OSError as error:
-            raise BadImage(f"unreadable ({error.strerror})") from None
+        except (OSError, ValueError) as error:  # no file's name holds a NUL or half a character
+            why = getattr(error, "strerror", None) or "no name of a file"
+            raise BadImage(f"unreadable ({why})") from None
         if self.size >= 0 and len(data) != self.size:
             raise BadImage(f"unreadable ({self.file} was cut)")
         return data

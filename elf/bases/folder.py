@@ -34,7 +34,13 @@ class FolderParts:
         self._find(name)
         if _index_folder(name) != self.where:  # what was downloaded is of a newer version
             self._find(name)
-        refuse_channels(int(self.config("unet").get("in_channels", 4)), name)
+        channels = self.config("unet").get("in_channels", 4)
+        if not isinstance(channels, int):
+            raise ElfError(
+                f"base model: {self.where / 'unet' / 'config.json'} has in_channels "
+                f"{str(channels)[:40]!r}, no whole number; download it again"
+            )
+        refuse_channels(channels, name)
         self.scheduler = self.config("scheduler")
 
     def _find(self, name: str) -> None:

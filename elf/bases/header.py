@@ -48,7 +48,10 @@ class Header:
             ends = [int(each["data_offsets"][1]) for each in tensors.values()]
         except OSError as error:
             raise ElfError(f"base model: {path} could not be read ({error.strerror})") from None
-        except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+        except (
+            *(ValueError, LookupError, TypeError, AttributeError, OverflowError),
+            *(RecursionError, struct.error),
+        ):
             raise ElfError(
                 f"base model: {path} is no safetensors file, or is damaged; download it again"
             ) from None

@@ -9,6 +9,7 @@ PredictionType = Literal["epsilon", "v_prediction"]
 
 # Samplers whose sigmas or steps are no discrete DDPM schedule's.
 _CONTINUOUS = ("EDM", "FlowMatch")
+_MOST_STEPS = 100_000  # of a schedule: bases have 1,000, and each takes memory
 
 
 def overridden(
@@ -48,6 +49,12 @@ def overridden(
             f"base model: {where} predicts {merged['prediction_type']!r}; Elf trains bases that "
             f"predict {' or '.join(known)}"
         )
+    steps = merged.get("num_train_timesteps", 1000)
+    if not isinstance(steps, int) or not 0 < steps <= _MOST_STEPS:
+        raise ElfError(
+            f"base model: {where} has num_train_timesteps {str(steps)[:40]!r} in its scheduler's "
+            f"configuration; it is a whole number up to {_MOST_STEPS:,}: download it again"
+        )
     return merged
 
 
@@ -56,10 +63,13 @@ def noise_schedule(config: Mapping[str, Any]) -> Any:
 
     diffusers gives 1000 linear betas where a configuration names none; those of Stable Diffusion
     name theirs.
+
+    Raises:
+        ElfError: If the configuration gives none.
     """
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler.from_config(dict(config))
+    return _made(DDPMScheduler, dict(config))
 
 
 def sampler(config: Mapping[str, Any]) -> Any:
@@ -68,6 +78,9 @@ def sampler(config: Mapping[str, Any]) -> Any:
     With ᾱ = 0 at the last timestep a sampler must begin there (``trailing``; Lin et al. 2023,
     section 3.3). PNDM cannot, and DDIM divides by 0 if the base predicts ε; diffusers' Euler takes
     ᾱ = 2⁻²⁴ instead.
+
+    Raises:
+        ElfError: If the configuration gives none.
     """
     import diffusers
 
@@ -76,5 +89,18 @@ def sampler(config: Mapping[str, Any]) -> Any:
         cls = diffusers.EulerDiscreteScheduler
         config["timestep_spacing"] = "trailing"
     else:
-        cls = getattr(diffusers, str(config.get("_class_name")), diffusers.DDIMScheduler)
-    return cls.from_config(config)
+        cls = getattr(diffusers, str(config.get("_class_name")), None)
+        if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
+            cls = diffusers.DDIMScheduler
+    return _made(cls, config)
+
+
+def _made(cls: Any, config: dict[str, Any]) -> Any:
+    try:
+        return cls.from_config(config)
+    except Exception as error:  # diffusers raises anything on values of other kinds
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+        raise ElfError(
+            f"base model: its scheduler's configuration gives no noise schedule ({why}); "
+            "download it again"
+        ) from None

@@ -109,7 +109,7 @@ def read_json(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ElfError(f"base model: no file {path}; is it the right folder?") from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise ElfError(f"base model: {path} is damaged; download it again")

@@ -55,7 +55,8 @@ def record(path: Path, now: dict[str, Any], step: int) -> None:
         if not changed:
             return
         now = {**known, RESUMED: [*resumed, {"step": step, "changed": changed}]}
-    write_atomic(path, json.dumps(now, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(now, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(path, text.encode(errors="replace"))  # what was there may hold half a character
 
 
 def described(data: Any) -> dict[str, Any]:
@@ -82,6 +83,6 @@ def described(data: Any) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None  # of a run from before there was such a file
     return value if isinstance(value, dict) else None

@@ -55,7 +55,13 @@ def read_adapter(
     if file is not None:
         return _read_file(file, base)
     checkpoint = read_checkpoint(find_checkpoint(path))
-    return AdapterConfig(**checkpoint["elf"]["adapter"]), evaluated_state(checkpoint)
+    try:
+        return AdapterConfig(**checkpoint["elf"]["adapter"]), evaluated_state(checkpoint)
+    except (KeyError, TypeError, AttributeError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+        raise ElfError(
+            f"{path} says of its adapter what `elf fit` does not ({why}); give another checkpoint"
+        ) from None
 
 
 def read_origin(path: str | Path) -> tuple[dict[str, Any], str | None]:
@@ -71,6 +77,8 @@ def read_origin(path: str | Path) -> tuple[dict[str, Any], str | None]:
         with _opened(file) as opened:
             return read_stated_base(_header(opened, ORIGIN_KEY, file), file)
     known = read_checkpoint(find_checkpoint(path))["elf"]
+    if not isinstance(known, dict):
+        raise ElfError(f"{path} says nothing of its base; give a checkpoint that `elf fit` wrote")
     return known.get("base_options", {}), known.get("base_sha256")
 
 
@@ -128,7 +136,8 @@ def _opened(path: Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise ElfError(f"adapter: no file {path}") from None
     except Exception as error:  # safetensors raises its own untyped error on damaged files
-        raise ElfError(f"adapter: {path} is no safetensors file ({error})") from None
+        why = " ".join(str(error).split())[:200]  # it quotes the file, ends of lines included
+        raise ElfError(f"adapter: {path} is no safetensors file ({why})") from None
 
 
 def _header(file: Any, key: str, path: Path) -> dict[str, Any]:

@@ -73,7 +73,11 @@ def parse_prompt(data: bytes, where: str) -> Prompt:
     for key in WRITTEN:
         if key in value:
             refuse(where, f"the key {key!r} is one that its answer gets", "give it another name")
-    digest = hashlib.sha256(canonical(value)).hexdigest()[:16]
+    try:
+        digest = hashlib.sha256(canonical(value)).hexdigest()[:16]
+    except (ValueError, RecursionError):
+        remedy = "write values that JSON has, in UTF-8"
+        refuse(where, "a key holds NaN, an infinity or half a surrogate pair", remedy)
     name = value.pop("id", None)
     if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
         refuse(where, f"`id` is {json_name(name)}", "write it as a string, or leave it out")

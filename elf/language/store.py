@@ -118,10 +118,13 @@ class TokenStore:
 
 def _difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Return which setting differs first, with the value it had."""
+    if not isinstance(made, Mapping):
+        return "settings that are none"
     key = next((key for key in wanted if made.get(key) != wanted[key]), "settings")
     if key == "chat_template":
         return "another data.chat_template"
-    return f"data.{key} {made.get(key)} and not {wanted.get(key)}"
+    had = " ".join(str(made.get(key)).split())[:60]
+    return f"data.{key} {had} and not {wanted.get(key)}"
 
 
 def _path(folder: Path, meta: Mapping[str, Any], name: str) -> Path:
