@@ -244,8 +244,8 @@ def test_a_header_with_the_end_of_a_line_in_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", ["NaN", "1e999", '"\\ud83d"'])
 def test_a_prompt_beside_which_stands_what_json_has_not(more: str) -> None:
-    line = '{"prompt": "1 +", "more": %s}' % more
-    with pytest.raises(ElfError, match="a.jsonl:1: a key holds NaN, an infinity or half a surro"):
+    line = f'{{"prompt": "1 +", "more": {more}}}'
+    with pytest.raises(ElfError, match=r"a.jsonl:1: a key holds NaN, an infinity or half a surro"):
         parse_prompt(line.encode(), "a.jsonl:1")
 
 
