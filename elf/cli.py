@@ -3,11 +3,13 @@
 Only the standard library is imported here, so that ``elf --help`` answers at once.
 """
 
+import contextlib
 import difflib
 import errno
 import importlib
 import os
 import sys
+import time
 from typing import NamedTuple
 
 from elf import __version__
@@ -38,6 +40,7 @@ COMMANDS = {
     "serve": Command("elf.serving.command", "main", "show a page and an API to try adapters"),
 }
 
+PATIENCE = 3.0  # seconds
 ON_GPU = ("predict", "prepare", "plan", "fit", "validate", "test")
 """Commands that fill a GPU's memory."""
 
@@ -81,12 +84,26 @@ def run(arguments: list[str]) -> None:
     getattr(importlib.import_module(command.module), command.function)(rest)
 
 
+def _let_the_first_speak() -> None:
+    """Wait in the other processes of a launcher, which ends them when the first has said it.
+
+    What is wrong with the input every process finds; what one alone has found it says a bit later.
+    """
+    from elf.launcher import launched
+
+    with contextlib.suppress(ElfError):
+        here = launched()
+        if here is not None and here.rank:
+            time.sleep(PATIENCE)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run ``elf`` as a process: errors meant for the user become one line and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         run(arguments)
     except ElfError as error:
+        _let_the_first_speak()
         print(f"elf: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:  # whoever read what was printed has gone (`| head`)

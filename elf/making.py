@@ -21,6 +21,7 @@ from elf.errors import ElfError
 from elf.images import BadImage
 from elf.masks import MaskReader
 from elf.prepared import write_prepared
+from elf.processes import together
 from elf.rendering import decoding_in_threads, render
 from elf.sets import PictureSet
 from elf.settings import Settings
@@ -33,6 +34,10 @@ _AT_ONCE = 16  # pictures in memory at a time, three times
 
 class NotWhole(Exception):
     """A picture whose header is sound turned out to be damaged."""
+
+
+REFUSALS = (ElfError, NotWhole, OSError)
+"""What one of several processes may meet; the others end with it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def make_shards(
     threads: ThreadPoolExecutor,
     batch_size: int,
 ) -> None:
-    """Write all shards that are not right yet.
+    """Write all shards that are not right yet; of several processes each writes a part of them.
 
     Args:
         encoder: The frozen models.
@@ -78,7 +83,8 @@ def make_shards(
         NotWhole: If a picture cannot be decoded; whole shards may be there already.
     """
     names, held = encoder.fingerprints(), selection.held
-    with decoding_in_threads():
+
+    def make_pictures() -> None:
         for kind in ("train", "heldout"):
             items = [
                 Item(picture.source.id, _picture_stamp(picture, settings, selection.sets), picture)
@@ -88,27 +94,36 @@ def make_shards(
             state.update(kind, items, partial(_render, settings, selection.sets, threads))
         masked = [Item(p.source.id, p.mask, p) for p in selection.pictures if p.mask]
         state.update("masks", masked, partial(_shrink, masks, threads))
-    stored = StoredPictures([tar for tar in state.kept if not tar.name.startswith("masks-")])
-    for kind in ("latents", "flipped"):
-        flip = kind == "flipped"
-        items = [
-            Item(p.source.id, caches.latent_stamp(names["vae"], p.source.id, p.placed, flip), p)
-            for p in selection.pictures
-            if not flip or (selection.sets[p.source.set].flip and p.source.id not in held)
+
+    def make_caches() -> None:
+        stored = StoredPictures([tar for tar in state.kept if not tar.name.startswith("masks-")])
+        for kind in ("latents", "flipped"):
+            flip = kind == "flipped"
+            items = [
+                Item(p.source.id, caches.latent_stamp(names["vae"], p.source.id, p.placed, flip), p)
+                for p in selection.pictures
+                if not flip or (selection.sets[p.source.set].flip and p.source.id not in held)
+            ]
+            encode = partial(encode_pictures, encoder, batch_size, stored, threads, flipped=flip)
+            with decoding_in_threads():
+                state.update(kind, items, encode)
+        captions = [
+            Item(caches.text_key(text), caches.text_stamp(names["text"], text), text)
+            for text in sorted(selection.texts)
         ]
-        encode = partial(encode_pictures, encoder, batch_size, stored, threads, flipped=flip)
-        with decoding_in_threads():
-            state.update(kind, items, encode)
-    captions = [
-        Item(caches.text_key(text), caches.text_stamp(names["text"], text), text)
-        for text in sorted(selection.texts)
-    ]
-    make_texts = partial(encode_captions, encoder, batch_size)
-    state.update("captions", captions, make_texts)
+        state.update("captions", captions, partial(encode_captions, encoder, batch_size))
+
+    with decoding_in_threads():
+        together(make_pictures, REFUSALS)
+    together(make_caches, REFUSALS)  # of the pictures that all processes stored
     if settings.text_states == "live":  # nothing here was made by the text encoder
         names = {model: name for model, name in names.items() if model != "text"}
-    write_prepared(state.path, settings, names, state.kept)
-    state.sweep()
+
+    def finish() -> None:
+        write_prepared(state.path, settings, names, state.kept)
+        state.sweep()
+
+    together(finish if state.is_first else lambda: None, REFUSALS)
 
 
 def _picture_stamp(picture: Picture, settings: Settings, sets: Sequence[PictureSet]) -> str:

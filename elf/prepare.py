@@ -4,9 +4,11 @@ The captions come from the labels, the sizes from the pictures, and both decide 
 nothing else does, so that a second run with nothing changed has nothing to do.
 """
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from elf.captioned import read_captioned
@@ -16,9 +18,10 @@ from elf.encoding import Encoder, Picture
 from elf.errors import ElfError
 from elf.files import FolderLock, explain_disk_errors
 from elf.labelled import read_labelled
-from elf.making import NotWhole, Selection, changed, make_shards
+from elf.making import REFUSALS, NotWhole, Selection, changed, make_shards
 from elf.masks import MaskReader
-from elf.measuring import make_placing, measure, warn_of_lost_area
+from elf.measuring import Placing, make_placing, measure, warn_of_lost_area
+from elf.processes import gather, place, together
 from elf.sets import PictureSet
 from elf.settings import Settings
 from elf.shardset import ShardFolder
@@ -48,6 +51,8 @@ def prepare(
     A run that is killed leaves whole files only, and the next one continues; the result is the
     same, byte for byte, as that of one undisturbed run with the same batches.
 
+    Several processes (torchrun, srun) share the work, shard by shard: the files are those of one.
+
     Args:
         encoder: The frozen models.
         settings: Of buckets, captions, split and sets.
@@ -67,16 +72,19 @@ def prepare(
     sets = settings.all_sets(str(pictures), str(labels))
     folder = Path(shards)
     made: Counter[str] = Counter()
+    processes, rank = place()
     with ThreadPoolExecutor(max(1, workers)) as threads:
         found, left_out = find_sources(sets, threads)
-        with explain_disk_errors(folder, "could not be written", _REMEDY), FolderLock(folder):
+        with explain_disk_errors(folder, "could not be written", _REMEDY), _locked(folder, rank):
             # To decode all pictures first, only to know which are whole, takes as long as to
             # decode them for the shards: it is done where one was not.
             for decode in (False, True):
-                state = ShardFolder(folder, settings.shard_size, made)
-                state.sweep_temporary()
+                # all look at what is there before any of them writes: measuring, they meet
+                state = ShardFolder(folder, settings.shard_size, processes, rank, made)
+                if state.is_first:
+                    state.sweep_temporary()
                 masks = MaskReader(encoder.latent_factor, state.stamps("masks"))
-                chosen, unusable = measure(found, placing, masks, state, threads, decode)
+                chosen, unusable = _measured(found, placing, masks, state, threads, decode)
                 dropped = [*left_out, *unusable]
                 selection = _select(settings, sets, chosen, dropped)
                 try:
@@ -86,9 +94,39 @@ def prepare(
                     if decode:
                         raise changed(str(error), error.__cause__) from None
     texts = summarise_captions(selection, encoder, state.kept)
-    summary = summarise(selection, dropped, made, trained_batch, texts)
-    print(summary)
+    summary = summarise(selection, dropped, sum(gather(made), Counter()), trained_batch, texts)
+    if rank == 0:
+        print(summary)
     return summary
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, rank: int) -> Iterator[None]:
+    """Hold the folder's lock, by the first process for all."""
+    lock = together(lambda: FolderLock(folder) if rank == 0 else None, REFUSALS)
+    with lock or contextlib.nullcontext():
+        yield
+
+
+def _measured(
+    found: Sequence[Source],
+    placing: Placing,
+    masks: MaskReader,
+    state: ShardFolder,
+    threads: ThreadPoolExecutor,
+    decode: bool,
+) -> tuple[list[Picture], list[Dropped]]:
+    """Return the pictures that can be used, and those that cannot, of all processes' shares."""
+    share = found[state.rank :: state.processes]
+    work = partial(measure, share, placing, masks, state, threads, decode)
+    shares = gather(together(work, REFUSALS))
+    order = {(source.set, source.path): number for number, source in enumerate(found)}
+    chosen = [picture for pictures, _ in shares for picture in pictures]
+    dropped = [drop for _, drops in shares for drop in drops]
+    return (
+        sorted(chosen, key=lambda picture: order[picture.source.set, picture.source.path]),
+        sorted(dropped, key=lambda drop: order[drop.set, drop.path]),
+    )
 
 
 def _select(

@@ -12,6 +12,13 @@ from elf.errors import ElfError
 T = TypeVar("T")
 
 
+def place() -> tuple[int, int]:
+    """Return how many processes the run has, and which of them this is."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 1, 0
+    return dist.get_world_size(), dist.get_rank()
+
+
 def gather(value: T) -> list[T]:
     """Return a value of each process, in the order of their ranks; every process must call it."""
     if not (dist.is_available() and dist.is_initialized()):
@@ -42,6 +49,27 @@ def give_all(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, 0)
 
 
+def together(work: Callable[[], T], refusals: tuple[type[Exception], ...] = (ElfError,)) -> T:
+    """Do this process's part of a work; every process must call it.
+
+    Returns:
+        What this process's part made, when all have done theirs.
+
+    Raises:
+        Exception: In every process the refusal of the first that was refused, if one was.
+    """
+    refusal = None
+    try:
+        made = work()
+    except refusals as error:
+        refusal = (error, error.__cause__)  # the cause of an exception does not travel with it
+    for found in gather(refusal):
+        if found is not None:
+            first, cause = found
+            raise first from cause
+    return made
+
+
 def first_opens(is_first: bool, make: Callable[[], T]) -> T | None:
     """Let the first process make what one alone may have; every process must call it.
 
@@ -51,12 +79,4 @@ def first_opens(is_first: bool, make: Callable[[], T]) -> T | None:
     Raises:
         ElfError: In every process with the same words, if it was refused.
     """
-    made, refusal = None, ""
-    if is_first:
-        try:
-            made = make()
-        except ElfError as error:
-            refusal = str(error)
-    if refusal := gather(refusal)[0]:
-        raise ElfError(refusal)
-    return made
+    return together(lambda: make() if is_first else None)

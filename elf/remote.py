@@ -27,8 +27,13 @@ AT_ONCE = 8
 """Files that are fetched at the same time: one waits for the network, not for a core."""
 
 TRIES = 4
+"""Tries of a file in a row that bring less than a chunk, before it is given up."""
+
 PAUSE = 0.5
 """Seconds before the second try, and twice as long before each further one."""
+
+STALL = 30.0
+"""Seconds without a byte after which an HTTP server's answer counts as cut off."""
 
 WHOLE = "copy there all that `elf prepare` wrote"
 
@@ -43,12 +48,14 @@ def local_path(where: str, cache: str | Path) -> Path:
     return Path(cache) / stamp("shards", where.rstrip("/")) if is_remote(where) else Path(where)
 
 
-def fetch_shards(where: str, cache: str | Path) -> Path:
+def fetch_shards(where: str, cache: str | Path, wait: bool = False) -> Path:
     """Bring what training reads of a remote folder of shards into the cache; return that folder.
 
     Args:
         where: The URL of the folder that `elf prepare` wrote.
         cache: The folder below which copies lie.
+        wait: Whether to wait for another process that fetches the same, on another machine of the
+            run perhaps, and not to be refused.
 
     Raises:
         ElfError: If the file system is unknown, a file is missing, cannot be read after some
@@ -57,11 +64,21 @@ def fetch_shards(where: str, cache: str | Path) -> Path:
     """
     remote, folder = _Remote(where), local_path(where, cache)
     try:
-        with FolderLock(folder):
+        with _lock(folder, wait):
             _fetch_into(folder, remote)
     except OSError as error:  # those of the remote side were dealt with
         raise ElfError(f"{folder} could not be written: {_brief(error)}") from None
     return folder
+
+
+def _lock(folder: Path, wait: bool) -> FolderLock:
+    while True:
+        try:
+            return FolderLock(folder)
+        except ElfError:
+            if not wait:
+                raise
+        time.sleep(PAUSE)
 
 
 def _fetch_into(folder: Path, remote: "_Remote") -> None:
@@ -102,7 +119,7 @@ class _Remote:
         if "::" in where:
             raise ElfError(f"data.shards {where}: name one file system, not a chain of them")
         try:
-            self._files, self._root = url_to_fs(self.where)
+            self._files, self._root = url_to_fs(self.where, **_options(self.where))
         except (ValueError, ImportError) as error:
             raise ElfError(f"data.shards {where}: {_brief(error)}") from None
 
@@ -120,6 +137,7 @@ class _Remote:
         """
         pause, tries, at = PAUSE, 0, start
         while True:
+            begun = at
             try:
                 with self._files.open(f"{self._root}/{name}", "rb", block_size=self._block) as file:
                     _go_to(file, at)
@@ -135,6 +153,8 @@ class _Remote:
                 if self._block and "range requests" in str(error):  # a plain HTTP server
                     self._block = 0
                     continue
+                if at - begun >= CHUNK:
+                    pause, tries = PAUSE, 0
                 tries += 1
                 if tries == TRIES:
                     raise ElfError(
@@ -143,6 +163,16 @@ class _Remote:
                     ) from None
             time.sleep(pause)
             pause *= 2
+
+
+def _options(where: str) -> dict[str, Any]:
+    """Return what a file system is opened with: HTTP's own limit is five minutes a transfer."""
+    if not where.startswith(("http://", "https://")):
+        return {}
+    from aiohttp import ClientTimeout
+
+    limit = ClientTimeout(total=None, sock_connect=STALL, sock_read=STALL)
+    return {"client_kwargs": {"timeout": limit}}
 
 
 class _Fetch:
@@ -206,9 +236,11 @@ def _index(tar: Path) -> Index | None:
 
 def _go_to(file: Any, position: int) -> None:
     """Go to a position, also in a stream that can only be read on."""
-    if position and file.seekable():
+    try:
         file.seek(position)
         return
+    except ValueError:  # fsspec's stream of a plain HTTP server calls itself seekable
+        pass
     while position:
         skipped = len(file.read(min(position, CHUNK)))
         if not skipped:

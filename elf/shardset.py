@@ -41,24 +41,34 @@ class ShardFolder:
     Attributes:
         path: The folder.
         shard_size: Samples a shard at most.
-        made: How many samples of each kind were made.
+        processes: How many share the work, each on its own shards; all must see the same old ones.
+        rank: Which of them this is.
+        made: How many samples of each kind were made, by this process.
         kept: The shards that are right or were written.
         old: Indexes of the whole shards that were there, by file name.
     """
 
     path: Path
     shard_size: int
+    processes: int = 1
+    rank: int = 0
     made: Counter[str] = field(default_factory=Counter)
     kept: list[Path] = field(default_factory=list)
     old: dict[str, Index] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._loads = [0] * self.processes  # samples that each makes
         for tar in sorted(self.path.glob("*.tar")):
             if _OURS.fullmatch(tar.name):
                 try:
                     (self.old[tar.name],) = verify([tar])
                 except ElfError:
                     continue  # cut, changed or half-written: made again
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process does what one alone may do."""
+        return self.rank == 0
 
     def entries(self, *kinds: str) -> Iterator[tuple[str, Entry]]:
         """Yield all valid entries there were, with their tars' names."""
@@ -94,6 +104,10 @@ class ShardFolder:
             if name in self.old and self.old[name].recipe == recipe:
                 continue
             new = [item for item in part if (item.key, item.stamp) not in have]
+            least = self._loads.index(min(self._loads))
+            self._loads[least] += len(new) + 1
+            if least != self.rank:
+                continue
             fresh = iter(make(new))
             samples = (
                 _copy(reader, *have[item.key, item.stamp])

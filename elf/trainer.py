@@ -21,7 +21,7 @@ from lightning.pytorch.cli import (
 
 # Importing the sub-packages registers their classes, so that YAML names them shortly.
 import elf.datamodules
-import elf.modules
+import elf.modules  # noqa: F401
 from elf.callbacks import (
     AdapterCheckpoint,
     BestCheckpoint,
@@ -39,8 +39,10 @@ from elf.errors import ElfError
 from elf.explain import explain as explain_label
 from elf.export.reading import PEFT_WEIGHTS
 from elf.files import write_atomic
+from elf.launcher import LOST, is_of_lost_process, own_environment, trainer_options
 from elf.loggers import LoggerName, make_loggers, validation_loggers
 from elf.nulls import refuse_nulls
+from elf.preparing import prepare_for
 from elf.quiet import silence_harmless_warnings
 from elf.refusals import (
     refuse_half_precision_on_cpu,
@@ -51,8 +53,6 @@ from elf.refusals import (
 from elf.resources import resolve_configs
 from elf.validating import CKPT_PATH, EveryCheckpoint
 from elf.watching import log_config
-
-ENCODED_AT_ONCE = 8  # pictures or captions; 8 pictures of 512 px take about 3 GiB on a GPU
 
 DOES = {
     "fit": "Train an adapter.",
@@ -200,6 +200,8 @@ class ElfCLI(LightningCLI):
             trainer.default_root_dir = f"models/{name}"
         trainer.default_root_dir = os.fspath(trainer.default_root_dir)
         refuse_half_precision_on_cpu(str(trainer.precision or ""), str(trainer.accelerator))
+        # not into the configuration, which is written beside the run and read wherever it goes on
+        self._launched = trainer_options(trainer.devices, trainer.num_nodes)
         folder = Path(trainer.default_root_dir)
         if folder.exists() and not folder.is_dir():
             raise ElfError(f"trainer.default_root_dir: {folder} is a file; give a folder")
@@ -246,7 +248,8 @@ class ElfCLI(LightningCLI):
             kwargs["logger"] = validation_loggers(name, config.default_root_dir)
         elif config.logger is None:
             kwargs["logger"] = False
-        kwargs["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
+        kwargs["plugins"] = [*(config.plugins or []), AtomicCheckpointIO(), *own_environment()]
+        kwargs |= self._launched
         callbacks = config.callbacks or []
         own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         bar = [] if own_bar or config.enable_progress_bar is False else [StepBar()]
@@ -326,9 +329,11 @@ def one_line(arguments: list[str]) -> Iterator[None]:
     except MisconfigurationException as error:
         raise ElfError(f"trainer: {' '.join(str(error).split())}") from None
     except RuntimeError as error:
-        if not is_of_dead_worker(error):
-            raise
-        raise ElfError(WORKER_DIED) from None
+        if is_of_dead_worker(error):
+            raise ElfError(WORKER_DIED) from None
+        if is_of_lost_process(error):
+            raise ElfError(LOST) from None
+        raise
 
 
 def _first_reason(error: ValueError) -> ElfError:
@@ -346,37 +351,10 @@ def _is_of(path: Path, error: UnicodeDecodeError) -> bool:
 
 def prepare(arguments: list[str]) -> None:
     """``elf prepare``: write shards and caches for a training config, the one ``fit`` reads."""
-    import torch
-
-    from elf.prepare import prepare as prepare_shards
-    from elf.remote import is_remote
-
     silence_harmless_warnings()
     with one_line(arguments):
         cli = ElfCLI(arguments, run=False)
-    model, data = cli.model, cli.datamodule
-    if isinstance(data, elf.datamodules.TextDataModule):
-        print(data.prepare_tokens(model))
-        return
-    if not (hasattr(model, "encoder") and isinstance(data, elf.datamodules.ShardDataModule)):
-        raise ElfError("prepare needs a training config: a DiffusionModule and a ShardDataModule")
-    if is_remote(data.shards):
-        raise ElfError(
-            f"data.shards {data.shards} is a URL, which is only read: prepare into a folder and "
-            "copy it there"
-        )
-    use_gpu = torch.cuda.is_available() and cli.config.trainer.accelerator != "cpu"
-    encoder = model.encoder(torch.device("cuda" if use_gpu else "cpu"))
-    prepare_shards(
-        encoder,
-        data.settings,
-        data.pictures,
-        data.labels,
-        data.shards,
-        batch_size=ENCODED_AT_ONCE,
-        workers=max(data.workers, 1),
-        trained_batch=data.batch_size,
-    )
+        prepare_for(cli.model, cli.datamodule, on_cpu=cli.config.trainer.accelerator == "cpu")
 
 
 def fit(arguments: list[str]) -> None:

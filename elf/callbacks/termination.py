@@ -8,7 +8,13 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from elf.processes import gather, place
+
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1")  # the last is SLURM's before a job's time is up
+    if hasattr(signal, name)
+)
 
 
 class Termination:
@@ -56,12 +62,13 @@ class Termination:
         return received
 
     def end(self, step: int) -> None:
-        """End the process as the signal would have.
+        """End the process as the signal would have; every process of the run must call it.
 
         Raises:
-            SystemExit: With 128 and the signal's number, as a shell has it.
+            SystemExit: With 128 and the signal's number, as a shell has it; the same in all.
         """
-        number = self._received or signal.SIGTERM
+        number = max(gather(self._received or 0)) or signal.SIGTERM
         name = signal.Signals(number).name
-        print(f"elf: {name}: saved at step {step}; go on with --ckpt_path last", flush=True)
+        if place()[1] == 0:
+            print(f"elf: {name}: saved at step {step}; go on with --ckpt_path last", flush=True)
         raise SystemExit(128 + number)

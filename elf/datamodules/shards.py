@@ -185,7 +185,8 @@ class ShardDataModule(LightningDataModule):
             ElfError: If that cannot be done.
         """
         if is_remote(self.shards):
-            fetch_shards(self.shards, self.shards_cache)
+            wait = self.trainer is not None and self.trainer.world_size > 1
+            fetch_shards(self.shards, self.shards_cache, wait)
 
     def setup(self, stage: str) -> None:
         """Open what was prepared, and check that it was made for this config and model.

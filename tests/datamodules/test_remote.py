@@ -1,16 +1,21 @@
 """Shards behind a URL: in fsspec's memory, and behind an HTTP server that cuts transfers off."""
 
 import http.server
+import io
 import json
+import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 
 from elf import remote, trainer
 from elf.checked import write_checked
 from elf.errors import ElfError
+from elf.files import FolderLock
 from elf.prepared import read_prepared
 from elf.remote import fetch_shards, local_path
 from elf.shards import index_path
@@ -152,8 +157,6 @@ def test_urls_that_are_not_read(tmp_path, where, message):
 
 @pytest.mark.fault(8)
 def test_two_at_once_are_refused(memory, tmp_path):
-    from elf.files import FolderLock
-
     with (
         FolderLock(local_path(URL, tmp_path)),
         pytest.raises(ElfError, match="is being written by another process"),
@@ -168,11 +171,19 @@ def test_a_folder_is_its_own_copy(tmp_path):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder; cuts each transfer of a shard off after some bytes, as often as told."""
+    """Serves a folder; cuts each transfer of a shard off after some bytes, as often as told.
+
+    Or says so often that it is busy, or stops in the middle of an answer; ``after_cut`` is called
+    after each.
+    """
+
+    daemon_threads = True  # one may still wait for who has gone
 
     def __init__(self, folder, ranges):
         self.folder, self.ranges = folder, ranges
-        self.cuts, self.sent = 0, 0
+        self.cuts, self.busy, self.stalls, self.sent = 0, 0, 0, 0
+        self.after_cut = lambda: None
+        self.go_on = threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
 
 
@@ -192,6 +203,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         data, asked = path.read_bytes(), self.headers.get("Range")
+        if path.suffix == ".tar" and self.server.busy and not head:
+            self.server.busy -= 1
+            self.send_error(503)
+            return
         if asked and self.server.ranges:
             first, last = asked.removeprefix("bytes=").split("-")
             last = min(int(last or len(data) - 1), len(data) - 1)
@@ -210,7 +225,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.server.cuts -= 1
             data = data[:900]
             self.close_connection = True
+            self.server.after_cut()
         self.server.sent += len(data) if path.suffix == ".tar" else 0
+        if path.suffix == ".tar" and self.server.stalls:
+            self.server.stalls -= 1
+            self.wfile.write(data[:900])
+            self.wfile.flush()
+            self.server.go_on.wait(60)
+            return
         self.wfile.write(data)
 
 
@@ -220,6 +242,7 @@ def server(request, prepared):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
+    server.go_on.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -242,6 +265,81 @@ def test_a_server_that_always_cuts_off_and_a_later_start(server, prepared, tmp_p
         fetch_shards(url, tmp_path)
     server.cuts = 0
     assert read_prepared(fetch_shards(url, tmp_path)) == read_prepared(prepared)
+
+
+def test_a_busy_server_is_asked_again(server, prepared, tmp_path):
+    url = f"http://127.0.0.1:{server.server_port}/run"
+    server.busy = 3
+    assert read_prepared(fetch_shards(url, tmp_path)) == read_prepared(prepared)
+    assert server.busy == 0
+    server.busy = 1000
+    with pytest.raises(ElfError, match=rf"^{url}/.*tar could not be read in 4 tries \(503"):
+        fetch_shards(url, tmp_path / "another")
+
+
+def test_a_server_that_says_nothing_more_is_asked_again(server, prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "STALL", 0.3)
+    url = f"http://127.0.0.1:{server.server_port}/run"
+    server.stalls = 2
+    assert read_prepared(fetch_shards(url, tmp_path)) == read_prepared(prepared)
+    assert server.stalls == 0
+    server.stalls = 1000
+    with pytest.raises(ElfError, match=rf"^{url}/.*tar could not be read in 4 tries"):
+        fetch_shards(url, tmp_path / "another")
+
+
+@pytest.mark.parametrize("length", [0, -700, 512], ids=["other bytes", "shorter", "longer"])
+def test_a_shard_that_is_replaced_while_it_is_fetched(server, prepared, tmp_path, length):
+    folder = shutil.copytree(prepared, tmp_path / "served")
+    (tar,) = folder.glob("latents-*.tar")
+    content = tar.read_bytes()
+    other = b"x" * (len(content) + length)
+    server.folder, server.cuts = folder, 1
+    server.after_cut = lambda: tar.write_bytes(other)
+    url = f"http://127.0.0.1:{server.server_port}/run"
+    refused = f"{url}/{tar.name} (is not the shard that was prepared|could not be read in 4 tries)"
+    with pytest.raises(ElfError, match=refused):
+        fetch_shards(url, tmp_path / "cache")
+    copied = local_path(url, tmp_path / "cache")
+    assert not (copied / tar.name).exists() and not (copied / "prepared.json").exists()
+    tar.write_bytes(content)  # all is well again: what has arrived of the other is not kept
+    assert read_prepared(fetch_shards(url, tmp_path / "cache")) == read_prepared(prepared)
+
+
+class Cut(io.BytesIO):
+    """A file of which two reads bring something before the connection is lost."""
+
+    reads = 2
+
+    def read(self, size=-1):
+        self.reads -= 1
+        if self.reads < 0:
+            raise ConnectionResetError("the connection was reset")
+        return super().read(size)
+
+
+def test_a_long_transfer_may_be_cut_off_often(memory, monkeypatch):
+    """Only tries that bring next to nothing count."""
+    monkeypatch.setattr(remote, "CHUNK", 1024)
+    data, opened = np.random.default_rng(0).bytes(20_000), []
+    monkeypatch.setattr(
+        type(memory), "open", lambda *_, **__: opened.append(Cut(data)) or opened[-1]
+    )
+    assert b"".join(remote._Remote(URL).chunks("a.tar", 0, len(data))) == data
+    assert len(opened) > 2 * remote.TRIES
+
+
+def test_of_two_machines_with_one_folder_one_waits_and_opens_one_file(
+    memory, prepared, tmp_path, monkeypatch
+):
+    lock = FolderLock(local_path(URL, tmp_path))
+    waiting = threading.Event()
+    monkeypatch.setattr(remote.time, "sleep", lambda _: waiting.set())
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(fetch_shards, URL, tmp_path, wait=True)
+        assert waiting.wait(60)
+        lock.close()
+        assert read_prepared(second.result(60)) == read_prepared(prepared)
 
 
 @pytest.mark.fault(7)
