@@ -93,7 +93,7 @@ def trainer_options(
     """Return how many devices and machines the trainer has, where a launcher has settled it.
 
     Args:
-        devices: As configured; ``auto`` is any number.
+        devices: As configured; ``auto`` and 1, which the shipped configs say, are any number.
         num_nodes: As configured; 1, the default, is any number.
         environment: Of the process.
 
@@ -110,7 +110,7 @@ def trainer_options(
             )
         return {}
     asked = _number(devices)
-    if asked is not None and asked != settled.processes:
+    if asked not in (None, 1, settled.processes):
         raise ElfError(
             f"trainer.devices {devices}: {settled.by} started {settled.processes} processes on "
             f"this machine; leave trainer.devices out, or give {settled.processes}"
