@@ -131,7 +131,7 @@ def own_environment() -> list[Any]:
     settled = launched()
     if settled is None or settled.by != "srun":
         return []
-    from lightning.pytorch.plugins.environments import SLURMEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     return [SLURMEnvironment(auto_requeue=False)]
 
@@ -162,7 +162,7 @@ def joined() -> Iterator[Launched | None]:
         yield here
         return
     if here.by == "srun":
-        from lightning.fabric.plugins.environments import SLURMEnvironment
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
         slurm = SLURMEnvironment(auto_requeue=False)
         os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}

@@ -1,5 +1,6 @@
 """docs/scaling.md tells the truth: its commands are read as its launchers start them."""
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -40,7 +41,7 @@ def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) 
 
 def options(words: list[str]) -> dict[str, str]:
     return {
-        key.lstrip("-"): value for key, value in zip(words, words[1:], strict=False)
+        key.lstrip("-"): value for key, value in itertools.pairwise(words)
         if key.startswith("--")
     }  # fmt: skip
 

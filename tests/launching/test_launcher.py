@@ -34,6 +34,7 @@ def test_a_launcher_says_who_a_process_is(environment: dict[str, str], by: str) 
     assert trainer_options("auto", 1, environment) == {"devices": 2, "num_nodes": 2}
     assert trainer_options(2, 2, environment) == {"devices": 2, "num_nodes": 2}
     assert trainer_options([0, 1], 1, environment) == {"devices": 2, "num_nodes": 2}
+    assert trainer_options(1, 1, environment) == {"devices": 2, "num_nodes": 2}
     assert trainer_options("-1", 1, environment) == {"devices": 2, "num_nodes": 2}
 
 
@@ -80,14 +81,10 @@ def test_processes_that_could_not_run_together_are_refused(
 @pytest.mark.parametrize(
     ("devices", "num_nodes", "message"),
     [
-        (
-            1,
-            1,
-            r"^trainer.devices 1: torchrun started 2 processes on this machine; leave .*give 2$",
-        ),
+        (4, 1, r"^trainer.devices 4: torchrun started 2 processes on this .* out, or give 2$"),
         ("3", 1, r"^trainer.devices 3: torchrun started 2"),
-        ([0], 1, r"^trainer.devices \[0\]: torchrun started 2"),
-        ("auto", 3, r"^trainer.num_nodes 3: torchrun started processes on 2; leave .* or give 2$"),
+        ([0, 1, 2], 1, r"^trainer.devices \[0, 1, 2\]: torchrun started 2"),
+        ("auto", 3, r"^trainer.num_nodes 3: torchrun started processes on 2; leave .*or give 2$"),
     ],
 )
 def test_a_configuration_that_says_otherwise_is_refused(

@@ -96,11 +96,11 @@ def test_what_is_wrong_with_the_input_is_said_once(
             time.sleep(0.01)
         os.kill(children[1], signal.SIGTERM)  # as torchrun does
 
-    given = short(training, tmp_path, "--trainer.devices=1")
+    given = short(training, tmp_path, "--trainer.devices=3")
     ended = pairs.run(torchrun_variables, "fit", *given, meanwhile=end_the_other)
     assert ended.codes == [2, -signal.SIGTERM]
     (line,) = errors(ended.said[0] + ended.said[1])
-    assert line.startswith("elf: error: trainer.devices 1: torchrun started 2 processes on this")
+    assert line.startswith("elf: error: trainer.devices 3: torchrun started 2 processes on this")
 
 
 @pytest.mark.parametrize("command", ["fit", "prepare"])
