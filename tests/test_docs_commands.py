@@ -26,6 +26,7 @@ PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.
 TESTED = {
     "README.md": "tests/test_readme.py",
     "docs/doctor.md": "tests/test_docs_doctor.py",
+    "docs/scaling.md": "tests/test_docs_scaling.py",
     "elf quickstart": "tests/learning/test_quickstart.py",
     "elf quickstart --adapter dora --output models/quickstart-dora":
         "tests/learning/test_quickstart.py",
