@@ -123,8 +123,10 @@ HEAD = """# What must not go wrong, and how often it was tried
 Elf makes 16 promises: an interruption at any moment loses nothing that was acknowledged; a run that
 goes on is the run that was not interrupted; bad input is a clear error or an item in quarantine; a
 file from a stranger runs no code. Here is each of them, with the tests that hold it and what they
-counted. A part of them, the short column, runs with all other tests; the long column takes hours
-and was run on the day that stands there. Where a part of it was run, the page says which.
+counted. The short column runs with all other tests; the long one takes hours, and its figures have
+the day on which they were counted. `3 of 5` says that there are figures of three of a fault's five
+tests: no run of the others was noted here yet. In part: less than is asked for, as the test's row
+says.
 
 This page is written by `tests/faults/page.py` out of the tests' marks and of their reports; its
 head says how. `pytest -m "fault and not slow"` runs the short column, `pytest -m "fault and slow"
@@ -233,38 +235,46 @@ def _said(entry: dict[str, Any] | None, column: str) -> str:
         + key.removeprefix("most_").replace("_", " ")
         for key, value in figures.items()
     ]
-    if words and whole is not None and next(iter(figures.values())) < 0.99 * whole:
+    if _is_part(entry):
         first, _, what = words[0].partition(" ")
         words[0] = f"**{first} of {whole:,g}** {what}"
     passed = f"{entry['cases']} case{'s' * (entry['cases'] != 1)} passed"
     return ", ".join(words) or passed
 
 
-def _in_all(entries: list[dict[str, Any]]) -> str:
-    """Return a cell of the first table: what the tests of a fault have counted together."""
+def _is_part(entry: dict[str, Any]) -> bool:
+    """Whether a test ran less than its column asks for."""
+    first = next((value for key, value in entry["figures"].items() if key != "of"), 0)
+    return first < 0.99 * entry["figures"].get("of", 0)
+
+
+def _in_all(entries: list[dict[str, Any]], tests: int) -> str:
+    """Return a cell of the first table: what so many tests of a fault have counted together."""
+    if not tests:
+        return ""
     total: Counter[str] = Counter()
     for entry in entries:
         for key, value in entry["figures"].items():
             if key != "of" and not key.startswith("most_"):
                 total[key] += value
-    words = (f"{value:,} {key.replace('_', ' ')}" for key, value in total.items())
-    return ", ".join(words) or ("passed" if entries else "")
+    words = [f"{value:,} {key.replace('_', ' ')}" for key, value in total.items()]
+    part = ", in part" if any(map(_is_part, entries)) else ""
+    return "; ".join([*([", ".join(words)] if words else []), f"{len(entries)} of {tests}{part}"])
 
 
 def page() -> str:
     """Return docs/faults.md."""
     figures = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
     tests = held()
-    table, parts = ["\n| | fault | tests | short | long |\n|---|---|---|---|---|\n"], []
+    table, parts = ["\n| | fault | short | long |\n|---|---|---|---|\n"], []
     for number, promise in PROMISES.items():
         mine = [test for test in tests if number in test.numbers]
-        cells = [
-            _in_all(
-                [seen[column] for test in mine if column in (seen := figures.get(test.name, {}))]
-            )
-            for column in COLUMNS
-        ]
-        table.append(f"| {number} | {promise.fault} | {len(mine)} | {cells[0]} | {cells[1]} |\n")
+        cells = []
+        for column in COLUMNS:
+            its = [test.name for test in mine if column in test.columns]
+            seen = [figures[name][column] for name in its if column in figures.get(name, {})]
+            cells.append(_in_all(seen, len(its)))
+        table.append(f"| {number} | {promise.fault} | {cells[0]} | {cells[1]} |\n")
         parts.append(
             f"\n## {number}. {promise.fault[0].upper()}{promise.fault[1:]}\n\n"
             f"Holds: {promise.holds}.\n"
