@@ -8,9 +8,9 @@ CUDA graphs get along with it: their private pools have expandable segments of t
 and later), of which no page is unmapped while a graph of the pool lives.
 """
 
-import platform
-import sys
 from collections.abc import Mapping
+
+from elf.platforms import SYSTEM, has_expandable_segments
 
 NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 """What torch reads: 2.11 and 2.14 the first two, and builds for ROCm the third. Of the second it
@@ -22,22 +22,17 @@ SETTING = "expandable_segments:True"
 
 def allocator_settings(
     environment: Mapping[str, str],
-    system: str = sys.platform,
+    system: str = SYSTEM,
     release: str | None = None,
 ) -> dict[str, str]:
     """Return what to add to the environment; nothing where the user has chosen.
-
-    Torch's builds for Windows have long had no expandable segments, and warn. Under WSL and on
-    Tegra boards the driver offers the calls that they consist of, and fails in the first allocation
-    (https://github.com/pytorch/pytorch/issues/192330).
 
     Args:
         environment: Of the process.
         system: As ``sys.platform``.
         release: Of the kernel; this machine's if None.
     """
-    kernel = (platform.release() if release is None else release).lower()
-    foreign = any(name in kernel for name in ("microsoft", "wsl", "tegra"))
-    if system != "linux" or foreign or any(name in environment for name in NAMES):
+    chosen = any(name in environment for name in NAMES)
+    if chosen or not has_expandable_segments(system, release):
         return {}
     return {NAMES[0]: SETTING}

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from elf import __version__
 from elf.errors import ElfError
+from elf.platforms import print_whatever_comes
 
 
 class Command(NamedTuple):
@@ -100,6 +101,8 @@ def _let_the_first_speak() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run ``elf`` as a process: errors meant for the user become one line and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        print_whatever_comes(stream)
     try:
         run(arguments)
     except ElfError as error:

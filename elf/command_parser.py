@@ -10,6 +10,9 @@ from jsonargparse import ArgumentParser, Namespace
 from elf.config_errors import explain, refuse_circular
 from elf.errors import ElfError
 from elf.resources import resolve_configs
+from elf.utf8configs import read_configs_as_utf8
+
+read_configs_as_utf8()  # for LightningCLI's parsers, too
 
 
 class CommandParser(ArgumentParser):

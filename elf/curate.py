@@ -24,8 +24,9 @@ from elf.curation.verdicts import accept, apply_file, read_verdicts
 from elf.decisions import DECISIONS
 from elf.errors import ElfError
 from elf.fiftyone_app import add_options, check_place, show_until_closed
-from elf.files import FolderLock, explain_disk_errors, sync_disks, write_atomic
+from elf.files import FolderLock, explain_disk_errors, write_atomic
 from elf.manifest import MANIFEST
+from elf.platforms import sync_disks
 
 LOCK = ".curate.lock"
 PROPOSALS = "proposals.jsonl"

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
+from elf.platforms import allow_lingering
 
 LOOPBACK = "127.0.0.1"
 
@@ -70,8 +71,7 @@ def check_place(address: str, port: int) -> None:
         raise ElfError(f"port: {port} is not between 1 and 65535")
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            if os.name != "nt":  # where it means something else
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            allow_lingering(probe)
             probe.bind((address, port))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

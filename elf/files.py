@@ -1,29 +1,25 @@
-"""Files that survive a crash: atomic writes, append logs, locks.
-
-What differs between platforms (locks, fsync of folders) sits in this file alone.
-"""
+"""Files that survive a crash: atomic writes, append logs, locks."""
 
 import contextlib
 import hashlib
 import json
 import os
 import re
-import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from elf.errors import ElfError
-
-if sys.platform == "win32":  # pragma: no cover
-    import msvcrt
-else:
-    import fcntl
-
-EXACTLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-"""Flags of ``os.open``: the file itself and not what it links to, and its bytes as they are."""
+from elf.platforms import (
+    in_forked_children,
+    lock,
+    move_over,
+    open_to_read,
+    sync_file,
+    sync_folder,
+)
 
 
 @contextlib.contextmanager
@@ -47,17 +43,6 @@ def explain_disk_errors(where: str | Path, problem: str, remedy: str) -> Iterato
         raise ElfError(f"{place}: {problem} ({error.strerror or error}); {remedy}") from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable; a no-op where folders cannot be opened (Windows)."""
-    if sys.platform == "win32":  # pragma: no cover
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the target's folder that becomes the target when the block ends.
@@ -75,8 +60,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         yield temporary
         with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+            sync_file(file.fileno())
+        move_over(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -93,14 +78,14 @@ def replace_file(path: str | Path, data: bytes) -> None:
     """Write a whole file that a kill cannot tear: its name holds the old bytes or the new ones.
 
     Nothing is synced: after a power loss the file may be empty or hold zeros. Many files are
-    written so and then settled at once by :func:`sync_disks`.
+    written so and then settled at once by :func:`elf.platforms.sync_disks`.
     """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
-        os.replace(temporary, path)
+        move_over(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -108,25 +93,11 @@ def replace_file(path: str | Path, data: bytes) -> None:
 
 def read_small(path: str) -> bytes:
     """Return the bytes of a file that is likely small, in half the time of :func:`open`."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    descriptor = open_to_read(path)
     try:
         return b"".join(iter(lambda: os.read(descriptor, 1 << 14), b""))
     finally:
         os.close(descriptor)
-
-
-def read_at(file: BinaryIO, length: int, position: int) -> bytes:
-    """Return so many bytes of an unbuffered file from a position; fewer where it ends."""
-    if sys.platform != "win32":
-        return os.pread(file.fileno(), length, position)
-    file.seek(position)  # pragma: no cover
-    return file.read(length)  # pragma: no cover
-
-
-def sync_disks() -> None:
-    """Make everything written so far survive a power loss; a no-op where there is no such call."""
-    if hasattr(os, "sync"):
-        os.sync()
 
 
 def sha256_file(path: str | Path) -> str:
@@ -147,7 +118,7 @@ class FolderLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+b")
         try:
-            _lock(self._file)
+            lock(self._file)
         except OSError:
             self._file.seek(0)
             owner = self._file.read(32).decode(errors="replace").strip() or "unknown"
@@ -177,12 +148,11 @@ _HELD: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
 def _let_go() -> None:
     """Close a forked process's copies, or the locks would outlive their owner in its workers."""
-    for lock in _HELD:
-        lock.close()
+    for held in _HELD:
+        held.close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+in_forked_children(_let_go)
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
@@ -306,7 +276,7 @@ class AppendLog:
     def sync(self) -> None:
         """Make everything appended so far survive a power loss."""
         if self._synced != self._size:
-            os.fsync(self._file.fileno())
+            sync_file(self._file.fileno())
             self._synced = self._size
 
     def close(self) -> None:
@@ -340,12 +310,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _lock(file: BinaryIO) -> None:
-    if sys.platform == "win32":  # pragma: no cover
-        file.seek(1 << 30)  # beyond the owner's pid, which others must be able to read
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        file.seek(0)
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

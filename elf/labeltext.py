@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from elf.decisions import is_left_out
-from elf.files import EXACTLY, replace_file
+from elf.files import replace_file
+from elf.platforms import EXACTLY
 
 Record = dict[str, Any]
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from elf.decisions import apply_decision, is_left_out, read_decisions
 from elf.errors import ElfError
-from elf.files import AppendLog, iterate_log, read_log, read_small, sync_disks
+from elf.files import AppendLog, iterate_log, read_log, read_small
 from elf.handedits import HandEdits, OldRecords, Places, checked_record
 from elf.labeltext import Label, label_text, rewrite_text, write_text, write_texts
+from elf.platforms import sync_disks
 from elf.records import (
     JOURNALS,
     MANIFEST,

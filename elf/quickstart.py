@@ -32,7 +32,7 @@ class Steps:
     def __init__(self, folder: Path) -> None:
         self.log = folder / "quickstart.log"
         self.seconds: dict[str, float] = {}
-        self.log.write_text("")
+        self.log.write_text("", "utf-8")
 
     @contextlib.contextmanager
     def step(self, name: str, does: str) -> Iterator[None]:
@@ -137,7 +137,7 @@ def run(output: Path, pictures: Path | None, kind: str, max_steps: int) -> dict[
             f"{exported}: diffusers paints other pictures with this file than Elf does in memory "
             f"({difference:.1e} of 1); please report it, with {output / 'quickstart.log'}"
         )
-    rows = json.loads((evaluation / "metrics.json").read_text())["rows"]
+    rows = json.loads((evaluation / "metrics.json").read_text("utf-8"))["rows"]
     measured = {row["name"]: {k: row[k] for k in ("base", "adapter")} for row in rows}
     return {
         "adapter": kind,

@@ -5,7 +5,6 @@ Every file is checked against the hash that `elf prepare` noted. What arrived wh
 again, and what was cut off goes on where it stopped.
 """
 
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,8 @@ from tqdm import tqdm
 from elf.caches import stamp
 from elf.checked import parse_checked
 from elf.errors import ElfError
-from elf.files import FolderLock, sync_folder, write_atomic
+from elf.files import FolderLock, write_atomic
+from elf.platforms import move_over, sync_file, sync_folder
 from elf.prepared import CACHES, PREPARED, REMEDY, shard_hashes
 from elf.shards import Index, index_path, read_index, verify
 
@@ -212,8 +212,8 @@ class _Fetch:
                 file.write(chunk)
                 bar.update(len(chunk))
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
+            sync_file(file.fileno())
+        move_over(partial, target)
         sync_folder(self._folder)
         if not self.has(index):
             bar.update(-target.stat().st_size)

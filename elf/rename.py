@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
-from elf.files import sha256_file, sync_folder
+from elf.files import sha256_file
 from elf.images import FORMATS, MASK, picture_names
+from elf.platforms import sync_folder
 from elf.renamejournal import DONE, JOURNAL, Batch, Move, open_journal, read_batches, take_up
 
 SHOWN = 20

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from elf.checked import VERSION, canonical, read_checked, write_checked
 from elf.errors import ElfError
 from elf.files import atomic_path, write_atomic
+from elf.platforms import open_to_read, read_at
 
 BLOCK = 512  # bytes; a tar is made of such blocks
 STAMPS = ".verified.json"
@@ -310,8 +311,8 @@ class Reader:
         path = self.folder / tar
         try:
             if tar not in self._open:
-                self._open[tar] = os.open(path, os.O_RDONLY)
-            data = os.pread(self._open[tar], size, start)
+                self._open[tar] = open_to_read(path)
+            data = read_at(self._open[tar], size, start)
         except FileNotFoundError:
             raise ElfError(f"{path} is missing: run `elf prepare` again") from None
         if len(data) != size:

@@ -6,12 +6,12 @@ It is concluded from steps that have become slower while the card is full, or, w
 from the start on, from the sum of what is held.
 """
 
-import platform
-import sys
 from collections import deque
 from collections.abc import Hashable
 from statistics import median
 from typing import NamedTuple
+
+from elf.platforms import can_forbid_lending
 
 GIB = 1 << 30
 
@@ -26,17 +26,6 @@ SLOWER = 3.0
 
 FULL = 0.95
 """Share of a card from which on it is full."""
-
-
-def may_spill(system: str = sys.platform, release: str | None = None) -> bool:
-    """Whether this system's driver lends system memory to a GPU.
-
-    Args:
-        system: As ``sys.platform``.
-        release: Of the kernel; this machine's if None.
-    """
-    kernel = platform.release() if release is None else release
-    return system == "win32" or (system == "linux" and "microsoft" in kernel.lower())
 
 
 class CardMemory(NamedTuple):
@@ -149,16 +138,16 @@ class SpillDetector:
         else:
             return None
         self._told = True
-        return f"{told}; {_way_out(sys.platform)}"
+        return f"{told}; {_way_out(can_forbid_lending())}"
 
 
 def _gib(size: int) -> str:
     return f"{size / GIB:.2f} GiB"
 
 
-def _way_out(system: str) -> str:
+def _way_out(forbidding: bool) -> str:
     ways = "take a smaller data.batch_size, model.gradient_checkpointing or model.quantization"
-    if system != "win32":  # WSL does not heed it (https://github.com/microsoft/WSL/issues/11050)
+    if not forbidding:
         return ways
     return (
         f"{ways}; the driver's setting 'CUDA - Sysmem Fallback Policy: Prefer No Sysmem Fallback' "

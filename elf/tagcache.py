@@ -21,7 +21,8 @@ from typing import BinaryIO
 import numpy as np
 
 from elf.errors import ElfError
-from elf.files import FolderLock, read_at
+from elf.files import FolderLock
+from elf.platforms import read_at
 
 MAGIC = b"elf1"
 HEADER = struct.Struct("<4sII32s")
@@ -57,7 +58,7 @@ class ResultCache:
         while row and self._keys[row - 1] == key:  # the newest first
             row -= 1
             number, position, length = self._places[row].tolist()
-            data = read_at(self._files[number], HEADER.size + length, position)
+            data = read_at(self._files[number].fileno(), HEADER.size + length, position)
             payload = _payload(data, wanted)
             if payload is not None:
                 return payload
@@ -133,7 +134,7 @@ def _scan(file: BinaryIO) -> Iterator[tuple[int, int, int, int]]:
     size = os.fstat(file.fileno()).st_size
     position = 0
     while position + HEADER.size <= size:
-        magic, length, _, key = HEADER.unpack(read_at(file, HEADER.size, position))
+        magic, length, _, key = HEADER.unpack(read_at(file.fileno(), HEADER.size, position))
         end = position + HEADER.size + length
         if magic != MAGIC or end > size:
             return

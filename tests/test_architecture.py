@@ -1,6 +1,7 @@
 """Who may import what, and how long a file may be."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import elf
 PACKAGE = Path(elf.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD_ONLY = {
-    "allocator", "cli", "errors", "files", "buckets", "resources", "config_errors", "__main__"
+    "allocator", "buckets", "cli", "config_errors", "errors", "files", "nvidia", "platforms",
+    "resources", "__main__",
 }  # fmt: skip
 WITHOUT_TORCH = STANDARD_ONLY | {
     "epoch", "images", "shards", "manifest", "captions", "sets", "splitting",
@@ -37,9 +39,15 @@ def module_name(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__") or "elf"
 
 
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    nodes = nodes_of(path)
+    if top_level_only:
+        nodes = [*ast.parse(path.read_text("utf-8")).body]
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -98,6 +106,52 @@ def test_the_core_needs_the_standard_library_alone(name: str) -> None:
     path = PACKAGE / f"{name}.py"
     outside = libraries(path) - set(sys.stdlib_module_names) - {"elf"}
     assert not outside
+
+
+OF_ONE_SYSTEM = {
+    "sys.platform", "os.name", "os.fsync", "os.fdatasync", "os.sync", "os.pread", "os.preadv",
+    "os.replace", "os.kill", "os.killpg", "os.fork", "os.register_at_fork", "os.uname",
+    "os.posix_fadvise", "os.getuid", "os.sched_getaffinity", "platform.system",
+    "platform.release", "socket.SO_REUSEADDR", "signal.SIGHUP", "signal.SIGKILL",
+    "signal.SIGALRM", "signal.SIGUSR2",
+}  # fmt: skip
+"""What some system lacks, or does in another way."""
+ONLY_THERE = {"fcntl", "msvcrt", "resource", "termios", "pwd", "grp", "winreg"}
+
+
+def test_what_differs_between_systems_stands_in_one_file() -> None:
+    for path in FILES:
+        if module_name(path) == "platforms":
+            continue
+        named = {
+            f"{node.value.id}.{node.attr}"
+            for node in nodes_of(path)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        }
+        assert not named & OF_ONE_SYSTEM, path
+        assert not libraries(path) & ONLY_THERE, path
+
+
+def in_the_locales_encoding(call: ast.Call) -> bool:
+    """Whether a call opens text without saying in which encoding: Windows has another."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    given = {word.arg for word in call.keywords}
+    if "encoding" in given:
+        return False
+    if name == "open" and isinstance(call.func, ast.Name):
+        mode = call.args[1] if len(call.args) > 1 else next(
+            (word.value for word in call.keywords if word.arg == "mode"), None
+        )  # fmt: skip
+        return not (isinstance(mode, ast.Constant) and "b" in str(mode.value))
+    if name in ("read_text", "write_text") and isinstance(call.func, ast.Attribute):
+        return len(call.args) < (1 if name == "read_text" else 2)
+    return name in ("run", "Popen", "check_output") and bool(given & {"text", "universal_newlines"})
+
+
+def test_text_is_read_and_written_in_an_encoding_that_is_said() -> None:
+    for path in FILES:
+        calls = [node for node in nodes_of(path) if isinstance(node, ast.Call)]
+        assert [call.lineno for call in calls if in_the_locales_encoding(call)] == [], path
 
 
 def test_files_are_small() -> None:

@@ -14,12 +14,12 @@ from elf.files import (
     atomic_path,
     explain_disk_errors,
     parse_line,
-    read_at,
     read_log,
     read_small,
     sha256_file,
     write_atomic,
 )
+from elf.platforms import read_at
 
 RECORDS = [{"id": number, "text": 'Größe, \r\n\u2028 \\ "' * number} for number in range(6)]
 
@@ -221,8 +221,8 @@ def test_a_small_file_is_read_whole_and_from_anywhere(tmp_path, length):
     (tmp_path / "a").write_bytes(data)
     assert read_small(str(tmp_path / "a")) == data
     with open(tmp_path / "a", "rb", buffering=0) as file:
-        assert read_at(file, 9, 3) == data[3:12]
-        assert read_at(file, length + 9, 0) == data
+        assert read_at(file.fileno(), 9, 3) == data[3:12]
+        assert read_at(file.fileno(), length + 9, 0) == data
     with pytest.raises(FileNotFoundError):
         read_small(str(tmp_path / "b"))
 

@@ -10,7 +10,7 @@ import pytest
 from elf import cli
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def commands(language: str = "bash") -> list[list[str]]:
@@ -31,6 +31,22 @@ def test_the_two_commands_stand_in_both_shells() -> None:
     assert ["pip", "install", "-e", ".[test]", "&&", "pytest"] in commands()
     assert "pip install -e .; if ($?) { elf quickstart }" in README
     assert "pip install -e '.[test]'; if ($?) { pytest }" in README
+
+
+ONLY_IN_BASH = re.compile(r"&&|\\$|\$\(|^export |^[A-Z_]+=\S+ |^\w+=\$|<<", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/notebooks.md", "docs/text.md"])
+def test_what_only_bash_understands_stands_in_powershell_too(page: str) -> None:
+    """In the next block, or in the last one for all before it; the same commands of Elf's."""
+    text = (ROOT / page).read_text("utf-8")
+    blocks = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+    foreign = [code for language, code in blocks
+               if language == "bash" and ONLY_IN_BASH.search(code)]  # fmt: skip
+    windows = "".join(code for language, code in blocks if language == "powershell")
+    assert not ONLY_IN_BASH.search(windows)
+    named = re.findall(r"\b(?:elf \w+|pytest)\b", "".join(foreign))
+    assert sorted(named) == sorted(re.findall(r"\b(?:elf \w+|pytest)\b", windows))
 
 
 def test_every_command_that_is_named_exists() -> None:

@@ -1,11 +1,11 @@
 """Spilled memory is told once, of made-up series of times, and nothing else is taken for it."""
 
 import random
-import sys
 
 import pytest
 
-from elf.spilling import GIB, CardMemory, SpillDetector, StepTimes, may_spill
+from elf.platforms import can_forbid_lending, lends_system_memory
+from elf.spilling import GIB, CardMemory, SpillDetector, StepTimes
 
 TOTAL = 8 * GIB
 FITS = CardMemory(int(5.5 * GIB), GIB // 2, 2 * GIB, TOTAL)
@@ -117,7 +117,7 @@ def test_what_fitted_once_is_judged_by_its_times() -> None:
 def test_the_drivers_setting_is_named_where_it_is_heeded(
     system: str, setting: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("elf.spilling.can_forbid_lending", lambda: can_forbid_lending(system))
     (told,) = run(steps(100, 5.0), OVER)
     assert ("'CUDA - Sysmem Fallback Policy: Prefer No Sysmem Fallback'" in told) is setting
 
@@ -132,4 +132,4 @@ def test_the_drivers_setting_is_named_where_it_is_heeded(
     ],
 )
 def test_only_some_drivers_lend_system_memory(system: str, release: str, expected: bool) -> None:
-    assert may_spill(system, release) is expected
+    assert lends_system_memory(system, release) is expected

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from elf.spilling import CardMemory, SpillDetector, may_spill
+from elf.platforms import lends_system_memory
+from elf.spilling import CardMemory, SpillDetector
 from elf.stepping.static import form_of
 
 MOST = 512
@@ -107,7 +108,7 @@ class SpillWatch:
 
 def spill_watch(device: torch.device) -> SpillWatch | None:
     """Return the watch of a device; None where no driver lends it system memory."""
-    if device.type != "cuda" or not may_spill():
+    if device.type != "cuda" or not lends_system_memory():
         return None
     return SpillWatch(card_memory(device), Laps())
 

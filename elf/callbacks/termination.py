@@ -8,13 +8,10 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from elf.platforms import ending_signals, let_end
 from elf.processes import gather, place
 
-SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1")  # the last is SLURM's before a job's time is up
-    if hasattr(signal, name)
-)
+SIGNALS = ending_signals()
 
 
 class Termination:
@@ -41,8 +38,7 @@ class Termination:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self._received is not None:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            let_end(number)
         self._received = number
         # not print: the signal may have come while something was being printed
         os.write(

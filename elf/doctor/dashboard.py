@@ -7,11 +7,11 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from elf.doctor.finding import Finding, broken, first_line, good, note
 from elf.doctor.needs import Needs
+from elf.platforms import netrc_file
 
 WANDB = "https://api.wandb.ai"
 SECONDS = 5.0
@@ -32,7 +32,7 @@ def account_key(environment: Mapping[str, str]) -> str | None:
     """Return the key of the account that is set up; it is never shown."""
     if key := environment.get("WANDB_API_KEY"):
         return key
-    path = Path(environment.get("NETRC", "~/.netrc")).expanduser()
+    path = netrc_file(environment)
     host = urlsplit(environment.get("WANDB_BASE_URL") or WANDB).hostname or ""
     try:
         entry = netrc.netrc(path).authenticators(host)

@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from elf.doctor.finding import Finding, broken, first_line, good, note
 from elf.doctor.needs import Needs
 from elf.nvidia import OLDEST, Driver, ask_driver
+from elf.platforms import triton_package, unset
 
 GIB = 1 << 30
 FREE = 0.75
@@ -82,7 +82,7 @@ def judge_gpus(
         return _judge_found(gpus, needs, facts)
     hidden = environment.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None and not hidden.replace("-1", "").strip():
-        said, do = f"hidden by CUDA_VISIBLE_DEVICES={hidden!r}", "unset CUDA_VISIBLE_DEVICES"
+        said, do = f"hidden by CUDA_VISIBLE_DEVICES={hidden!r}", unset("CUDA_VISIBLE_DEVICES")
     elif driver.error and driver.version is None:
         said = f"the driver does not work: {first_line(driver.error)}"
         return broken("gpu", said, "start the machine anew, or install the driver again", **facts)
@@ -180,16 +180,17 @@ def judge_kernels(works: bool, reason: str, triton: bool, compiler: str | None) 
         return good("kernels", "Triton compiles them", **facts)
     slower = "without them a training takes longer, and comes to the same"
     if not triton:
-        return note("kernels", f"triton is not installed; {slower}", _install_triton(), **facts)
+        return note(
+            "kernels",
+            f"triton is not installed; {slower}",
+            f"pip install {triton_package()}",
+            **facts,
+        )
     if compiler is None:
         do = "install a C compiler (apt install gcc)"
         return note("kernels", f"Triton finds no C compiler; {slower}", do, **facts)
     do = "pip install --force-reinstall torch, which brings the triton that fits it"
     return broken("kernels", f"{reason}; {slower}", do, **facts)
-
-
-def _install_triton(system: str = sys.platform) -> str:
-    return f"pip install {'triton-windows' if system == 'win32' else 'triton'}"
 
 
 def _try_kernels() -> tuple[bool, str, bool, str | None]:

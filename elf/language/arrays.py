@@ -1,12 +1,13 @@
 """Flat arrays in .npy files: written piece by piece, checked by a hash, mapped into memory."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from elf.platforms import sync_file
 
 Array = npt.NDArray[Any]
 _TYPES = ("|b1", "<u2", "<u4", "<u8", "<i8")  # a file could name one that holds pointers
@@ -53,7 +54,7 @@ class ArrayWriter:
             file.seek(0)
             file.write(header(self.dtype, self.count))
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
 
     def abandon(self) -> None:
         """Close the file without a head: it is no array."""

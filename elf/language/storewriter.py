@@ -1,7 +1,6 @@
 """Writes what a :class:`elf.language.store.TokenStore` reads: all of it, or nothing."""
 
 import hashlib
-import os
 import shutil
 from array import array
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from elf.checked import VERSION, canonical, write_checked
-from elf.files import sync_folder
 from elf.language.arrays import ArrayWriter
 from elf.language.documents import Document
 from elf.language.store import FORMAT, META, NEW, index_hash, sweep
 from elf.language.textsummary import LeftOut, TextSummary
+from elf.platforms import move_over, sync_folder
 from elf.splitting import held_out_words
 
 
@@ -113,7 +112,7 @@ class StoreWriter:
         meta["folder"] = hashlib.sha256(canonical(meta)).hexdigest()[:16]
         final = self._folder / str(meta["folder"])
         shutil.rmtree(final, ignore_errors=True)  # there only if it was found damaged
-        os.replace(self._new, final)
+        move_over(self._new, final)
         sync_folder(self._folder)
         write_checked(self._folder / META, meta)
         sweep(self._folder)

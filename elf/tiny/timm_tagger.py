@@ -84,7 +84,7 @@ def build(
             "std": [0.5, 0.5, 0.5],
         },
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     with (folder / "selected_tags.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("tag_id", "name", "category", "count"))

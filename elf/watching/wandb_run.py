@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from elf.files import write_atomic
+from elf.platforms import netrc_file
 
 ID_FILE = "wandb-id.txt"
 STEP = "trainer/global_step"
@@ -136,14 +137,14 @@ def has_account() -> bool:
     """Whether an account is set up: by ``WANDB_API_KEY``, or by ``wandb login``."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    return netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
+    netrc = netrc_file(os.environ)
+    return netrc.is_file() and "api.wandb.ai" in netrc.read_text("utf-8", errors="replace")
 
 
 def run_id(folder: Path, goes_on: bool) -> str:
     """Return the id of a folder's run; a new one, written there, unless the run goes on."""
     path = folder / ID_FILE
-    if goes_on and path.is_file() and (known := path.read_text().strip()):
+    if goes_on and path.is_file() and (known := path.read_text("utf-8").strip()):
         return known
     new = secrets.token_hex(4)  # not from the generators that training draws from
     write_atomic(path, new + "\n")

@@ -189,5 +189,5 @@ def test_events_are_used_again_and_their_number_has_a_limit() -> None:
 
 def test_nothing_is_watched_where_nothing_spills(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spill_watch(torch.device("cpu")) is None
-    monkeypatch.setattr("elf.callbacks.spilling.may_spill", lambda: False)
+    monkeypatch.setattr("elf.callbacks.spilling.lends_system_memory", lambda: False)
     assert spill_watch(torch.device("cuda", 0)) is None

@@ -212,7 +212,7 @@ def test_disk_errors_and_missing_files_are_one_line(prepare, write_rows, monkeyp
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("elf.language.storewriter.os.replace", full)
+    monkeypatch.setattr("elf.language.storewriter.move_over", full)
     with pytest.raises(ElfError, match=r"tokens: could not be written \(No space.*\); make room"):
         prepare(path)
     assert not list((tmp_path / "tokens").glob("[!.]*"))
