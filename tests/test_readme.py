@@ -36,7 +36,9 @@ def test_the_two_commands_stand_in_both_shells() -> None:
 ONLY_IN_BASH = re.compile(r"&&|\\$|\$\(|^export |^[A-Z_]+=\S+ |^\w+=\$|<<", re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/notebooks.md", "docs/text.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/index.md", "docs/notebooks.md", "docs/text.md"]
+)
 def test_what_only_bash_understands_stands_in_powershell_too(page: str) -> None:
     """In the next block, or in the last one for all before it; the same commands of Elf's."""
     text = (ROOT / page).read_text("utf-8")
