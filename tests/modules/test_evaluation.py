@@ -271,10 +271,10 @@ def test_wandb_gets_table_and_pictures_without_an_account(
 def test_two_processes_find_what_one_does(given: Given, tmp_path: Path) -> None:
     more = ("--data.batch_size=2",)
     trainer.test(given(tmp_path / "one", *more))
-    more = (*more, "--trainer.devices=2", "--trainer.strategy=ddp")
     command = given(tmp_path / "two", *more)
     result = subprocess.run(
-        [sys.executable, "-m", "elf", "test", *command],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+         "-m", "elf", "test", *command],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
