@@ -95,6 +95,7 @@ def read_batches(journal: AppendLog) -> list[Batch]:
         ElfError: If a line says anything else, or leads out of the folder, with its number.
     """
     batches: list[Batch] = []
+    root = journal.path.parent.resolve()
     for number, record in enumerate(journal.records, 1):
         if _is_count(record.get("renames")):
             batches.append(Batch(record["renames"]))
@@ -103,7 +104,7 @@ def read_batches(journal: AppendLog) -> list[Batch]:
             batches.append(Batch())
         if record == DONE:
             batches[-1].done = True
-        elif _is_inside(record.get("from")) and _is_inside(record.get("to")):
+        elif all(_is_inside(root, record.get(key)) for key in ("from", "to")):
             batches[-1].moves.append(Move(record["from"], record["to"]))
         else:  # a folder of a stranger may hold a journal
             raise ElfError(
@@ -139,8 +140,10 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_inside(name: object) -> bool:
+def _is_inside(root: Path, name: object) -> bool:
     if not isinstance(name, str) or not name or "\0" in name:
         return False
     path = Path(name)
-    return not path.anchor and ".." not in path.parts
+    if path.anchor or ".." in path.parts:
+        return False
+    return (root / path).parent.resolve().is_relative_to(root)  # a folder in it may be a link

@@ -47,6 +47,16 @@ def test_a_journal_of_anything_else_is_refused_and_nothing_is_touched(root, line
     assert (root / JOURNAL).read_text() == text
 
 
+@pytest.mark.parametrize("command", [rename, undo])
+def test_a_journal_that_leads_out_by_a_link_is_refused(root, command):
+    (root / "link").symlink_to(root.parent, target_is_directory=True)
+    line = {"from": "a.png", "to": "link/moved.png"}
+    (root / JOURNAL).write_text(json.dumps(line) + "\n" + '{"done": true}\n')
+    with pytest.raises(ElfError, match="line 1: no rename of a file in this folder"):
+        command(root)
+    assert names(root.parent) >= {"a.png", "b.png"} and not (root.parent / "moved.png").exists()
+
+
 def test_a_journal_of_an_older_version_is_undone(root):
     name = picture_id((root / "a.png").read_bytes()) + ".png"
     (root / "a.png").rename(root / name)
