@@ -35,7 +35,9 @@ def read_captioned(each: PictureSet, number: int, threads: ThreadPoolExecutor) -
         )
     masks = Masks(each, number)
     if not masks.pictures:
-        raise ElfError(f"data.sets[{number}].pictures: no pictures in {root}")
+        raise ElfError(
+            f"data.sets[{number}].pictures: no pictures in {root}; put some there, or drop the set"
+        )
 
     def look(name: str) -> Source | Dropped:
         path = root / name

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ElfError(f"no checkpoint {path}") from None
+        raise ElfError(f"no checkpoint {path}; `elf fit` writes them into checkpoints/") from None
     except Exception as error:  # torch.load raises anything on damaged files
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        if isinstance(error, pickle.UnpicklingError):  # torch tells of its own versions instead
+            first = "it holds something else than tensors and plain values"
+        elif "PytorchStreamReader" in first:
+            first = "it is cut, or was never written to its end"
         raise ElfError(
             f"{path} is no checkpoint of Elf, or is damaged ({first}); give another checkpoint"
         ) from None

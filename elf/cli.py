@@ -74,6 +74,8 @@ def run(arguments: list[str]) -> None:
         print(__version__)
         return
     if name not in COMMANDS:
+        if name.startswith("-"):
+            raise ElfError(f"{name}: no command before it; name one first, as in `elf fit {name}`")
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean `elf {near[0]}`?" if near else "`elf --help` lists the commands"
         raise ElfError(f"no command {name!r}; {hint}")

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentError
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NoReturn
 
 import yaml
@@ -30,15 +31,37 @@ class CommandParser(ArgumentParser):
         """Parse arguments.
 
         Raises:
-            ElfError: If an option is unknown, missing or of another type.
+            ElfError: If an option is unknown, missing or of another type, or a file no UTF-8.
         """
         arguments, files = resolve_configs(arguments)
         try:
             with refuse_circular(files):
                 return self.parse_args(arguments)
+        except UnicodeDecodeError as error:
+            raise other_encoding(error, files) from None
         except ArgumentError as error:
             known = {action.dest.rsplit(".", 1)[-1] for action in self._actions}
             raise ElfError(explain(str(error), files, known, arguments, broken(files))) from None
+
+
+def other_encoding(error: UnicodeDecodeError, arguments: Iterable[str]) -> ElfError:
+    """Return what is said of a configuration file that is no UTF-8.
+
+    Args:
+        error: That it raised.
+        arguments: Of the command line, files among them.
+    """
+    paths = [Path(argument.rpartition("=")[2]) for argument in arguments]
+    wrong = error.object[error.start : error.end]
+    name = next(
+        (
+            path
+            for path in paths
+            if path.is_file() and path.read_bytes()[error.start : error.end] == wrong
+        ),
+        "a config",
+    )
+    return ElfError(f"{name} is not UTF-8 text, at its byte {error.start + 1}: save it as UTF-8")
 
 
 def broken(files: Iterable[str]) -> list[str]:

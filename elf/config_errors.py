@@ -4,13 +4,16 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import os
 import re
+import sys
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from elf.errors import ElfError
-from elf.kohya import KEYS
+from elf.kohya import KEYS, UNNEEDED
+from elf.resources import shipped
 
 ALLOWED = (
     "elf",
@@ -40,7 +43,10 @@ _EXTRAS = {"bitsandbytes": "elf[8bit]"}
 """What installs a library that Elf does without."""
 _YAML = re.compile(r"Problems parsing config: (.*)", re.DOTALL)
 _NO_MAPPING = re.compile(r"Unexpected config: (.*)", re.DOTALL)
-_NO_FILE = re.compile(r"File does not exist: '([^']+)'")
+_NO_FILE = re.compile(r"(?:File does not exist|Path is not a file): '([^']+)'")
+_NO_VALUE = re.compile(r"argument (?:-\w/)?--([\w.]+): expected (?:one|at least one) argument")
+_NO_CONFIG = re.compile(r'Unable to load config "([^"]*)"')
+_OF_CLASS = re.compile(r"class_path '(?:\w+\.)*(\w+)'")
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$", re.MULTILINE)
 _GIVEN = re.compile(r"Given value: (.*)")
@@ -82,14 +88,23 @@ def explain(
         last = next((part for part in parts if part not in known), parts[-1])
         given = any(part[2:].partition("=")[0].endswith(name) for part in arguments)
         where = "" if given else place_of(last, files)
-        return f"unknown key {key!r}{where}{_kohya(last, key, known) or _nearest(last, known)}"
+        hint = _kohya(last, key, known) or _nearest(last, known) or _shown(known)
+        return f"unknown key {key!r}{where}{hint}"
+    if match := _NO_VALUE.search(message):
+        return f"--{match[1]} has no value: give one, as in --{match[1]} VALUE"
     if match := _ALONE.search(message):
+        word = match[1].split()[0]
+        before = dict(zip(arguments[1:], arguments, strict=False)).get(word, "")
+        if word.lower() in ("true", "false", "yes", "no") and before.startswith("--"):
+            return f"{before} takes no value: leave {word!r} out, or leave out both"
         alone = f"{match[1][:80]!r} stands alone: name the key that it is for, as in --KEY VALUE"
         quoted = "; a pattern of files needs quotes, as in --ckpt_path '*.ckpt'"
         return alone + quoted * match[1].endswith(".ckpt")
     if match := _REQUIRED.search(message):
-        key = ".".join([*keys, match[1]])
-        return missing(key)
+        if "trainer.callbacks" in keys:
+            owner = (_OF_CLASS.findall(message) or ["the callback"])[-1]
+            return f"trainer.callbacks: {owner} needs {match[1]!r}; give it among its init_args"
+        return missing(".".join([*keys, match[1]]))
     if match := _DENIED.search(message):
         if match[1].startswith(_UNSAID) and not place_of(match[1], files):
             key = ".".join(keys)
@@ -102,28 +117,40 @@ def explain(
         key, library = ".".join(keys), match[1]
         where = place_of(match[2], files)
         if library is None:
-            return f"{key}: no class {match[2]!r}{where}{_nearest(match[2], known)}"
+            module, _, last = match[2].rpartition(".")
+            there = {f"{module}.{name}" for name in dir(sys.modules.get(module, None))}
+            hint = _nearest(match[2], there) or f"; name one of {module}"
+            return f"{key}: no class {match[2]!r}{where}{hint}"
         package = _EXTRAS.get(library, library)
         return f"{key}: {library} is not installed{where}: pip install '{package}'"
     if match := _NO_CLASS.search(message):
         name = match[1] or match[2]
-        where = place_of(name, files)
+        where = "" if any(name in part for part in arguments) else place_of(name, files)
         if "/" in name:
             return f"{'.'.join(keys)}: expected a mapping (KEY: VALUE), got {name!r}{where}"
         hint = _nearest(name, known)
-        if not hint and "." not in name:
+        if name in known:
+            hint = "; it is of another kind"
+        elif not hint and "." not in name:
             hint = "; name it with its package, as in torch.optim.AdamW"
         return f"{'.'.join(keys)}: no class {name!r} fits there{where}{hint}"
     if match := _YAML.search(message):
         reason = " ".join(match[1].replace('in "<unicode string>", ', "").split())
-        return f"{', '.join(list(broken) or files)} is not valid YAML: {reason}"[:300]
+        way = "indent with blanks, not tabs" if "any token" in reason else "mend it there"
+        return f"{', '.join(list(broken) or files)} is not valid YAML: {reason[:250]}; {way}"
     if match := _NO_MAPPING.search(message):
         text = match[1].strip()
         of_text = [path for path in files if Path(path).read_text(encoding="utf-8").strip() == text]
         where = of_text[0] if of_text else "a config"
         return f"{where}: expected lines of KEY: VALUE, got {text[:40]!r}"
     if match := _NO_FILE.search(message):
-        return f"no config file {match[1]}"
+        return _no_file(match[1], files)
+    if keys and (match := _NO_CONFIG.search(message)):
+        own = [key for number, key in enumerate(keys) if number == 0 or key != keys[number - 1]]
+        key = ".".join(own)
+        if len(parts := key.split(".")) > 1 and parts[-1] == parts[-2]:
+            key = key.rpartition(".")[0]
+        return f"{key}: expected a mapping (KEY: VALUE), got {match[1]!r}{place_of(key, files)}"
     if keys:
         inner = message[[match.end() for match in _KEY.finditer(message)][-1] :]
         names = {part[2:].partition("=")[0].rsplit(".", 1)[-1] for part in arguments}
@@ -170,6 +197,18 @@ def _options(cls: type, seen: set[type]) -> Iterator[str]:
                 yield from _options(inner, seen)
 
 
+def _no_file(path: str, files: list[str]) -> str:
+    """Return what is said of a configuration file that is none, as it was typed."""
+    typed = Path(next((file for file in files if os.path.abspath(file) == path), path))
+    if typed.is_dir():
+        return f"config: {typed} is a folder; name a file in it"
+    folders = (typed.parent, shipped(typed.parent.as_posix()))
+    names = [path.name for folder in folders for path in sorted(folder.glob("*.yaml"))]
+    near = difflib.get_close_matches(typed.name, names, n=1)
+    way = f"did you mean {typed.with_name(near[0])}?" if near else "give one that is there"
+    return f"config: no file {typed}; {way}"
+
+
 def _value_error(key: str, reason: str, files: list[str]) -> str:
     name = key.rsplit(".", 1)[-1]
     wanted, got = [], ""
@@ -180,7 +219,7 @@ def _value_error(key: str, reason: str, files: list[str]) -> str:
         plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", lambda m: m[1] or "", expected)
         if literal := re.fullmatch(r"Literal\[(.*)\]", plain):
             wanted += [value.strip("'\"") for value in literal[1].split(", ")]
-        elif plain != "NoneType":
+        elif plain != "NoneType" and not plain.startswith("path but"):
             wanted.append("list" if plain == "tuple" else plain)
     if not got and (match := _GIVEN.search(reason)):
         got = match[1]
@@ -191,7 +230,10 @@ def _value_error(key: str, reason: str, files: list[str]) -> str:
         wanted, got = [match[1]], match[2] or got
     if not wanted:
         return f"{key}: {' '.join(reason.split())[:200]}{place_of(name, files)}"
-    hint = f"; write [{got}]" if wanted == ["list"] and re.fullmatch(r"[\w./-]+", got) else ""
+    near = difflib.get_close_matches(got, set(wanted) - {"list"}, n=1, cutoff=0.8)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    if not hint and "list" in wanted and re.fullmatch(r"[\w./-]+", got):
+        hint = f"; write [{got}]"
     return f"{key}: expected {' or '.join(wanted)}, got {got[:80]}{place_of(name, files)}{hint}"
 
 
@@ -200,11 +242,18 @@ def _nearest(name: str, known: set[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near and near != [name] else ""
 
 
+def _shown(known: set[str]) -> str:
+    option = "--print_config" if "trainer" in known else "--help"
+    return f"; {option} shows the keys that there are"
+
+
 def _kohya(name: str, key: str, known: set[str]) -> str:
     """Return what a training's key is called in full, or a flag of kohya's scripts here."""
     whole = [path for path in KEYS.values() if path.endswith(f".{name}")]
     if whole and key == name and "trainer" in known:
         return f"; its whole name is {whole[0]!r}"
+    if name in UNNEEDED and "trainer" in known:
+        return f"; kohya's {name} is not needed here: {UNNEEDED[name]}"
     here = KEYS.get(name)
     if here is None or here == key or "trainer" not in known:
         return ""

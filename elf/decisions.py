@@ -61,6 +61,8 @@ def _problem(line: Record) -> str:
     for key, wanted in _WANTED.items():
         if not good[key]:
             return f"`{key}` must be {wanted}"
+    if not _WANTED.keys() & line.keys():
+        return f"decides nothing: it has none of {', '.join(_WANTED)}"
     return ""
 
 
@@ -75,7 +77,7 @@ def add_decisions(folder: str | Path, decisions: Iterable[Record]) -> int:
     lines = list(decisions)
     for line in lines:
         if problem := _problem(line):
-            raise ElfError(f"decision {line}: {problem}")
+            raise ElfError(f"decision {line}: {problem}; nothing was written, mend it")
     if lines:
         with _open_log(Path(folder) / DECISIONS) as log:
             log.append(*lines)

@@ -37,7 +37,10 @@ def explain(module: object, labels: str, cache: str | None, key: str) -> str:
     found = [r for r in read_records(Path(labels) / MANIFEST) if r["id"].startswith(key)]
     if len(found) != 1:
         some = f"{len(found)} pictures have" if found else "no picture has"
-        raise ElfError(f"explain: {some} an id that begins with {key!r} in {labels}/{MANIFEST}")
+        raise ElfError(
+            f"explain: {some} an id that begins with {key!r} in {labels}/{MANIFEST}; "
+            f"{'give more of it' if found else 'the texts beside that are named by their ids'}"
+        )
     (record,) = found
     select, scores, caption = module.recall(cache, record["sha256"])
     if scores is None:

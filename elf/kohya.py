@@ -14,6 +14,7 @@ KEYS = {
     "network_dropout": "model.adapter.dropout",
     "network_weights": "model.adapter.start",
     "network_train_unet_only": "model.adapter.text_targets",
+    "learning_rate": "model.optimizer.init_args.lr",
     "unet_lr": "model.learning_rates.unet",
     "text_encoder_lr": "model.learning_rates.text_encoder",
     "optimizer_type": "model.optimizer",
@@ -48,3 +49,12 @@ KEYS = {
     "seed": "seed_everything",
 }
 """Flag, without its dashes, and the key here."""
+UNNEEDED = {
+    "xformers": "attention is torch's own",
+    "sdpa": "attention is torch's own",
+    "mem_eff_attn": "attention is torch's own",
+    "enable_bucket": "pictures always go into buckets",
+    "cache_latents": "`elf prepare` caches them",
+    "cache_latents_to_disk": "`elf prepare` caches them",
+}
+"""Flags for what is always so, and why."""

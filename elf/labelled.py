@@ -31,6 +31,11 @@ def read_labelled(each: PictureSet, number: int = 0) -> Found:
     """
     pictures, labels = Path(each.pictures or ""), Path(each.labels or "")
     records = read_manifest(labels)
+    if not pictures.is_dir():
+        raise ElfError(
+            f"data.pictures: no folder {pictures}, of which {labels} is; give the folder that was "
+            "labelled there, or in its set"
+        )
     present = LabelledPictures(pictures)
     masks = Masks(each, number)
     owners = {mask: name for name, mask in masks.beside.items()}

@@ -109,7 +109,11 @@ def make_optimizer(
                     group["lr"] = rate
                 groups.append(group)
                 factors.append(scale * (rates.lora_plus if key.endswith("_b") else 1.0))
-    optimizer = factory(groups)
+    try:
+        optimizer = factory(groups)
+    except (TypeError, ValueError) as error:  # torch's, of a rate below 0, betas beyond 1 …
+        reason = " ".join(str(error).split())
+        raise ElfError(f"model.optimizer: {reason}; change it among the init_args") from None
     for made, factor in zip(optimizer.param_groups, factors, strict=True):
         made["lr"] = made["lr"] * factor
     return optimizer

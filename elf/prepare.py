@@ -141,7 +141,7 @@ def _select(
         first = next(drop.path for drop in dropped if drop.reason == reason)
         raise ElfError(
             f"no picture is left to train on: all {len(dropped)} were dropped, {count} of them "
-            f"({first} first) because: {reason}"
+            f"({first} first) because: {reason}; mend that, or name other pictures"
         )
     warn_of_lost_area(settings, [picture.size for picture in chosen])
     unrelated = {p.source.id for p in chosen if sets[p.source.set].unrelated}
@@ -151,7 +151,10 @@ def _select(
         if not sets[p.source.set].regularisation and p.source.id not in unrelated
     ]
     if not learnt:
-        raise ElfError("no picture is left to train on but regularisation or unrelated pictures")
+        raise ElfError(
+            "no picture is left to train on but regularisation or unrelated pictures; add some, or "
+            "see above why others were dropped"
+        )
     key = "sets[{}].trigger" if settings.sets else "trigger"
     _require_triggers(sets, chosen, key)
     held = held_out(learnt, settings.held_out) | unrelated

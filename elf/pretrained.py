@@ -82,7 +82,7 @@ def _from_hub(name: str, what: str, files: Sequence[str], optional: Sequence[str
             return folder
     except HFValidationError:
         raise ElfError(
-            f"{what}: {name!r} is neither a folder nor a hub name (owner/name)"
+            f"{what}: {name!r} is neither a folder nor a hub name; give one, as owner/name"
         ) from None
     except LocalEntryNotFoundError:
         pass
@@ -93,8 +93,8 @@ def _from_hub(name: str, what: str, files: Sequence[str], optional: Sequence[str
         reason = textwrap.shorten(words.split(". ")[0], 120, placeholder=" …")
         if "/" in name and Path(name).parent.is_dir():
             raise ElfError(
-                f"{what}: no folder {name}; nor could a hub model of that name be downloaded "
-                f"({reason})"
+                f"{what}: no folder {name}; give one that is there, for no hub model of that name "
+                f"could be downloaded either ({reason})"
             ) from None
         raise ElfError(
             f"{what}: {name} is not on this machine and could not be downloaded ({reason}); "
@@ -117,7 +117,9 @@ def load(loader: Callable[..., T], folder: Path, what: str, **options: Any) -> T
     except Exception as error:  # the libraries raise anything on values of other kinds
         lines = str(error).strip().splitlines() or [type(error).__name__]
         first = " ".join(lines[: 1 + lines[0].endswith(":")])[:200]
-        raise ElfError(f"{what}: {folder} could not be loaded ({first})") from None
+        raise ElfError(
+            f"{what}: {folder} could not be loaded ({first}); download it again, or name another"
+        ) from None
 
 
 @contextlib.contextmanager

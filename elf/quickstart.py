@@ -11,7 +11,7 @@ from typing import Any, Literal
 from elf import languagequickstart
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
-from elf.files import write_atomic
+from elf.files import explain_disk_errors, write_atomic
 from elf.resources import find
 
 TAG, TRAIN, EVAL = (
@@ -57,12 +57,13 @@ def begin(output: Path) -> Steps:
     """Make the folder of a quickstart.
 
     Raises:
-        ElfError: If it holds one already.
+        ElfError: If it holds one already, or cannot be made.
     """
     if (output / "run" / "checkpoints").exists():
         raise ElfError(f"output: {output} holds a quickstart already; give another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    return Steps(output)
+    with explain_disk_errors(output, "could not be made", "give another --output"):
+        output.mkdir(parents=True, exist_ok=True)
+        return Steps(output)
 
 
 def draw_pictures(folder: Path, count: int = COUNT) -> None:
@@ -82,6 +83,8 @@ def run(output: Path, pictures: Path | None, kind: str, max_steps: int) -> dict[
     Raises:
         ElfError: If the folder holds a quickstart already, or for whatever a step refuses.
     """
+    if pictures is not None and not pictures.is_dir():  # before some seconds of imports
+        raise ElfError(f"pictures: no folder {pictures}; give the folder of your pictures")
     steps = begin(output)
     raw = pictures or output / "pictures"
     if pictures is None:
@@ -212,6 +215,8 @@ def main(arguments: list[str]) -> None:
     """``elf quickstart [--model pictures|language] [--output DIR] [--adapter lora|dora] …``."""
     options = make_parser().read(arguments)
     output = Path(options.output)
+    if options.steps is not None and options.steps < 1:
+        raise ElfError(f"steps: {options.steps} is none; take 1 or more")
     if options.model == "language":
         if options.pictures:
             raise ElfError("pictures: a language model learns of none; leave it out")

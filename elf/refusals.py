@@ -1,11 +1,12 @@
 """What Lightning takes, or fails at in the middle, and Elf refuses before anything is made."""
 
+import difflib
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
 
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from elf.config_errors import place_of
 from elf.errors import ElfError
@@ -27,16 +28,54 @@ def refuse_null_trainer(trainer: Namespace | None, files: Iterable[str]) -> None
         )
 
 
-def refuse_negative_clip(limit: float | None) -> None:
-    """Refuse a limit on gradients that would turn their sign.
+LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "devices": 1,
+    "num_nodes": 1,
+    "max_epochs": -1,
+    "max_steps": -1,
+    "val_check_interval": 1,
+}
+"""The least that a count of the trainer may be; of epochs and steps, -1 is no limit."""
+
+
+def refuse_senseless_values(trainer: Namespace) -> None:
+    """Refuse values of the trainer that Lightning divides by, or answers with no key.
 
     Raises:
-        ElfError: If the limit is below 0, or not a number.
+        ElfError: With the first such key.
     """
-    if limit is not None and not limit >= 0:
+    from lightning.pytorch.accelerators import AcceleratorRegistry
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    for key, least in LEAST.items():
+        value = trainer.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            if key != "devices" or value != -1:  # all that there are
+                raise ElfError(f"trainer.{key} {value} is too small: at least {least}")
+    if isinstance(share := trainer.val_check_interval, float) and not 0 < share <= 1:
+        raise ElfError(
+            f"trainer.val_check_interval {share} is a share of an epoch: above 0 to 1; give a "
+            "whole number for steps"
+        )
+    limit = trainer.gradient_clip_val
+    if limit is not None and not limit >= 0:  # it would turn the gradients' sign
         raise ElfError(
             f"trainer.gradient_clip_val {limit} must be above 0; null or 0 clips nothing"
         )
+    known = {
+        "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
+        "strategy": ["auto", *StrategyRegistry.available_strategies()],
+        "gradient_clip_algorithm": ["norm", "value"],
+        "profiler": ["simple", "advanced", "pytorch", "xla"],
+    }
+    for key, names in known.items():
+        value = trainer.get(key)
+        if isinstance(value, str) and value.lower() not in names:
+            near = difflib.get_close_matches(value, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+            raise ElfError(f"trainer.{key}: no {value!r}; {hint}")
 
 
 def refuse_half_precision_on_cpu(precision: str, accelerator: str) -> None:
@@ -52,6 +91,29 @@ def refuse_half_precision_on_cpu(precision: str, accelerator: str) -> None:
         raise ElfError(
             f"trainer.precision: {precision!r} needs a GPU and there is none in use; "
             "on a CPU take --trainer.precision 32-true"
+        )
+
+
+STEPS = {
+    "fit": ("training_step", "trains", "configs/train"),
+    "validate": ("validation_step", "has a validation loss", "the run's config.yaml"),
+    "test": ("test_step", "evaluates", "configs/eval"),
+    "predict": ("predict_step", "labels or answers", "configs/tag or configs/predict"),
+}
+"""What a command calls of a model, what such a model does, and where configs of it are."""
+
+
+def refuse_other_model(command: str, model: LightningModule) -> None:
+    """Refuse a config of another command.
+
+    Raises:
+        ElfError: If the model has no step of this one.
+    """
+    step, does, configs = STEPS[command]
+    if getattr(type(model), step) is getattr(LightningModule, step, None):
+        raise ElfError(
+            f"model.class_path: {type(model).__name__} is not for `elf {command}`, which takes a "
+            f"model that {does}; is it another command's config? take one of {configs}"
         )
 
 

@@ -121,7 +121,9 @@ class _Remote:
         try:
             self._files, self._root = url_to_fs(self.where, **_options(self.where))
         except (ValueError, ImportError) as error:
-            raise ElfError(f"data.shards {where}: {_brief(error)}") from None
+            raise ElfError(
+                f"data.shards {where}: {_brief(error)}; name one that fsspec reads"
+            ) from None
 
     def read(self, name: str) -> bytes:
         """Return a small file's bytes."""

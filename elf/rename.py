@@ -180,7 +180,7 @@ def undo(root: Path) -> tuple[int, dict[str, str]]:
         ElfError: If nothing was renamed there, if another process renames, or the disk refuses.
     """
     if not (root / JOURNAL).exists():
-        raise ElfError(f"root: nothing to undo, {root / JOURNAL} does not exist")
+        raise ElfError(f"root: nothing to undo, {root / JOURNAL} does not exist; is it the folder?")
     count, left, kept = 0, {}, []
     gone: dict[str, str] = {}  # of files that were taken away, by an earlier name: the last one
     with open_journal(root) as journal:

@@ -69,8 +69,10 @@ def find_tars(patterns: str | list[str], number: int) -> list[Path]:
         paths = [path for path in paths if Path(path).is_file()]
         if not paths:
             is_folder = Path(pattern).is_dir()
-            hint = f"; for all tars of that folder give {pattern}/*.tar" if is_folder else ""
-            raise ElfError(f"data.sets[{number}].tars: no file fits {pattern!r}{hint}")
+            hint = (
+                f"for all tars of that folder give {pattern}/*.tar" if is_folder else "give others"
+            )
+            raise ElfError(f"data.sets[{number}].tars: no file fits {pattern!r}; {hint}")
         found.update(paths)
     return [Path(path) for path in sorted(found)]
 

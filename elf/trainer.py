@@ -32,7 +32,7 @@ from elf.callbacks import (
     with_watching,
 )
 from elf.checkpoints import AtomicCheckpointIO, last_checkpoint, named_checkpoints
-from elf.command_parser import broken
+from elf.command_parser import broken, other_encoding
 from elf.config_errors import ALLOWED, explain, known_names, missing, refuse_circular
 from elf.datamodules.reading import WORKER_DIED, is_of_dead_worker
 from elf.errors import ElfError
@@ -46,8 +46,9 @@ from elf.preparing import prepare_for
 from elf.quiet import silence_harmless_warnings
 from elf.refusals import (
     refuse_half_precision_on_cpu,
-    refuse_negative_clip,
     refuse_null_trainer,
+    refuse_other_model,
+    refuse_senseless_values,
     refuse_used_folder,
 )
 from elf.resources import resolve_configs
@@ -107,7 +108,10 @@ class ElfCLI(LightningCLI):
 
     def __init__(self, arguments: list[str], run: bool = True, command: str = "prepare") -> None:
         arguments, self.config_files = resolve_configs(arguments)
-        helps = {name: _help_of(name) for name in DOES if name not in ("prepare", "plan")}
+        known = self.subcommands() if run else {}
+        helps = {name: _help_of(name) for name in arguments[:1] if name in known}
+        if run:  # a parser for each of Lightning's commands would take longer than all else
+            self.subcommands = lambda: {name: known[name] for name in helps}  # type: ignore
         super().__init__(
             args=arguments,
             run=run,
@@ -132,7 +136,7 @@ class ElfCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Return Lightning's commands, each with the options that it does not get from there."""
+        """Return Lightning's commands, with the options that they do not get from there."""
         known = LightningCLI.subcommands()
         return known | {"validate": known["validate"] | {"ckpt_path"}}
 
@@ -177,10 +181,9 @@ class ElfCLI(LightningCLI):
             raise ElfError(explain(str(error), files, names, args, broken(files))) from None
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration alone.
+        """Leave the configuration alone; Lightning lets a checkpoint's beat it silently.
 
-        Lightning lets a checkpoint's hyperparameters beat the command line silently; here the
-        module compares them when the checkpoint is loaded and refuses what differs.
+        Here the module compares them when the checkpoint is loaded, and refuses what differs.
         """
 
     def before_instantiate_classes(self) -> None:
@@ -189,7 +192,7 @@ class ElfCLI(LightningCLI):
         with refuse_circular(self.config_files):
             refuse_null_trainer(config.trainer, self.config_files)
             refuse_nulls(config.as_dict(), Trainer, self.config_files)
-        refuse_negative_clip(config.trainer.gradient_clip_val)
+        refuse_senseless_values(config.trainer)
         if self.subcommand is None:
             return  # nothing will run
         if config.get("data") is None:
@@ -223,11 +226,11 @@ class ElfCLI(LightningCLI):
         try:
             if self.subcommand is not None:
                 super().instantiate_classes()
+                refuse_other_model(self.subcommand, self.model)
             else:
                 self.made = made = self.parser.instantiate(self.config)
                 self.model, self.datamodule = made.model, made.data
         except ValueError as error:
-            # jsonargparse wraps what a class's __init__ raised into its own report
             raise _refusal_in(error) or _first_reason(error) from None
 
     def _set_seed(self) -> None:
@@ -284,7 +287,7 @@ class ElfCLI(LightningCLI):
 
 
 def _refusal_in(error: BaseException | None) -> ElfError | None:
-    """Return the ElfError among an exception's causes."""
+    """Return the ElfError among an exception's causes: jsonargparse reports what a class raised."""
     while error is not None and not isinstance(error, ElfError):
         error = error.__cause__ or error.__context__
     return error
@@ -321,11 +324,7 @@ def one_line(arguments: list[str]) -> Iterator[None]:
     except yaml.YAMLError as error:
         raise ElfError(f"not valid YAML: {' '.join(str(error).split())[:200]}") from None
     except UnicodeDecodeError as error:
-        files = [Path(argument.rpartition("=")[2]) for argument in arguments]
-        name = next((path for path in files if path.is_file() and _is_of(path, error)), "a config")
-        raise ElfError(
-            f"{name} is not UTF-8 text, at its byte {error.start + 1}: save it as UTF-8"
-        ) from None
+        raise other_encoding(error, arguments) from None
     except MisconfigurationException as error:
         raise ElfError(f"trainer: {' '.join(str(error).split())}") from None
     except RuntimeError as error:
@@ -343,10 +342,6 @@ def _first_reason(error: ValueError) -> ElfError:
     return ElfError(
         f"config: {reason.removeprefix('  - ')[:200]}; is a value wrong, or missing (null)?"
     )
-
-
-def _is_of(path: Path, error: UnicodeDecodeError) -> bool:
-    return path.read_bytes()[error.start : error.end] == error.object[error.start : error.end]
 
 
 def prepare(arguments: list[str]) -> None:

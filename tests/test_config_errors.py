@@ -28,7 +28,10 @@ def nested(inner: str, key: str = "model") -> str:
             nested("Group 'adapter' does not accept option 'rnk'"),
             "unknown key 'model.adapter.rnk'; did you mean 'rank'?",
         ),
-        ("unrecognized arguments: --zzz=3", "unknown key 'zzz'"),
+        (
+            "unrecognized arguments: --zzz=3",
+            "unknown key 'zzz'; --help shows the keys that there are",
+        ),
         (
             nested("the following arguments are required: base"),
             "'model.base' is required: give it in a config (--config FILE) or as "
@@ -45,7 +48,7 @@ def nested(inner: str, key: str = "model") -> str:
                 "Type Callable expects a function or a callable class: module 'torch.optim' has no "
                 "attribute 'AdamWW'. Got value: Namespace(class_path='torch.optim.AdamWW')"
             ),
-            "model: no class 'torch.optim.AdamWW'",
+            "model: no class 'torch.optim.AdamWW'; did you mean 'torch.optim.AdamW'?",
         ),
         (
             nested(
@@ -62,7 +65,31 @@ def nested(inner: str, key: str = "model") -> str:
             nested("Parser key \"adapter.rank\":\n  Expected a <class 'int'>. Got value: big"),
             "model.adapter.rank: expected int, got big",
         ),
-        ("Parser key \"config\": File does not exist: '/x/y.yaml'", "no config file /x/y.yaml"),
+        (
+            "Parser key \"config\": File does not exist: '/x/y.yaml'",
+            "config: no file /x/y.yaml; give one that is there",
+        ),
+        (
+            "Parser key \"config\": Path is not a file: '/'",
+            "config: / is a folder; name a file in it",
+        ),
+        (
+            "argument -c/--config: expected one argument",
+            "--config has no value: give one, as in --config VALUE",
+        ),
+        (
+            nested('Parser key "adapter":\n  Unable to load config "lora"', "model"),
+            "model.adapter: expected a mapping (KEY: VALUE), got 'lora'",
+        ),
+        (
+            nested("the following arguments are required: prompts", "trainer.callbacks"),
+            "trainer.callbacks: Module needs 'prompts'; give it among its init_args",
+        ),
+        (
+            'Parser key "rules":\n  Expected a path but {} either not accessible or invalid\n'
+            "  Expected a <class 'list'>. Got value: {}",
+            "rules: expected list, got {}",
+        ),
         ("something\n   else", "something else"),
         ("unrecognized arguments: --dry-run", "unknown key 'dry-run'; did you mean 'dry_run'?"),
         (
@@ -101,7 +128,7 @@ def test_the_line_of_the_key_is_found_and_comments_are_not_it(tmp_path: Path) ->
     path.write_text("# rnk is not here\nmodel:\n  ranks: 3\n  rnk: 4 # rnk\n")
     message = nested("Option 'rnk' is not accepted")
     assert explain(message, ["missing.yaml", str(path)], []) == (
-        f"unknown key 'model.rnk' in {path}, line 4"
+        f"unknown key 'model.rnk' in {path}, line 4; --help shows the keys that there are"
     )
 
 
@@ -136,7 +163,7 @@ def test_of_several_files_the_broken_one_is_named(tmp_path: Path) -> None:
     files = [str(tmp_path / name) for name in ("good.yaml", "bad.yaml", "latin.yaml", "none.yaml")]
     assert broken(files) == [str(bad)]
     message = "Problems parsing config: expected ',' or ']'"
-    line = " is not valid YAML: expected ',' or ']'"
+    line = " is not valid YAML: expected ',' or ']'; mend it there"
     assert explain(message, files[:2], [], [], broken(files)) == f"{bad}{line}"
     assert explain(message, files[:2], []) == f"{good}, {bad}{line}"
 
@@ -184,4 +211,29 @@ def test_a_flag_of_kohyas_scripts_is_answered_by_what_it_is_called_here(
 
 
 def test_a_command_that_trains_nothing_names_no_key_of_a_training() -> None:
-    assert explain("unrecognized arguments: --seed", [], {"root"}) == "unknown key 'seed'"
+    shown = "; --help shows the keys that there are"
+    assert explain("unrecognized arguments: --seed", [], {"root"}) == f"unknown key 'seed'{shown}"
+
+
+def test_a_flag_for_what_is_always_so_is_told_to_be_needless() -> None:
+    line = "unknown key 'xformers'; kohya's xformers is not needed here: attention is torch's own"
+    assert explain("unrecognized arguments: --xformers", [], TRAINING) == line
+
+
+def test_a_switch_that_was_given_a_value() -> None:
+    line = "--undo takes no value: leave 'true' out, or leave out both"
+    message = "unrecognized arguments: true"
+    assert explain(message, [], {"undo"}, ["--undo", "true"]) == line
+
+
+def test_a_config_with_a_slip_in_its_name_is_answered_by_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "sd15-lora.yaml").touch()
+    path = tmp_path / "sd15_lora.yaml"
+    message = f"Parser key \"config\": File does not exist: '{path}'"
+    assert explain(message, [str(path)], []) == (
+        f"config: no file {path}; did you mean {tmp_path / 'sd15-lora.yaml'}?"
+    )
+    (message,) = (f"File does not exist: '{Path.cwd() / 'configs/train/sd15_lora.yaml'}'",)
+    assert explain(message, ["configs/train/sd15_lora.yaml"], []).endswith(
+        "did you mean configs/train/sd15-lora.yaml?"
+    )

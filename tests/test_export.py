@@ -168,7 +168,10 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert f"wrote {output}" in capsys.readouterr().out
     for arguments, message in (
         (["--inptu", "x"], "unknown key 'inptu'; did you mean 'input'?"),
-        (["--input", "nowhere", "--output", "y"], "input: no run folder or checkpoint nowhere"),
+        (
+            ["--input", "nowhere", "--output", "y"],
+            "adapter: no run folder or checkpoint nowhere; give",
+        ),
         (["--output", "y"], "'input' is required"),
     ):
         with pytest.raises(SystemExit):

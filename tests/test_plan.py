@@ -175,7 +175,7 @@ def test_a_run_that_is_there_is_told(
         ("--model.adapter.rnak=8", "rnak"),
         ("--model.adapter.rank=0", "model.adapter.rank"),
         ("--trainer.precision=16-mixed", "trainer.precision: '16-mixed' needs a GPU"),
-        ("--trainer.val_check_interval=-1", "trainer: .*val_check_interval"),
+        ("--trainer.val_check_interval=-1", r"trainer\.val_check_interval -1 is too small: at"),
         ("--trainer.max_steps=-1", "model.schedule.shape cosine: the run has no known length"),
         ("--data.remainder=drop", None),
         ("--data.bucket_step=6", "data.bucket_step 6 is no multiple of 4"),

@@ -58,7 +58,9 @@ def test_a_folder_that_is_not_there_is_no_model_to_download(monkeypatch, tmp_pat
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ElfError, match="base: no folder models/nope; nor could a hub"):
+    with pytest.raises(
+        ElfError, match="base: no folder models/nope; give one that is there, for no hub"
+    ):
         model_folder("models/nope", "base")
 
 

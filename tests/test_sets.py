@@ -409,7 +409,9 @@ def test_a_folder_that_is_missing_or_empty_is_named(world):
     with pytest.raises(ElfError, match=missing):
         world.prepared([PictureSet("none")])
     (world.root / "empty").mkdir()
-    with pytest.raises(ElfError, match=r"^data\.sets\[0\]\.pictures: no pictures in .*empty$"):
+    with pytest.raises(
+        ElfError, match=r"^data\.sets\[0\]\.pictures: no pictures in .*empty; put some"
+    ):
         world.prepared([PictureSet(str(world.root / "empty"))])
 
 

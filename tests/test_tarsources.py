@@ -231,7 +231,9 @@ def test_urls_are_refused_and_no_command_is_run(tmp_path, tars, figures):
 
 
 def test_a_pattern_that_fits_nothing_is_named(tmp_path):
-    with pytest.raises(ElfError, match=r"^data\.sets\[1\]\.tars: no file fits '.*/\*\.tar'$"):
+    with pytest.raises(
+        ElfError, match=r"^data\.sets\[1\]\.tars: no file fits '.*/\*\.tar'; give others$"
+    ):
         read([str(tmp_path / "*.tar")])
     with pytest.raises(ElfError, match=r"; for all tars of that folder give .*/\*\.tar$"):
         read([str(tmp_path)])

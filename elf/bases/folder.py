@@ -118,9 +118,20 @@ def _index_folder(name: str) -> Path:
         files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
         if not files:
             raise
+        if (folder / "config.json").is_file():
+            raise ElfError(
+                f"base model: {folder} is one network ({_architecture(folder)}), no base that "
+                "makes pictures; name a folder with a model_index.json, or train a language model "
+                "with configs/train/language-lora.yaml"
+            ) from None
         raise ElfError(
             f"base model: {folder} has no {INDEX}, but single files; name one of them: {files[0]}"
         ) from None
+
+
+def _architecture(folder: Path) -> str:
+    known = read_json(folder / "config.json")
+    return str((known.get("architectures") or [known.get("_class_name", "unknown")])[0])
 
 
 def _pipeline_class(folder: Path) -> str:

@@ -86,7 +86,10 @@ def apply_file(labels: Path, file: Path) -> tuple[int, int]:
     chosen: dict[str, bool | None] = {}
     for number, line in enumerate(_read_choices(file), 1):
         if problem := _problem(line):
-            raise ElfError(f"{file}, line {number}: {problem}: no choice of a contact sheet")
+            raise ElfError(
+                f"{file}, line {number}: {problem}: no choice of a contact sheet; save it from "
+                "there again, or delete that line"
+            )
         chosen[line["id"]] = line["keep"]
     verdicts = read_verdicts(labels)
     lines = [

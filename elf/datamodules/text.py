@@ -104,7 +104,7 @@ class TextDataModule(LightningDataModule):
         if context is not None and self.settings.length > context:
             raise ElfError(
                 f"data.length: {self.settings.length} tokens are more than the {context} that "
-                f"{base.name} was made for"
+                f"{base.name} was made for; give as many at most"
             )
         window = base.window
         if self.packing and window is not None and self.settings.length > window:

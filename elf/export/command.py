@@ -23,10 +23,11 @@ from elf.export.tensors import DType
 from elf.export.trained import Trained, read_trained
 from elf.export.verifying import verify_kohya, verify_merged
 from elf.export.writing import write_file
-from elf.files import atomic_path
+from elf.files import atomic_path, explain_disk_errors
 
 TARGETS = ("diffusers", "kohya", "comfy", "peft", "merged")
 SHOWN = 5
+WAY = "make room, or name another --output"
 
 
 def make_parser() -> CommandParser:
@@ -61,19 +62,27 @@ def main(arguments: list[str]) -> None:
     trained = read_trained(options.input, options.base)
     targets = _targets(options.target or ("peft" if trained.of_language else "diffusers"))
     if trained.of_language:
-        export_language(trained, targets, options)
+        with explain_disk_errors(options.output, "could not be written", WAY):
+            export_language(trained, targets, options)
         return
     if "kohya" not in targets:
         for name in ("rank", "title", "trigger", "thumbnail", "tag_frequency"):
             if getattr(options, name):
                 raise ElfError(f"{name}: {','.join(targets)} has none; add --target kohya")
-    output, dtype, verify = Path(options.output), options.dtype, options.verify
-    several = len(targets) > 1
-    if several and output.suffix == ".safetensors":
+    output = Path(options.output)
+    if len(targets) > 1 and output.suffix == ".safetensors":
         raise ElfError(f"output: {output} is one file for several targets; name a folder")
     base = options.base or ""
     if not base and {"kohya", "merged"} & set(targets):
         base = base_of_run(options.input)
+    with explain_disk_errors(output, "could not be written", WAY):
+        _write(targets, trained, base, options)
+
+
+def _write(targets: list[str], trained: Trained, base: str, options: Namespace) -> None:
+    """Write a model's adapter that makes pictures, in each form."""
+    output, dtype, verify = Path(options.output), options.dtype, options.verify
+    several = len(targets) > 1
     for target in targets:
         if options.plan and target != "kohya":
             show_plan(target, trained, base, dtype)
@@ -153,7 +162,9 @@ def _extras(options: Namespace) -> tuple[str | None, dict[str, int] | None]:
         return picture, None
     shards = of_run(options.input, "data", "shards")
     if shards is None:
-        raise ElfError(f"tag_frequency: no config.yaml beside {options.input} names data.shards")
+        raise ElfError(
+            f"tag_frequency: no config.yaml beside {options.input} names data.shards; leave it out"
+        )
     return picture, tag_frequency(Path(shards))
 
 

@@ -32,7 +32,10 @@ def find_checkpoint(source: str | Path) -> Path:
     if source.is_dir():
         return last_checkpoint(source)
     if not source.exists():
-        raise ElfError(f"input: no run folder or checkpoint {source}")
+        raise ElfError(
+            f"adapter: no run folder or checkpoint {source}; give what `elf fit` or "
+            "`elf export` wrote"
+        )
     return source
 
 
@@ -134,10 +137,12 @@ def _opened(path: Path) -> Iterator[Any]:
     except ElfError:
         raise
     except FileNotFoundError:
-        raise ElfError(f"adapter: no file {path}") from None
+        raise ElfError(f"adapter: no file {path}; give what `elf export` wrote") from None
     except Exception as error:  # safetensors raises its own untyped error on damaged files
         why = " ".join(str(error).split())[:200]  # it quotes the file, ends of lines included
-        raise ElfError(f"adapter: {path} is no safetensors file ({why})") from None
+        raise ElfError(
+            f"adapter: {path} is no safetensors file ({why}); export or download it again"
+        ) from None
 
 
 def _header(file: Any, key: str, path: Path) -> dict[str, Any]:
@@ -166,7 +171,10 @@ def _read_file(path: Path, base: str | None) -> tuple[AdapterConfig, dict[str, T
 def _read_peft(path: Path, state: dict[str, Tensor]) -> tuple[AdapterConfig, dict[str, Tensor]]:
     """Read what peft's form holds of a language model."""
     if foreign := next((key for key in state if not key.startswith(PEFT_PREFIX)), None):
-        raise ElfError(f"adapter: {path} has {foreign}, which peft would not name so")
+        raise ElfError(
+            f"adapter: {path} has {foreign}, which peft would not name so; give a file "
+            "that peft wrote"
+        )
     tensors = {f"{LANGUAGE_MODEL}.{key.removeprefix(PEFT_PREFIX)}": t for key, t in state.items()}
     file = path.with_name(PEFT_CONFIG)
     try:
@@ -174,7 +182,7 @@ def _read_peft(path: Path, state: dict[str, Tensor]) -> tuple[AdapterConfig, dic
         header = {f"{LANGUAGE_MODEL}.{key}": value for key, value in said.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise ElfError(
-            f"adapter: {file} cannot be read ({type(error).__name__}: {error}); it belongs beside "
-            f"{path.name}"
+            f"adapter: {file} cannot be read ({getattr(error, 'strerror', None) or error}); it "
+            f"belongs beside {path.name}: export both again"
         ) from None
     return read_diffusers(tensors, header, path, PEFT_CONFIG)

@@ -55,7 +55,10 @@ def verify_kohya(
         found.setdefault(name, {})[rest] = tensor.float()
     expected = {namer(layer): layer for layer in layers}
     if odd := sorted(expected.keys() ^ found.keys()):
-        raise ElfError(f"verify: {path} {'lacks' if odd[0] in expected else 'has'} {odd[0]}")
+        raise ElfError(
+            f"verify: {path} {'lacks' if odd[0] in expected else 'has'} {odd[0]}, so it is not "
+            "what was trained, and is not kept; export another checkpoint"
+        )
     worst, worst_name = 0.0, ""
     for layer in layers:
         if layer.magnitude is None:

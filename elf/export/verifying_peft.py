@@ -54,7 +54,10 @@ def verify_peft(
     odd = sorted(expected.keys() ^ named.keys())
     odd += [name for name, key in named.items() if not BOTH <= found[key].keys()]
     if odd:
-        raise ElfError(f"verify: {path} {'lacks' if odd[0] in expected else 'has'} {odd[0]}")
+        raise ElfError(
+            f"verify: {path} {'lacks' if odd[0] in expected else 'has'} {odd[0]}, so it is not "
+            "what was trained, and is not kept; export another checkpoint"
+        )
     worst: Worst = (0.0, "")
     for name, layer in expected.items():
         own = found[named[name]]

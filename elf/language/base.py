@@ -46,17 +46,22 @@ class LanguageBase:
                 raise ElfError(f"{WHAT}: {name} needs gguf: pip install 'elf[gguf]'")
             self.where, self.gguf = path.parent, path.name
         else:
+            if is_local(find(name)):  # its folder has no config.json, which would be missed first
+                self._refuse_pictures(expanded(find(name)))
             self.where = model_folder(name, WHAT, CONFIGS, BESIDE)
+            self._refuse_pictures(self.where)
         self._refuse_others()
 
-    def _refuse_others(self) -> None:
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-        if (self.where / "model_index.json").is_file() and self.gguf is None:
+    def _refuse_pictures(self, folder: Path) -> None:
+        if (folder / "model_index.json").is_file():
             raise ElfError(
                 f"{WHAT}: {self.name} makes pictures; train it with DiffusionModule, or name a "
                 "language model"
             )
+
+    def _refuse_others(self) -> None:
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
         if self.kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise ElfError(
                 f"{WHAT}: {self.name} is of the kind {self.kind}, which is no causal language "

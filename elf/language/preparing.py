@@ -75,8 +75,8 @@ def prepare_tokens(
                     raise ElfError(f"{path} was changed while it was read: run the command again")
             if not writer.documents:
                 reason = max(counts.left_out.all(), key=lambda each: each.count, default=None)
-                why = f": {reason.reason} ({reason.first} first)" if reason else ""
-                raise ElfError(f"no row of {paths[0]} is left to train on{why}")
+                why = f": {reason.reason} ({reason.first} first)" if reason else ": it is empty"
+                raise ElfError(f"no row of {paths[0]} is left to train on{why}; give others")
             summary = writer.summary(
                 settings.held_out,
                 rows=counts.rows,

@@ -38,4 +38,7 @@ def read_template(path: str | None) -> str | None:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ElfError(f"data.chat_template: {path} cannot be read ({error})") from None
+        reason = getattr(error, "strerror", None) or "no UTF-8"
+        raise ElfError(
+            f"data.chat_template: {path} cannot be read ({reason}); give a file, or leave it out"
+        ) from None

@@ -54,7 +54,10 @@ def find(folder: Path, triggers: Mapping[str, str], base: Base) -> tuple[list[Se
         for name, trained in found.items()
     ]
     if odd := sorted(triggers.keys() - {each.name for each in served}):
-        raise ElfError(f"triggers: there is no adapter {odd[0]!r} in {folder} that can be served")
+        raise ElfError(
+            f"triggers: there is no adapter {odd[0]!r} in {folder} that can be served; "
+            "name one by its file or run"
+        )
     return served, refused
 
 
@@ -72,7 +75,7 @@ def read_all(folder: Path, read: Callable[[Path], Trained]) -> tuple[dict[str, T
         ElfError: If there is no such folder.
     """
     if not folder.is_dir():
-        raise ElfError(f"adapters: no folder {folder}")
+        raise ElfError(f"adapters: no folder {folder}; give one of adapters, or of runs")
     served, refused = dict[str, Trained](), list[str]()
     for path in sorted(folder.iterdir()):
         if not path.resolve().is_relative_to(folder.resolve()) or not _may_be_one(path):

@@ -1,8 +1,11 @@
 """``elf serve``: the page and its API, safe as they start: for this machine, or behind a word."""
 
 import atexit
+import errno
 import importlib
 import ipaddress
+import os
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -136,7 +139,7 @@ def allowed(options: Any) -> tuple[str, str] | None:
     """Return who may ask; None is everybody on this machine.
 
     Raises:
-        ElfError: If others could, too, or requests could not wait.
+        ElfError: If others could, too, or requests could not wait, or nothing can listen there.
     """
     auth = _auth(options.auth)
     if auth is None and not is_loopback(options.host):
@@ -146,7 +149,35 @@ def allowed(options: Any) -> tuple[str, str] | None:
         )
     if options.queue < 1:
         raise ElfError(f"queue: {options.queue} is none; take 1 or more")
+    check_place(options.host, options.port)
     return auth
+
+
+def check_place(host: str, port: int) -> None:
+    """Check that the page can listen there, before the base is loaded.
+
+    Raises:
+        ElfError: If it cannot.
+    """
+    if not 0 <= port <= 65535:
+        raise ElfError(f"port: {port} is not between 0 and 65535; 0 takes any")
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[
+            0
+        ]
+        with socket.socket(family, kind, protocol) as probe:
+            if os.name != "nt":  # where it means something else
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ElfError(
+                f"port: {port} is in use, perhaps by another page; close that, or give another port"
+            ) from None
+        raise ElfError(
+            f"host: nothing can listen at {host} ({error.strerror or error}); give an address of "
+            "this machine, as 127.0.0.1"
+        ) from None
 
 
 def tell(device: torch.device, served: list[str], refused: list[str]) -> None:
@@ -227,7 +258,7 @@ def _auth(given: str | None) -> tuple[str, str] | None:
         return None
     user, colon, password = given.partition(":")
     if not (user and colon and password):
-        raise ElfError("auth: not of the form user:password")
+        raise ElfError("auth: not of the form user:password; give both")
     return user, password
 
 

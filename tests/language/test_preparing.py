@@ -182,7 +182,9 @@ def test_what_cannot_be_trained_on_is_refused_and_the_old_stays(
         forged: r"forged.jsonl:2: the user's words hold the control token '<\|im_end\|>'",
         long: r"no row of .*long.jsonl is left to train on: no answer ends within 64 tokens "
         r"\(.*long.jsonl:1 first\)",
-        write_rows(name="empty.jsonl"): r"no row of .*empty.jsonl is left to train on$",
+        write_rows(
+            name="empty.jsonl"
+        ): r"no row of .*empty.jsonl is left to train on: it is empty; give others$",
         write_rows(b"{", name="torn.jsonl"): "torn.jsonl:1: not JSON",
     }.items():
         with pytest.raises(ElfError, match=message):

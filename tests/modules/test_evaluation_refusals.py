@@ -111,7 +111,7 @@ def test_an_adapter_of_another_base_is_refused(
         ("--model.strengths=[1, 1.00000001]", "two are so alike that their pictures would share"),
         ("--model.strengths=[0]", "model.strengths: 0 is none; 1 is the adapter as it was trained"),
         ("--model.models.dyno=x", "unknown key 'model.models.dyno'; did you mean 'dino'?"),
-        ("--model.adapter=nowhere", "input: no run folder or checkpoint nowhere"),
+        ("--model.adapter=nowhere", "adapter: no run folder or checkpoint nowhere; give"),
         ("--model.concept=elf", "model.concept: 'elf' is no tag of the tagger"),
         ("--data.shards=nowhere", "nowhere/prepared.json is missing: run `elf prepare"),
     ],
