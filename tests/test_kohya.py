@@ -26,7 +26,7 @@ def test_each_key_is_one_of_a_training(capsys: pytest.CaptureFixture[str]) -> No
     printed = yaml.safe_load(capsys.readouterr().out)
     for key in KEYS.values():
         value = printed
-        for part in key.split("."):
+        for part in key.replace("init_args.", "").split("."):
             value = value.get("init_args", value)
             assert part in value, key
             value = value[part]
