@@ -29,7 +29,7 @@ NAVIGATION = {
         "configuration-data",
         "configuration-callbacks",
     ],
-    "How good it is": ["comparison", "results", "faults", "models"],
+    "How good it is": ["comparison", "results", "faults", "fuzzing", "models"],
     "Taking part": ["contributing", "changelog"],
 }
 """The contents: a new page of docs/ gets its place here. What is not written yet is left out."""
