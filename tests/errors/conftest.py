@@ -277,13 +277,13 @@ def scenes() -> list[Scene]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Let a test that asks for a scene be one for each; of long pages a third is short."""
+    """Let a test that asks for a scene be one for each; of long pages one in six is short."""
     if "scene" not in metafunc.fixturenames:
         return
     found = []
     for path in sorted(CATALOGUE.glob("*.txt")):
         for number, scene in enumerate(read_page(path)):
-            marks = [pytest.mark.slow] * (path.stem not in QUICK and number % 3 > 0)
+            marks = [pytest.mark.slow] * (path.stem not in QUICK and number % 6 > 0)
             found.append(pytest.param(scene, id=f"{scene.page}: {scene.title}", marks=marks))
     metafunc.parametrize("scene", found)
 
@@ -295,9 +295,9 @@ def set_up(
     """Return what makes the working directory a scene's, and returns the command's arguments."""
 
     def begin(scene: Scene) -> list[str]:
-        monkeypatch.chdir(project(tmp_path, scene.there))
         # Lightning logs to the stderr of its import, which an earlier test may have closed
         monkeypatch.setattr(logging, "raiseExceptions", False)
+        monkeypatch.chdir(project(tmp_path, scene.there))
         for step in scene.steps:
             perform(step)
         elf, *arguments = shlex.split(scene.command)
