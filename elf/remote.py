@@ -149,9 +149,10 @@ class _Remote:
                 if at < size:
                     raise EOFError(f"it ends after {at} of {size} bytes")
                 return
-            except FileNotFoundError:
-                raise ElfError(f"{self.where}/{name} is missing: {WHOLE}") from None
-            except Exception as error:  # each file system has its own
+            except Exception as raised:  # each file system has its own
+                error = _reason(raised)
+                if isinstance(error, FileNotFoundError):
+                    raise ElfError(f"{self.where}/{name} is missing: {WHOLE}") from None
                 if self._block and "range requests" in str(error):  # a plain HTTP server
                     self._block = 0
                     continue
@@ -165,6 +166,15 @@ class _Remote:
                     ) from None
             time.sleep(pause)
             pause *= 2
+
+
+def _reason(error: Exception) -> BaseException:
+    """Return why a file was not opened: fsspec calls all that an HTTP server fails at missing."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not type(cause).__module__.startswith("aiohttp"):
+        return error
+    missing = getattr(cause, "status", None) in (404, 410)
+    return error if missing or cause is None else cause
 
 
 def _options(where: str) -> dict[str, Any]:
@@ -250,5 +260,5 @@ def _go_to(file: Any, position: int) -> None:
         position -= skipped
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,8 +1,10 @@
 """Fixtures that many tests share; shapes are checked while the tests run."""
 
+import http.server
 import importlib.util
 import os
 import socket
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -228,6 +230,104 @@ def training(labelled: Path, tiny_models: dict[str, Path]) -> list[str]:
     ]
     trainer.prepare(arguments)
     return arguments
+
+
+class ShardServer(http.server.ThreadingHTTPServer):
+    """Serves a folder; cuts each transfer of a shard off after some bytes, as often as told.
+
+    Or says so often that it is busy, stops in the middle of an answer, or refuses any request;
+    ``after_cut`` is called at each cut. It serves ranges, or does not and tells so only if
+    ``ranges`` is None.
+    """
+
+    daemon_threads = True  # one may still wait for who has gone
+
+    def __init__(self, folder: Path, ranges: bool | None = True, port: int = 0) -> None:
+        self.folder, self.ranges = folder, ranges
+        self.cuts, self.busy, self.stalls, self.refused, self.sent = 0, 0, 0, 0, 0
+        self.cut_at = 900  # bytes of an answer
+        self.cut_of = ""  # how the names of the shards begin that are cut off
+        self.after_cut = lambda: None
+        self.go_on = threading.Event()
+        super().__init__(("127.0.0.1", port), ShardHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}/run"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Go away: whoever connects from now on is refused."""
+        self.go_on.set()
+        self.shutdown()
+        self.server_close()
+
+
+class ShardHandler(http.server.BaseHTTPRequestHandler):
+    server: ShardServer
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.answer(head=True)
+
+    def do_GET(self) -> None:
+        self.answer(head=False)
+
+    def answer(self, head: bool) -> None:
+        if self.server.refused:
+            self.server.refused -= 1
+            self.send_error(502)
+            return
+        path = self.server.folder / self.path.rsplit("/", 1)[-1]
+        if not path.exists():
+            self.send_error(404)
+            return
+        data, asked = path.read_bytes(), self.headers.get("Range")
+        if path.suffix == ".tar" and self.server.busy and not head:
+            self.server.busy -= 1
+            self.send_error(503)
+            return
+        if asked and self.server.ranges:
+            first, last = asked.removeprefix("bytes=").split("-")
+            last = min(int(last or len(data) - 1), len(data) - 1)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+            data = data[int(first) : last + 1]
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        if self.server.ranges is not False:
+            self.send_header("Accept-Ranges", "bytes" if self.server.ranges else "none")
+        self.end_headers()
+        if head:
+            return
+        cut = path.suffix == ".tar" and path.name.startswith(self.server.cut_of)
+        if cut and self.server.cuts:
+            self.server.cuts -= 1
+            data = data[: self.server.cut_at]
+            self.close_connection = True
+            self.server.after_cut()
+        self.server.sent += len(data) if path.suffix == ".tar" else 0
+        if path.suffix == ".tar" and self.server.stalls:
+            self.server.stalls -= 1
+            self.wfile.write(data[: self.server.cut_at])
+            self.wfile.flush()
+            self.server.go_on.wait(60)
+            return
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., ShardServer]]:
+    """Return what serves a folder of shards over HTTP until the test ends, or it is closed."""
+    servers = []
+
+    def start(folder: Path, ranges: bool | None = True, port: int = 0) -> ShardServer:
+        servers.append(ShardServer(folder, ranges, port))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
 
 
 @pytest.fixture(scope="session")

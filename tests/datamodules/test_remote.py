@@ -1,6 +1,5 @@
 """Shards behind a URL: in fsspec's memory, and behind an HTTP server that cuts transfers off."""
 
-import http.server
 import io
 import json
 import shutil
@@ -170,86 +169,13 @@ def test_a_folder_is_its_own_copy(tmp_path):
     assert local_path("s3://a/b", tmp_path) != local_path("s3://a/c", tmp_path)
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder; cuts each transfer of a shard off after some bytes, as often as told.
-
-    Or says so often that it is busy, or stops in the middle of an answer; ``after_cut`` is called
-    after each.
-    """
-
-    daemon_threads = True  # one may still wait for who has gone
-
-    def __init__(self, folder, ranges):
-        self.folder, self.ranges = folder, ranges
-        self.cuts, self.busy, self.stalls, self.sent = 0, 0, 0, 0
-        self.after_cut = lambda: None
-        self.go_on = threading.Event()
-        super().__init__(("127.0.0.1", 0), Handler)
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_HEAD(self):
-        self.answer(head=True)
-
-    def do_GET(self):
-        self.answer(head=False)
-
-    def answer(self, head):
-        path = self.server.folder / self.path.rsplit("/", 1)[-1]
-        if not path.exists():
-            self.send_error(404)
-            return
-        data, asked = path.read_bytes(), self.headers.get("Range")
-        if path.suffix == ".tar" and self.server.busy and not head:
-            self.server.busy -= 1
-            self.send_error(503)
-            return
-        if asked and self.server.ranges:
-            first, last = asked.removeprefix("bytes=").split("-")
-            last = min(int(last or len(data) - 1), len(data) - 1)
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
-            data = data[int(first) : last + 1]
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        if self.server.ranges:
-            self.send_header("Accept-Ranges", "bytes")
-        self.end_headers()
-        if head:
-            return
-        if path.suffix == ".tar" and self.server.cuts:
-            self.server.cuts -= 1
-            data = data[:900]
-            self.close_connection = True
-            self.server.after_cut()
-        self.server.sent += len(data) if path.suffix == ".tar" else 0
-        if path.suffix == ".tar" and self.server.stalls:
-            self.server.stalls -= 1
-            self.wfile.write(data[:900])
-            self.wfile.flush()
-            self.server.go_on.wait(60)
-            return
-        self.wfile.write(data)
-
-
 @pytest.fixture(params=[True, False], ids=["ranges", "no ranges"])
-def server(request, prepared):
-    server = Server(prepared, request.param)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.go_on.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def server(request, prepared, serve):
+    return serve(prepared, request.param)
 
 
 def test_transfers_that_are_cut_off_go_on(server, prepared, tmp_path):
-    url = f"http://127.0.0.1:{server.server_port}/run"
+    url = server.url
     server.cuts = 2
     folder = fetch_shards(url, tmp_path)
     assert server.cuts == 0
@@ -257,7 +183,7 @@ def test_transfers_that_are_cut_off_go_on(server, prepared, tmp_path):
 
 
 def test_a_server_that_always_cuts_off_and_a_later_start(server, prepared, tmp_path):
-    url = f"http://127.0.0.1:{server.server_port}/run"
+    url = server.url
     server.cuts = 1000
     with pytest.raises(
         ElfError, match=r"could not be read in 4 tries \(.*what has arrived is kept"
@@ -268,7 +194,7 @@ def test_a_server_that_always_cuts_off_and_a_later_start(server, prepared, tmp_p
 
 
 def test_a_busy_server_is_asked_again(server, prepared, tmp_path):
-    url = f"http://127.0.0.1:{server.server_port}/run"
+    url = server.url
     server.busy = 3
     assert read_prepared(fetch_shards(url, tmp_path)) == read_prepared(prepared)
     assert server.busy == 0
@@ -277,9 +203,28 @@ def test_a_busy_server_is_asked_again(server, prepared, tmp_path):
         fetch_shards(url, tmp_path / "another")
 
 
+def test_a_server_that_has_gone_away_is_not_taken_for_one_without_the_file(
+    server, prepared, tmp_path
+):
+    server.refused = 3  # whole requests, by a proxy that has lost what is behind it
+    assert read_prepared(fetch_shards(server.url, tmp_path)) == read_prepared(prepared)
+    assert server.refused == 0
+    server.close()
+    with pytest.raises(ElfError, match=rf"^{server.url}/prepared.json could not be read in 4 tri"):
+        fetch_shards(server.url, tmp_path)
+
+
+def test_a_file_that_a_server_does_not_have_is_missing(server, prepared, tmp_path):
+    server.folder = shutil.copytree(prepared, tmp_path / "served")
+    (tar,) = server.folder.glob("latents-*.tar")
+    tar.unlink()
+    with pytest.raises(ElfError, match=rf"^{server.url}/{tar.name} is missing: copy there all"):
+        fetch_shards(server.url, tmp_path / "cache")
+
+
 def test_a_server_that_says_nothing_more_is_asked_again(server, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "STALL", 0.3)
-    url = f"http://127.0.0.1:{server.server_port}/run"
+    url = server.url
     server.stalls = 2
     assert read_prepared(fetch_shards(url, tmp_path)) == read_prepared(prepared)
     assert server.stalls == 0
@@ -294,9 +239,9 @@ def test_a_shard_that_is_replaced_while_it_is_fetched(server, prepared, tmp_path
     (tar,) = folder.glob("latents-*.tar")
     content = tar.read_bytes()
     other = b"x" * (len(content) + length)
-    server.folder, server.cuts = folder, 1
+    server.folder, server.cuts, server.cut_of = folder, 1, tar.name
     server.after_cut = lambda: tar.write_bytes(other)
-    url = f"http://127.0.0.1:{server.server_port}/run"
+    url = server.url
     refused = f"{url}/{tar.name} (is not the shard that was prepared|could not be read in 4 tries)"
     with pytest.raises(ElfError, match=refused):
         fetch_shards(url, tmp_path / "cache")
