@@ -53,9 +53,13 @@ class AdapterCheckpoint(ModelCheckpoint):
         return self._termination.received
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the checkpoints into the run's folder."""
-        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+        """Put the checkpoints into the run's folder; what a kill left half written goes."""
+        folder = Path(trainer.default_root_dir) / "checkpoints"
+        self.dirpath = str(folder)
         super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.is_global_zero:
+            for half in folder.glob(".*.ckpt.*.tmp"):
+                half.unlink(missing_ok=True)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with what was kept, if it is in this run's folder and not in another's."""
