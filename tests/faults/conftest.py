@@ -1,5 +1,6 @@
 """Real commands on disks that fail, and killed: see ``failing_disk.c``."""
 
+import csv
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 HERE = Path(__file__).parent
 
@@ -103,8 +105,6 @@ def writers(tmp_path_factory):
 @pytest.fixture(scope="session")
 def make_run():
     """Return what makes a run of a tiny base in a folder, as if something had been learnt."""
-    import torch
-
     from elf.adapters import AdapterConfig
     from elf.modules import DiffusionModule
 
@@ -121,3 +121,47 @@ def make_run():
         torch.save(content, folder / "checkpoints" / "last.ckpt")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def assert_same_run():
+    """Return what requires a run in parts to have ended as the whole one, after so many steps."""
+    from elf.checkpoints import read_checkpoint
+
+    def check(whole, parts, steps):
+        mine, theirs = (read_checkpoint(run / "checkpoints/last.ckpt") for run in (parts, whole))
+        assert mine["global_step"] == steps
+        for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
+            assert_equal(mine[key], theirs[key], key)
+        for path in (parts / "checkpoints").iterdir():  # fault 3: all loads, nothing half is left
+            assert read_checkpoint(path)["global_step"] <= steps
+        rows = [without_times(run / "metrics.csv") for run in (whole, parts)]
+        assert rows[1] == rows[0]
+
+    return check
+
+
+def assert_equal(mine, theirs, where):
+    """Require the same tensors and values, whatever they are nested in."""
+    if isinstance(theirs, torch.Tensor):
+        assert torch.equal(mine, theirs), where
+    elif isinstance(theirs, dict):
+        assert mine.keys() == theirs.keys(), where
+        for key, value in theirs.items():
+            assert_equal(mine[key], value, f"{where}/{key}")
+    elif isinstance(theirs, list | tuple):
+        assert len(mine) == len(theirs), where
+        for number, value in enumerate(theirs):
+            assert_equal(mine[number], value, f"{where}/{number}")
+    else:
+        assert mine == theirs, where
+
+
+def without_times(path):
+    """Rows of metrics less what depends on the clock; columns stand as they came."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {name: value for name, value in row.items() if not ("second" in name or "time" in name)}
+        for row in rows
+    ]
