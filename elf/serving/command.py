@@ -4,7 +4,6 @@ import atexit
 import errno
 import importlib
 import ipaddress
-import os
 import socket
 import tempfile
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from elf.bases import open_base
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.language.detect import is_language_model
+from elf.platforms import allow_lingering
 from elf.quantized import Kind
 from elf.serving.catalog import find
 from elf.serving.engine import Engine
@@ -166,8 +166,7 @@ def check_place(host: str, port: int) -> None:
             0
         ]
         with socket.socket(family, kind, protocol) as probe:
-            if os.name != "nt":  # where it means something else
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            allow_lingering(probe)
             probe.bind(place)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

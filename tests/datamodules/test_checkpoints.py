@@ -213,17 +213,17 @@ def test_a_signal_before_the_last_step_changes_nothing(kit, make_data, tmp_path)
 
 def test_a_second_signal_ends_at_once(monkeypatch, capfd):
     """By what the system does by default, for which the handler makes way."""
-    killed = []
-    monkeypatch.setattr(os, "kill", lambda *arguments: killed.append(arguments))
+    killed, send = [], signal.raise_signal
+    monkeypatch.setattr(signal, "raise_signal", killed.append)
     before = signal.getsignal(signal.SIGTERM)
     termination = Termination()
     termination.install()
     try:
-        signal.raise_signal(signal.SIGTERM)
+        send(signal.SIGTERM)
         assert killed == []
         assert "stopping after this step, with a checkpoint" in capfd.readouterr().err
-        signal.raise_signal(signal.SIGTERM)
-        assert killed == [(os.getpid(), signal.SIGTERM)]
+        send(signal.SIGTERM)
+        assert killed == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         termination.uninstall()
