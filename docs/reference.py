@@ -10,6 +10,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as AnySequence
+from functools import partial
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -263,7 +264,8 @@ def commands_page() -> str:
 
 def trainer_page() -> str:
     """Return the keys that the commands with a trainer have in common, and each one's own."""
-    parsers = _made(lambda: _Parsers(["fit"]))._subcommand_parsers
+    # a command's arguments make its own parser alone
+    parsers = {n: _made(partial(_Parsers, [n]))._subcommand_parsers[n] for n in TRAINED}
     found = options(parsers["fit"])
     trainer = [each for each in found if each.name.startswith("trainer.")]
     shared = [each for each in found if each.name in SHARED]
