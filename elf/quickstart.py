@@ -43,8 +43,8 @@ class Steps:
         try:
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 yield
-        except BaseException:
-            print(" failed")
+        except BaseException as error:
+            print(" stopped" if isinstance(error, KeyboardInterrupt) else " failed")
             raise
         finally:
             with open(self.log, "a", encoding="utf-8") as file:
@@ -125,7 +125,7 @@ def run(output: Path, pictures: Path | None, kind: str, max_steps: int) -> dict[
         trainer.predict(labelling)
     with steps.step("prepare", "elf prepare: shards, buckets, latents, text states"):
         trainer.prepare(training)
-    with steps.step("fit", f"elf fit: {max_steps} steps of a {KINDS[kind]}, some minutes"):
+    with steps.step("fit", f"elf fit: {max_steps} steps of a {KINDS[kind]}"):
         trainer.fit(training)
     with steps.step("test", "elf test: base against adapter"):
         trainer.test(evaluating)

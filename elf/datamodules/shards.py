@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from elf.captionoptions import NOTHING, CaptionKind, CaptionOptions, TextStates, resolve
 from elf.datamodules.loader import EpochLoader, HeldOutLoader, Treatment
 from elf.datamodules.reading import Batch, CachedExamples
+from elf.edited import notes_of_edits
 from elf.epoch import batches, bucket_counts, id_words, uniform
 from elf.errors import ElfError
 from elf.prepared import REMEDY, Example, Prepared, read_prepared
@@ -200,6 +201,10 @@ class ShardDataModule(LightningDataModule):
         fingerprints = getattr(module, "fingerprints", None)
         if callable(fingerprints):
             refuse_other_models(self.shards, self.prepared, fingerprints())
+        if stage == "fit" and self._world()[1] == 0:
+            sets = self.settings.all_sets(str(self.pictures), str(self.labels))
+            for note in notes_of_edits(self.prepared, sets):
+                print(note)
 
     def train_dataloader(self) -> EpochLoader:
         """Return this rank's training batches.
