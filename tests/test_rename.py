@@ -229,7 +229,7 @@ getattr(rename, sys.argv[3])(Path(sys.argv[1]))
 
 @pytest.mark.fault(2)
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
-@pytest.mark.parametrize("what", ["rename", "undo"])
+@pytest.mark.parametrize("what", ["rename", pytest.param("undo", marks=pytest.mark.slow)])
 def test_killed_at_every_step_the_next_run_completes_it(root, what):
     """Fault 2, and at every instant each picture has exactly one name."""
     before = content(root)

@@ -48,6 +48,7 @@ def metrics(folder: Path) -> dict[str, list[float]]:
     return {key: [float(row[key]) for row in rows if row[key]] for key in rows[0]}
 
 
+@pytest.mark.slow
 @pytest.mark.fault(10)
 def test_two_processes_train_what_one_does(training: list[str], tmp_path: Path) -> None:
     trainer.fit(arguments(training, tmp_path / "one"))

@@ -91,6 +91,7 @@ def test_the_same_evaluation_gives_the_same_figures(given: Given, tmp_path: Path
         assert row["adapter"] == pytest.approx(second[name]["adapter"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_any_seeds_are_shown_as_what_they_are(given: Given, tmp_path: Path) -> None:
     more = ("--data.seeds=[7, 3]", "--model.models={clip: null, tagger: null}")
     trainer.test(given(tmp_path, *more, "--model.concept=null"))
@@ -193,6 +194,7 @@ def test_missing_weights_are_a_row_not_a_crash(given: Given, tmp_path: Path) -> 
     assert "hf download nobody/nothing" in note
 
 
+@pytest.mark.slow
 def test_without_shards_or_models_the_rest_is_measured(given: Given, tmp_path: Path) -> None:
     more = (
         "--model.models={clip: null, tagger: null}",
@@ -224,6 +226,7 @@ def test_one_picture_is_measured_without_intervals(given: Given, tmp_path: Path)
     assert read(tmp_path)["verdict"]["adapters"][0]["strength"] is None
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_figures_table_and_pictures(
     given: Given, run_folder: Path, tmp_path: Path
 ) -> None:
@@ -247,6 +250,7 @@ def test_tensorboard_gets_figures_table_and_pictures(
     assert sheet.width > 2 * 128 and sheet.height > 128  # base and adapter, enlarged
 
 
+@pytest.mark.slow
 def test_wandb_gets_table_and_pictures_without_an_account(
     given: Given, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

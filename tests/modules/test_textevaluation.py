@@ -116,6 +116,7 @@ def test_what_is_there_is_not_made_again(
     assert len(loaded) == 3 and (tmp_path / "metrics.json").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_several_adapters_are_as_if_each_were_alone(
     text_given: Given, language_run: Path, tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_tokens_that_are_gone_are_a_row_not_a_crash(
     )
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_figures_and_answers(
     text_given: Given, language_run: Path, tmp_path: Path
 ) -> None:
@@ -195,6 +197,7 @@ def test_tensorboard_gets_figures_and_answers(
     assert {"evaluation/text_summary", "answers/text_summary"} <= set(found.Tags()["tensors"])
 
 
+@pytest.mark.slow
 def test_wandb_gets_figures_and_answers_without_an_account(
     text_given: Given, language_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
