@@ -26,7 +26,7 @@ IMPORTED_AS = {
 INDIRECT = {"tensorboard", "open-clip-torch", "schedulefree", "prodigyopt"}
 WITH_GRADIO = {"starlette"}
 WITH_TRANSFORMERS = {"tokenizers"}  # what its tokenizers are made of
-WITH_LIGHTNING = {"packaging"}  # what it compares versions with
+WITH_LIGHTNING = {"packaging", "aiohttp"}  # what it compares versions with; of fsspec[http]
 WITH_TORCH = {"triton"}  # where torch is built for CUDA; Elf does without it elsewhere
 
 
