@@ -221,6 +221,7 @@ class Own(Callback):
         log_figures(trainer, {"own/figure": trainer.global_step}, trainer.global_step - 1)
 
 
+@pytest.mark.slow
 def test_rows_that_come_late_are_those_that_come_at_once(
     training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def test_without_memory_the_preview_is_left_out_and_training_goes_on(
     assert {layer.scaling[NAME] for layer in adapters.layers(cli.model)} == {1.0}
 
 
+@pytest.mark.slow
 def test_the_graphs_memory_is_given_up_before_a_preview_is(
     training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +167,7 @@ def test_text_encoders_are_on_the_device_only_to_encode(
     assert seen[-6:] == encoded + drawn
 
 
+@pytest.mark.slow
 def test_prompts_are_encoded_before_the_first_step_of_a_run_that_goes_on(
     training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +232,7 @@ def test_a_signal_ends_a_preview_and_the_run_that_goes_on_draws_it(
     assert pictures[0] == pictures[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_shows_no_picture_twice(training: list[str], tmp_path: Path) -> None:
     callbacks = f"{samples()}, {CHECKPOINT}"
     more = ("--logger=tensorboard", "--trainer.log_every_n_steps=1")

@@ -110,7 +110,7 @@ def check_stops(kit, make_data, folder, accumulation, batches, number):
 
 
 @pytest.mark.fault(9)
-@pytest.mark.parametrize("accumulation", [1, 2, 3])
+@pytest.mark.parametrize("accumulation", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_checkpoint_is_of_an_optimizer_step_and_exact(kit, make_data, tmp_path, accumulation):
     """Those at the end of an epoch too, with a validation near it."""
     shards = kit.write_prepared_folder(tmp_path / "shards", ((64, 64, 13),))  # 5 batches an epoch

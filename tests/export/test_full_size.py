@@ -33,6 +33,8 @@ from elf.export.peft_form import export_peft
 from elf.export.trained import Layer, Trained, read_trained
 from elf.tiny.singlefile import original
 
+pytestmark = pytest.mark.slow
+
 ALL, TEXT = "attention+feedforward+convolutions", "attention+feedforward"
 CONFIGS_OF: dict[str, AdapterConfig] = {
     "lora": AdapterConfig(rank=1, alpha=2, targets=ALL, text_targets=TEXT),

@@ -58,7 +58,7 @@ def assert_merged(made: Any, base: Path, merged: Path, rounding: float) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_a_folder_is_one_again(family: str, name: str, run: Make, tmp_path: Path) -> None:
     made = run(family, CONFIGS[name])
     output = write_merged(read_trained(made.folder), str(made.base), tmp_path / "m", "float32")

@@ -40,7 +40,8 @@ def pixels(pictures: list[Any]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_diffusers_draws_the_trained_pictures(
     family: str, name: str, run: Make, tmp_path: Path
 ) -> None:
