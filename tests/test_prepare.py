@@ -546,7 +546,7 @@ def test_nothing_left_is_an_error_with_the_commonest_reason(tmp_path, encoder):
         (tmp_path / "raw" / name).unlink()
     message = (
         r"^no picture is left to train on: all 3 were dropped, 2 of them \([bc]\.png first\) "
-        r"because: unreadable \(No such file or directory\)$"
+        r"because: unreadable \(No such file or directory\); mend that, or name other pictures$"
     )
     with pytest.raises(ElfError, match=message):
         project.prepare(encoder)
