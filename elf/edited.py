@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from elf.captionoptions import CaptionKind
 from elf.errors import ElfError
-from elf.labelled import CaptionKind, labelled_caption, read_manifest
+from elf.labelled import labelled_caption, read_manifest
 from elf.manifest import MANIFEST
 from elf.prepared import REMEDY, Prepared
 from elf.sets import PictureSet

@@ -5,17 +5,14 @@ listens on all addresses inside a container, so that the address is always given
 """
 
 import contextlib
-import errno
 import os
-import socket
 from pathlib import Path
 from typing import Any, Literal
 
+from elf import listening
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
-from elf.platforms import allow_lingering
-
-LOOPBACK = "127.0.0.1"
+from elf.listening import LOOPBACK
 
 
 def fiftyone() -> Any:
@@ -67,21 +64,7 @@ def check_place(address: str, port: int) -> None:
     Raises:
         ElfError: If it cannot.
     """
-    if not 1 <= port <= 65535:
-        raise ElfError(f"port: {port} is not between 1 and 65535")
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            allow_lingering(probe)
-            probe.bind((address, port))
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ElfError(
-                f"port: {port} is in use, perhaps by another App; close that, or give another port"
-            ) from None
-        raise ElfError(
-            f"address: the App cannot listen at {address}:{port} ({error.strerror or error}); give "
-            f"an IPv4 address of this machine, as {LOOPBACK}"
-        ) from None
+    listening.check_place("address", address, port, "App", only_ipv4=True)
 
 
 def load_own(command: str, name: str, labels: Path) -> Any:

@@ -111,7 +111,7 @@ class ElfCLI(LightningCLI):
         known = self.subcommands() if run else {}
         helps = {name: _help_of(name) for name in arguments[:1] if name in known}
         if run:  # a parser for each of Lightning's commands would take longer than all else
-            self.subcommands = lambda: {name: known[name] for name in helps}  # type: ignore
+            self.subcommands = lambda: {name: known[name] for name in helps}  # type: ignore[method-assign]
         super().__init__(
             args=arguments,
             run=run,

@@ -49,8 +49,7 @@ class Lines:
         if self._width is None:
             return [text]
         room = max(20, self._width - self._column - 2)
-        options = {"break_long_words": False, "break_on_hyphens": False}
-        return textwrap.wrap(text, room, **options) or [""]  # type: ignore[arg-type]
+        return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def shown(name: str) -> str:

@@ -111,8 +111,9 @@ def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     both = dict(first)
     for key, value in second.items():
         old = both.get(key)
-        together = isinstance(old, dict) and isinstance(value, dict)
-        both[key] = _merged(old, value) if together else value  # type: ignore[arg-type]
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _merged(old, value)
+        both[key] = value
     return both
 
 

@@ -35,7 +35,7 @@ def check(needs: Needs) -> list[Finding]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
-    reason = first_line(caught[-1].message.args[0]) if caught else ""  # type: ignore[union-attr]
+    reason = first_line(str(caught[-1].message)) if caught else ""
     gpus = [_try_gpu(index) for index in range(torch.cuda.device_count())] if available else []
     mps = torch.backends.mps.is_available()
     driver = ask_driver()

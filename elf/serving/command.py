@@ -1,10 +1,8 @@
 """``elf serve``: the page and its API, safe as they start: for this machine, or behind a word."""
 
 import atexit
-import errno
 import importlib
 import ipaddress
-import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,7 @@ from elf.bases import open_base
 from elf.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.language.detect import is_language_model
-from elf.platforms import allow_lingering
+from elf.listening import check_place
 from elf.quantized import Kind
 from elf.serving.catalog import find
 from elf.serving.engine import Engine
@@ -149,34 +147,8 @@ def allowed(options: Any) -> tuple[str, str] | None:
         )
     if options.queue < 1:
         raise ElfError(f"queue: {options.queue} is none; take 1 or more")
-    check_place(options.host, options.port)
+    check_place("host", options.host, options.port, "page", any_port=True)
     return auth
-
-
-def check_place(host: str, port: int) -> None:
-    """Check that the page can listen there, before the base is loaded.
-
-    Raises:
-        ElfError: If it cannot.
-    """
-    if not 0 <= port <= 65535:
-        raise ElfError(f"port: {port} is not between 0 and 65535; 0 takes any")
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[
-            0
-        ]
-        with socket.socket(family, kind, protocol) as probe:
-            allow_lingering(probe)
-            probe.bind(place)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ElfError(
-                f"port: {port} is in use, perhaps by another page; close that, or give another port"
-            ) from None
-        raise ElfError(
-            f"host: nothing can listen at {host} ({error.strerror or error}); give an address of "
-            "this machine, as 127.0.0.1"
-        ) from None
 
 
 def tell(device: torch.device, served: list[str], refused: list[str]) -> None:

@@ -14,7 +14,7 @@ from elf.callbacks import BestCheckpoint
 from elf.checkpoints import read_checkpoint
 from elf.datamodules import TextDataModule
 from elf.errors import ElfError
-from elf.serving.command import check_place
+from elf.listening import check_place
 
 
 def refusal(call: Callable[[], Any]) -> str:
@@ -52,6 +52,6 @@ def test_rows_for_what_makes_pictures() -> None:
 def test_a_port_that_another_page_has() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert refusal(lambda: check_place("127.0.0.1", port)) == (
+        assert refusal(lambda: check_place("host", "127.0.0.1", port, "page")) == (
             f"port: {port} is in use, perhaps by another page; close that, or give another port"
         )
