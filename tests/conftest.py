@@ -236,8 +236,8 @@ class ShardServer(http.server.ThreadingHTTPServer):
     """Serves a folder; cuts each transfer of a shard off after some bytes, as often as told.
 
     Or says so often that it is busy, stops in the middle of an answer, or refuses any request;
-    ``after_cut`` is called at each cut. It serves ranges, or does not and tells so only if
-    ``ranges`` is None.
+    ``after_cut`` is called when the part is sent, before the connection ends. It serves ranges,
+    or does not and tells so only if ``ranges`` is None.
     """
 
     daemon_threads = True  # one may still wait for who has gone
@@ -300,12 +300,12 @@ class ShardHandler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if head:
             return
-        cut = path.suffix == ".tar" and path.name.startswith(self.server.cut_of)
-        if cut and self.server.cuts:
+        named = path.suffix == ".tar" and path.name.startswith(self.server.cut_of)
+        cut = named and self.server.cuts > 0
+        if cut:
             self.server.cuts -= 1
             data = data[: self.server.cut_at]
             self.close_connection = True
-            self.server.after_cut()
         self.server.sent += len(data) if path.suffix == ".tar" else 0
         if path.suffix == ".tar" and self.server.stalls:
             self.server.stalls -= 1
@@ -314,6 +314,8 @@ class ShardHandler(http.server.BaseHTTPRequestHandler):
             self.server.go_on.wait(60)
             return
         self.wfile.write(data)
+        if cut:
+            self.server.after_cut()
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ def captions(
     (folder / "manifest.jsonl").write_text(json.dumps(record) + "\n")
     if label is not None:
         (folder / f"{KEY}.txt").write_text(label)
+    (folder / "pictures").mkdir()
     found, dropped = read_labelled(
-        PictureSet(str(folder / "none"), labels=str(folder), caption=kind)
+        PictureSet(str(folder / "pictures"), labels=str(folder), caption=kind)
     )
     assert len(found) + len(dropped) == 1
     return [source.caption for source in found]
