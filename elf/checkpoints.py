@@ -117,6 +117,12 @@ def named_checkpoints(given: str | Sequence[str], run_folder: str | Path) -> lis
     return found
 
 
+def give_checkpoint(name: str) -> str:
+    """Return what to give in the place of a name that is no checkpoint: that of a run's folder."""
+    inside = Path(name) / "checkpoints" / "last.ckpt"
+    return f"give {inside}" if inside.is_file() else "give a .ckpt file"
+
+
 def _named(name: str, run_folder: Path) -> Iterator[Path]:
     if name == "last":
         yield last_checkpoint(run_folder)
@@ -134,8 +140,8 @@ def _named(name: str, run_folder: Path) -> Iterator[Path]:
         if not matching:
             what = "file matches" if glob.has_magic(name) else "file"
             raise ElfError(
-                f"ckpt_path: no {what} {name}; give a .ckpt file, a pattern in quotes, `last` or "
-                "`all`"
+                f"ckpt_path: no {what} {name}; {give_checkpoint(name)}, a pattern in quotes, "
+                "`last` or `all`"
             )
         yield from matching
 

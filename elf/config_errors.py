@@ -60,6 +60,8 @@ _UNSAID = ("typing.", "lightning.")
 
 def missing(key: str) -> str:
     """Return what is said of a key that must be given."""
+    if key in ("model", "data"):  # whole blocks
+        return f"{key!r} is required: give a config that has it (--config FILE); see configs"
     return f"{key!r} is required: give it in a config (--config FILE) or as --{key} VALUE"
 
 

@@ -9,11 +9,12 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from elf.command_parser import CommandParser
+from elf.counted import counted
 from elf.curation.contactsheet import THUMBNAILS, write_sheet
 from elf.curation.embeddings import read_embeddings
 from elf.curation.policy import Policy
@@ -30,6 +31,7 @@ from elf.platforms import sync_disks
 
 LOCK = ".curate.lock"
 PROPOSALS = "proposals.jsonl"
+LABELS = "data/labels"
 _REMEDY = "what was measured is kept: mend that, then run the same command again to go on"
 SHOWN = 10
 """Files that are listed at the most, of each kind."""
@@ -53,6 +55,20 @@ class Folders:
     cache: Path
     tagging: Path
 
+    @contextlib.contextmanager
+    def locked(self, *more: Path) -> Iterator[None]:
+        """Hold the cache, and more folders; no other process can scan meanwhile.
+
+        Raises:
+            ElfError: If there is no folder of pictures, before one is made, or another holds one.
+        """
+        if not self.root.is_dir():
+            raise ElfError(f"root: no folder {self.root}; give the folder of the pictures")
+        with contextlib.ExitStack() as stack:
+            for folder in (self.cache, *more):
+                stack.enter_context(FolderLock(folder, LOCK))
+            yield
+
 
 def find_out(folders: Folders, policy: Policy, sheet: bool) -> tuple[Scan, list[Entry]]:
     """Return what is in a folder and what is proposed.
@@ -66,8 +82,6 @@ def find_out(folders: Folders, policy: Policy, sheet: bool) -> tuple[Scan, list[
         ElfError: If there is no picture, if another process does the same, or the disk refuses.
     """
     root = folders.root
-    if not root.is_dir():
-        raise ElfError(f"root: no folder {root}; give the folder of the pictures")
     if sheet and folders.output.resolve().is_relative_to(root.resolve()):
         raise ElfError(
             f"output: {folders.output} lies in {root}, where thumbnails would count as pictures; "
@@ -129,14 +143,17 @@ def report(root: Path, scan: Scan, entries: Sequence[Entry]) -> list[str]:
     flags = ", ".join(f"{flag.replace('_', ' ')} {counts[flag]}" for flag in FLAGS if counts[flag])
     decided = sum(entry.verdict is not None and entry.verdict.by_person for entry in entries)
     drops = sum(entry.proposed_drop for entry in entries)
+    opened = counted(scan.opened, "file was", "files were")
+    alike = counted(len(copies), "copy", "copies")
+    near = counted(sum(groups) - len(groups), "near duplicate")
     by = f", by {scan.embedded} embeddings too" if scan.embedded else ""
     return [
-        f"{len(entries)} pictures in {root}; {scan.opened} files were new or changed",
-        f"{len(copies)} copies: the same bytes, so the same picture to all of Elf",
+        f"{counted(len(entries), 'picture')} in {root}; {opened} new or changed",
+        f"{alike}: the same bytes, so the same picture to all of Elf",
         *_some(copies),
-        f"{sum(groups) - len(groups)} near duplicates of {len(groups)} better pictures{by}",
+        f"{near} of {counted(len(groups), 'better picture')}{by}",
         f"flags: {flags or 'none'}",
-        *([f"{len(scan.bad)} files cannot be used"] if scan.bad else []),
+        *([f"{counted(len(scan.bad), 'file')} cannot be used"] if scan.bad else []),
         *_some([f"  {name}: {why}" for name, why in sorted(scan.bad.items())]),
         f"proposed to drop: {drops}; decided by you: {decided}",
     ]
@@ -165,7 +182,7 @@ def make_parser() -> CommandParser:
         help="a contact sheet, or the FiftyOne App",
     )
     parser.add_argument("--root", type=str, default="data/raw", help="folder of the pictures")
-    parser.add_argument("--labels", type=str, default="data/labels", help="of the decisions")
+    parser.add_argument("--labels", type=str, default=LABELS, help="of the decisions")
     parser.add_argument(
         "--output", type=str, default="data/curation", help="folder of the contact sheet"
     )
@@ -209,19 +226,20 @@ def _apply(labels: Path, file: Path, accepting: bool) -> None:
         raise ElfError("apply: cannot go with --accept; run one after the other")
     count, among = apply_file(labels, file)
     _settle(labels)
-    print(f"{count} decisions written to {labels / DECISIONS}, {among - count} held already")
+    written = f"{counted(count, 'decision')} written to {labels / DECISIONS}"
+    print(f"{written}, {among - count} held already")
 
 
 def _accept(labels: Path, entries: list[Entry]) -> list[Entry]:
     count, entries = accept_all(labels, entries)
     _settle(labels)
-    print(f"{count} decisions written to {labels / DECISIONS}")
+    print(f"{counted(count, 'decision')} written to {labels / DECISIONS}")
     return entries
 
 
 def _sheet(folders: Folders, policy: Policy, accepting: bool) -> None:
     output = folders.output
-    with FolderLock(folders.cache, LOCK), FolderLock(output, LOCK):
+    with folders.locked(output):
         scan, entries = find_out(folders, policy, sheet=True)
         print("\n".join(report(folders.root, scan, entries)))
         if accepting:
@@ -229,7 +247,8 @@ def _sheet(folders: Folders, policy: Policy, accepting: bool) -> None:
         sync_disks()  # the thumbnails, before what refers to them
         write_proposals(output / PROPOSALS, entries)
         page = write_sheet(output, folders.root, entries, scan.bad, policy.drop)
-    print(f"open {page}, choose and save, then run `elf curate --apply FILE`")
+    there = "" if folders.labels == Path(LABELS) else f" --labels {folders.labels}"
+    print(f"open {page}, choose and save, then run `elf curate --apply FILE{there}`")
 
 
 def _review(folders: Folders, policy: Policy, options: Any) -> None:
@@ -240,16 +259,17 @@ def _review(folders: Folders, policy: Policy, options: Any) -> None:
         check_place(options.address, options.port)
     if options.action != "write":
         rescue(name)
-        with FolderLock(folders.cache, LOCK):
+        with folders.locked():
             scan, entries = find_out(folders, policy, sheet=False)
             print("\n".join(report(folders.root, scan, entries)))
             if options.accept:
                 entries = _accept(labels, entries)
             dataset = open_dataset(name, folders.root, labels, entries)
-        print(f"{len(dataset)} pictures; views: {', '.join(dataset.list_saved_views())}")
+        print(f"{counted(len(dataset), 'picture')}; views: {', '.join(dataset.list_saved_views())}")
     if options.action == "review":
         show_until_closed(dataset, PLUGIN, options.address, options.port, "Keep or Drop")
     if options.action != "open":
         written = read_back(name, labels)
         _settle(labels)
-        print(f"{written} tags written to {labels / DECISIONS}; buttons had written at once")
+        tags = counted(written, "tag")
+        print(f"{tags} written to {labels / DECISIONS}; buttons had written at once")

@@ -8,6 +8,7 @@ import numpy as np
 
 from elf.buckets import Size
 from elf.captionsummary import CaptionSummary
+from elf.counted import counted
 from elf.encoding import Picture
 from elf.epoch import Indices
 from elf.making import Selection
@@ -86,6 +87,12 @@ class Summary:
         return -self.samples.get(bucket, 0) % self.batch
 
     def __str__(self) -> str:
+        made = [
+            counted(self.rendered, "picture"),
+            counted(self.latents, "latent"),
+            counted(self.captions, "caption state"),
+            counted(self.masks, "mask"),
+        ]
         return "\n".join(
             [
                 f"pictures   {self.pictures} to train on, {self.held_out} held out",
@@ -93,8 +100,7 @@ class Summary:
                 *self._histogram(),
                 f"crop loss  {self.crop_loss:.1%} of the area on average",
                 *self.texts.lines(),
-                f"made now   {self.rendered} pictures, {self.latents} latents, "
-                f"{self.captions} caption states, {self.masks} masks",
+                f"made now   {', '.join(made)}",
                 *self._dropped(),
             ]
         )
@@ -102,10 +108,13 @@ class Summary:
     def _sets(self) -> list[str]:
         lines = []
         for number, each in enumerate(self.sets):
-            figures = [f"{each.pictures} pictures", f"{each.samples} samples an epoch"]
+            figures = [
+                counted(each.pictures, "picture"),
+                f"{counted(each.samples, 'sample')} an epoch",
+            ]
             figures += [f"{each.unused} not used"] * bool(each.unused)
             figures += [f"{each.held_out} held out"] * bool(each.held_out)
-            figures += [f"{each.masks} masks"] * bool(each.masks)
+            figures += [counted(each.masks, "mask")] * bool(each.masks)
             figures += [f"{each.dropped} dropped"] * bool(each.dropped)
             loss = f"crop loss {each.crop_loss:.1%}"
             lines.append(f"  set {number}    {each.name}{each.options}")
@@ -125,7 +134,7 @@ class Summary:
             samples = self.samples.get((width, height), 0)
             bar = "█" * round(_BAR * samples / most)
             filled = f" +{fill}" if (fill := self.fills((width, height))) else ""
-            times = f", {samples} samples" if samples != count else ""
+            times = f", {counted(samples, 'sample')}" if samples != count else ""
             lines.append(f"  {f'{width}×{height}: {count}':<15}{bar}{times}{filled}".rstrip())
         if rest := by_count[_ROWS:]:
             lines.append(f"  {len(rest)} more buckets: {sum(count for _, count in rest)}")

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from elf.errors import ElfError
+
 Encode = Callable[[list[str]], Mapping[str, Tensor]]
 DENOISERS = ("unet", "transformer")
 """Parts of a pipeline that stay where they are: what is trained, on the device already."""
@@ -39,6 +41,23 @@ class GenerationConfig:
     width: int | None = None
     height: int | None = None
     batch_size: int = 1
+
+    def check(self, key: str) -> None:
+        """Refuse what no picture is sampled with.
+
+        Args:
+            key: Of the configuration, where these options stand.
+
+        Raises:
+            ElfError: With the key.
+        """
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ElfError(f"{key}.{name} is {getattr(self, name)}; take 1 or more")
+        for name in ("width", "height"):
+            size = getattr(self, name)
+            if size is not None and (size < 8 or size % 8):
+                raise ElfError(f"{key}.{name} {size} is no multiple of 8, as latents want it")
 
 
 class RememberedPrompts:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elf.command_parser import CommandParser
+from elf.counted import counted
 from elf.decisions import DECISIONS, Decision, Record, add_decisions, read_decisions
 from elf.errors import ElfError
 from elf.fiftyone_app import add_options, check_place, fiftyone, load_own, show_until_closed
@@ -185,7 +186,8 @@ def rescue(name: str) -> None:
         return
     folder = Path(fo.load_dataset(name).info.get("labels", "no such folder"))
     if (folder / MANIFEST).is_file() and (count := read_back(name, folder)):
-        print(f"{count} decisions of an interrupted review written to {folder / DECISIONS}")
+        decisions = counted(count, "decision")
+        print(f"{decisions} of an interrupted review written to {folder / DECISIONS}")
 
 
 def settle(labels: Path) -> None:
@@ -244,7 +246,7 @@ def main(arguments: list[str]) -> None:
         settle(labels)
         before = sum(1 for _ in _lines(labels))
         dataset = open_dataset(options.name, Path(options.root), labels)
-        print(f"{len(dataset)} pictures; views: {', '.join(dataset.list_saved_views())}")
+        print(f"{counted(len(dataset), 'picture')}; views: {', '.join(dataset.list_saved_views())}")
     if options.action == "review":
         buttons = "a button of Elf's"
         show_until_closed(dataset, PLUGIN, options.address, options.port, buttons)
@@ -252,5 +254,5 @@ def main(arguments: list[str]) -> None:
         read_back(options.name, labels)
         settle(labels)
         written = sum(1 for _ in _lines(labels)) - before
-        print(f"{written} decisions written to {labels / DECISIONS}")
+        print(f"{counted(written, 'decision')} written to {labels / DECISIONS}")
         print(suggestion(labels))

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from elf.captionoptions import CaptionKind
 from elf.captions import without_sentence
+from elf.counted import counted
 from elf.decisions import DECISIONS, apply_decision, is_left_out, read_decisions
 from elf.errors import ElfError
-from elf.files import read_log
+from elf.files import iterate_log, read_log
 from elf.images import LabelledPictures, picture_id
 from elf.masks import Masks
-from elf.records import problem
+from elf.records import QUARANTINE, problem
 from elf.sets import PictureSet
 from elf.sources import Dropped, Found, Location, Source, Unusable
 
@@ -65,11 +66,14 @@ def read_labelled(each: PictureSet, number: int = 0) -> Found:
     labelled = {record["path"] for record in records}
     labelled |= {source.path for source in sources.values()}
     ids = {record["id"] for record in records}
+    refused = {
+        record.get("path"): record.get("reason") for record in iterate_log(labels / QUARANTINE)
+    }
     for path in masks.pictures:
         if path not in labelled:
             known = _id_of(pictures / path) in ids
-            reason = "the same picture twice" if known else "not labelled"
-            dropped.append(Dropped(path, reason, number))
+            why = f"not labelled, {refused[path]}" if path in refused else "not labelled"
+            dropped.append(Dropped(path, "the same picture twice" if known else why, number))
     found = [sources[name] for name in sorted(sources)]
     masks.require_use(found, number)
     return found, dropped
@@ -112,8 +116,9 @@ def _refuse_pending(labels: Path, records: Sequence[Record]) -> None:
     ]
     if pending:
         raise ElfError(
-            f"{labels / DECISIONS}: {len(pending)} decisions are not in the labels yet (the first "
-            f"is of {pending[0]}): run `elf predict` again, which brings them in"
+            f"{labels / DECISIONS}: {counted(len(pending), 'decision is', 'decisions are')} not in "
+            f"the labels yet (the first is of {pending[0]}): run `elf predict` again, which brings "
+            "them in"
         )
 
 

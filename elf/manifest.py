@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from elf.counted import counted
 from elf.decisions import apply_decision, is_left_out, read_decisions
 from elf.errors import ElfError
 from elf.files import AppendLog, iterate_log, read_log, read_small
@@ -24,6 +25,7 @@ from elf.platforms import sync_disks
 from elf.records import (
     JOURNALS,
     MANIFEST,
+    QUARANTINE,
     JournalRecords,
     Record,
     labelled_ids,
@@ -33,7 +35,6 @@ from elf.records import (
 
 __all__ = ["MANIFEST", "LabelFolder", "Record", "label_text", "labelled_ids", "read_records"]
 
-QUARANTINE = "quarantine.jsonl"
 QUARANTINES = ".quarantine-*.jsonl"
 PENDING = ".journal-relabelled.jsonl"
 """New records of pictures that the manifest holds already, until they replace the old ones."""
@@ -282,7 +283,8 @@ def disk_errors(folder: Path, ids: set[str]) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = "make room" if error.errno in _FULL else "mend that"
+        safe = counted(len(ids), "label is", "labels are")
         raise ElfError(
-            f"{folder}: could not write ({error.strerror or error}); {len(ids)} "
-            f"labels are safe: {remedy}, then run the same command again to go on"
+            f"{folder}: could not write ({error.strerror or error}); {safe} safe: "
+            f"{remedy}, then run the same command again to go on"
         ) from error

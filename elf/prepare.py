@@ -5,6 +5,7 @@ nothing else does, so that a second run with nothing changed has nothing to do.
 """
 
 import contextlib
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from elf.captioned import read_captioned
 from elf.captionsummary import summarise_captions
+from elf.counted import counted
 from elf.datasummary import Summary, summarise
 from elf.encoding import Encoder, Picture
 from elf.errors import ElfError
@@ -184,14 +186,23 @@ def find_sources(sets: Sequence[PictureSet], threads: ThreadPoolExecutor) -> Fou
 
 
 def _require_triggers(sets: Sequence[PictureSet], chosen: Sequence[Picture], key: str) -> None:
-    """Refuse a trigger that no caption of its set holds."""
+    """Refuse a trigger that no caption of its set holds; say so if some do not."""
     for number, each in enumerate(sets):
-        captions = [picture.source.caption for picture in chosen if picture.source.set == number]
-        trigger = each.trigger
-        if trigger and captions and not any(has_trigger(caption, trigger) for caption in captions):
+        sources = [picture.source for picture in chosen if picture.source.set == number]
+        if not each.trigger or not sources:
+            continue
+        without = [s for s in sources if not has_trigger(s.caption, each.trigger)]
+        if len(without) == len(sources):
             raise ElfError(
-                f"data.{key.format(number)}: no caption holds {trigger!r} (one is "
-                f"{captions[0]!r}); name the trigger that the labels were made with"
+                f"data.{key.format(number)}: no caption holds {each.trigger!r} (one is "
+                f"{without[0].caption!r}); name the trigger that the labels were made with"
+            )
+        if without:
+            some = f"of {len(sources)} captions, {counted(len(without), 'has', 'have')}"
+            warnings.warn(
+                f"data.{key.format(number)}: {some} no {each.trigger!r} (the first is of "
+                f"{without[0].path}): what those pictures show is learnt without it",
+                stacklevel=3,
             )
 
 

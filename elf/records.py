@@ -10,6 +10,7 @@ from elf.errors import ElfError
 from elf.files import is_text, parse_line
 
 MANIFEST = "manifest.jsonl"
+QUARANTINE = "quarantine.jsonl"
 JOURNALS = ".journal-*.jsonl"
 
 Record = dict[str, Any]

@@ -78,6 +78,23 @@ def refuse_senseless_values(trainer: Namespace) -> None:
             raise ElfError(f"trainer.{key}: no {value!r}; {hint}")
 
 
+def refuse_absent_gpu(accelerator: str) -> None:
+    """Refuse a GPU where torch has none.
+
+    Raises:
+        ElfError: With what says why there is none.
+    """
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["gpu"] = any(there.values())
+    if not there.get(accelerator, True):
+        raise ElfError(
+            f"trainer.accelerator: {accelerator!r} needs a GPU and torch finds none; `elf doctor` "
+            "says why, --trainer.accelerator cpu goes without one"
+        )
+
+
 def refuse_half_precision_on_cpu(precision: str, accelerator: str) -> None:
     """Refuse fp16 where Lightning would silently train in bf16 instead.
 

@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from elf.command_parser import CommandParser
+from elf.counted import counted
 from elf.errors import ElfError
 from elf.files import sha256_file
 from elf.images import FORMATS, MASK, picture_names
@@ -24,6 +25,7 @@ from elf.platforms import sync_folder
 from elf.renamejournal import DONE, JOURNAL, Batch, Move, open_journal, read_batches, take_up
 
 SHOWN = 20
+ROOT = "data/raw"
 """Names that are listed at the most, of each kind."""
 
 
@@ -223,17 +225,19 @@ def _sync(root: Path, names: Iterable[str]) -> None:
         sync_folder(folder)
 
 
-def report(plan: Plan, dry_run: bool) -> list[str]:
+def report(plan: Plan, root: Path, dry_run: bool) -> list[str]:
     """Return in words what was done, or what would be."""
     beside = len(plan.moves) - plan.pictures
-    more = f" with {beside} files beside them" if beside else ""
+    more = f" with {counted(beside, 'file')} beside them" if beside else ""
     done = "would be renamed" if dry_run else "renamed"
-    text = [f"{plan.pictures} pictures {done}{more}, {plan.named} had their name already"]
+    pictures = counted(plan.pictures, "picture")
+    text = [f"{pictures} {done}{more}, {plan.named} had their name already"]
     if dry_run:
         text += _some([f"  {move.source} -> {move.target}" for move in plan.moves])
     text += _some([f"  {name} stays: {why}" for name, why in sorted(plan.left.items())])
     if plan.moves and not dry_run:
-        text.append("the old names come back by `elf rename --undo`")
+        there = "" if root == Path(ROOT) else f" --root {root}"
+        text.append(f"the old names come back by `elf rename --undo{there}`")
     return text
 
 
@@ -245,7 +249,7 @@ def _some(lines: list[str]) -> list[str]:
 def make_parser() -> CommandParser:
     """Return the command's parser."""
     parser = CommandParser("rename", "Give pictures their content ids as names.")
-    parser.add_argument("--root", type=str, default="data/raw", help="folder of the pictures")
+    parser.add_argument("--root", type=str, default=ROOT, help="folder of the pictures")
     parser.add_argument("--dry_run", action="store_true", help="show what would be done")
     parser.add_argument("--undo", action="store_true", help="give all files their old names back")
     return parser
@@ -260,7 +264,8 @@ def main(arguments: list[str]) -> None:
             raise ElfError("undo: cannot be tried with --dry_run; take one of the two")
         count, left = undo(root)
         stay = _some([f"  {name}: {why}" for name, why in sorted(left.items())])
-        print("\n".join([f"{count} files have their old names again", *stay]))
+        files = counted(count, "file has its old name", "files have their old names")
+        print("\n".join([f"{files} again", *stay]))
         return
     plan = make_plan(root) if options.dry_run else rename(root)
-    print("\n".join(report(plan, options.dry_run)))
+    print("\n".join(report(plan, root, options.dry_run)))

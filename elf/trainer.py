@@ -31,7 +31,12 @@ from elf.callbacks import (
     StepBar,
     with_watching,
 )
-from elf.checkpoints import AtomicCheckpointIO, last_checkpoint, named_checkpoints
+from elf.checkpoints import (
+    AtomicCheckpointIO,
+    give_checkpoint,
+    last_checkpoint,
+    named_checkpoints,
+)
 from elf.command_parser import broken, other_encoding
 from elf.config_errors import ALLOWED, explain, known_names, missing, refuse_circular
 from elf.datamodules.reading import WORKER_DIED, is_of_dead_worker
@@ -45,6 +50,7 @@ from elf.nulls import refuse_nulls
 from elf.preparing import prepare_for
 from elf.quiet import silence_harmless_warnings
 from elf.refusals import (
+    refuse_absent_gpu,
     refuse_half_precision_on_cpu,
     refuse_null_trainer,
     refuse_other_model,
@@ -202,6 +208,7 @@ class ElfCLI(LightningCLI):
             name = Path(self.config_files[-1]).stem if self.config_files else "run"
             trainer.default_root_dir = f"models/{name}"
         trainer.default_root_dir = os.fspath(trainer.default_root_dir)
+        refuse_absent_gpu(str(trainer.accelerator))
         refuse_half_precision_on_cpu(str(trainer.precision or ""), str(trainer.accelerator))
         # not into the configuration, which is written beside the run and read wherever it goes on
         self._launched = trainer_options(trainer.devices, trainer.num_nodes)
@@ -217,7 +224,8 @@ class ElfCLI(LightningCLI):
             except ElfError as error:
                 raise ElfError(f"{error}; leave --ckpt_path out to start from nothing") from None
         elif config.get("ckpt_path") and not Path(config.ckpt_path).is_file():
-            raise ElfError(f"ckpt_path: no file {config.ckpt_path}; give a .ckpt file, or `last`")
+            named = config.ckpt_path
+            raise ElfError(f"ckpt_path: no file {named}; {give_checkpoint(named)}, or `last`")
         elif self.subcommand == "fit" and not config.ckpt_path:
             refuse_used_folder(folder)
 

@@ -66,11 +66,11 @@ def test_the_command(folder, capsys, monkeypatch):
     out = capsys.readouterr().out.splitlines()
     assert out == [
         "3 pictures in data/raw; 5 files were new or changed",
-        "1 copies: the same bytes, so the same picture to all of Elf",
+        "1 copy: the same bytes, so the same picture to all of Elf",
         "  copy.png has the same bytes as a.png",
-        "1 near duplicates of 1 better pictures",
+        "1 near duplicate of 1 better picture",
         "flags: blurry 1, small 1",
-        "1 files cannot be used",
+        "1 file cannot be used",
         f"  broken.jpg: {out[6].split(': ', 1)[1]}",
         "proposed to drop: 2; decided by you: 0",
         "open data/curation/index.html, choose and save, then run `elf curate --apply FILE`",
@@ -111,7 +111,7 @@ def test_accepted_proposals_and_applied_choices(folder, capsys):
     )
     run(["curate", "--apply", "choices.jsonl"])
     out = capsys.readouterr().out
-    assert out == "1 decisions written to data/labels/decisions.jsonl, 0 held already\n"
+    assert out == "1 decision written to data/labels/decisions.jsonl, 0 held already\n"
     run(["curate", "--accept"])
     out = capsys.readouterr().out
     assert "0 decisions written" in out and "proposed to drop: 1; decided by you: 1" in out
@@ -143,9 +143,10 @@ def test_a_single_picture_and_options_from_a_file(folder, capsys):
         "root: one\nresolution: 100\nthresholds: {odd_aspect_ratio: 0.5}\n"
         "drop: [odd_aspect_ratio]\n"
     )
-    run(["curate", "--config", "curate.yaml"])
+    run(["curate", "--config", "curate.yaml", "--labels=mine"])
     out = capsys.readouterr().out
-    assert "1 pictures in one; 1 files were new or changed" in out
+    assert out.endswith("then run `elf curate --apply FILE --labels mine`\n")
+    assert "1 picture in one; 1 file was new or changed" in out
     assert "flags: odd aspect ratio 1\n" in out and "proposed to drop: 1" in out
     assert proposals(folder)["wide.png"]["reason"] == "odd aspect ratio: 400 × 90"
     run(["curate", "--config", "curate.yaml", "--drop", "[]", "--thresholds.odd_aspect_ratio=0.1"])
@@ -180,6 +181,7 @@ def test_what_cannot_be_done(folder, arguments, message):
     with pytest.raises(ElfError, match=message):
         run(["curate", *arguments])
     assert not (folder / "data" / "labels").exists()
+    assert arguments != ["--root=nowhere"] or not (folder / ".cache").exists()
 
 
 def test_damaged_decisions_are_told_before_anything_is_done(folder):
@@ -293,7 +295,7 @@ def test_embeddings_of_the_tagging_are_used(labelled, tmp_path, monkeypatch, cap
     options = [f"--root={labelled / 'pictures'}", f"--tagging={labelled / 'cache'}"]
     run(["curate", *options, f"--similarity={float(products.max()) - 1e-4}", "--distance=0"])
     assert "embedding 0." in (tmp_path / "data/curation/proposals.jsonl").read_text()
-    assert f"better pictures, by {len(pictures)} embeddings too\n" in capsys.readouterr().out
+    assert f"1 better picture, by {len(pictures)} embeddings too\n" in capsys.readouterr().out
     run(["curate", *options, "--similarity=null", "--distance=0"])
     assert "embedding" not in (tmp_path / "data/curation/proposals.jsonl").read_text()
 
@@ -346,7 +348,7 @@ def test_a_review_in_the_app_comes_back(folder, fiftyone, capsys, monkeypatch):
     # as if it had been killed here: opened anew, nothing is lost
     run(["curate", *options, "--action=open", "--accept"])
     out = capsys.readouterr().out
-    assert "1 decisions of an interrupted review written to" in out
+    assert "1 decision of an interrupted review written to" in out
     assert read_decisions("data/labels") == {small: {"keep": True}, blurred: {"keep": True}}
     dataset = fiftyone.load_dataset("elf-curation-test")
     assert len(dataset.load_saved_view("decided: keep")) == 2

@@ -213,5 +213,5 @@ def test_the_rest_runs_as_it_stands(
         "models/assistant/merged",
     ):
         assert Path(path).exists(), path
-    assert "1 decisions written to data/labels/decisions.jsonl" in printed
+    assert "1 decision written to data/labels/decisions.jsonl" in printed
     assert "class_path: elf.modules.DiffusionModule" in printed

@@ -101,8 +101,6 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     journal = Journal(tmp_path, 0)
     journal.write(record(1))
     monkeypatch.setattr("elf.journal.write_texts", full)
-    with pytest.raises(
-        ElfError, match=r"could not write \(No space left on device\); 1 labels are"
-    ):
+    with pytest.raises(ElfError, match=r"could not write \(No space left on device\); 1 label is"):
         journal.write(record(2))
     journal.close()

@@ -273,7 +273,7 @@ def test_what_a_killed_review_left_in_the_app_is_not_lost(labels, opened, capsys
     options = [f"--labels={labels}", f"--root={labels.parent / 'raw'}", "--name=elf-test"]
     capsys.readouterr()
     run(["label", *options, "--action=open"])
-    assert "1 decisions of an interrupted review written to" in capsys.readouterr().out
+    assert "1 decision of an interrupted review written to" in capsys.readouterr().out
     assert read_decisions(labels) == {IDS[2]: {"keep": False}}
     assert not (labels / f"{IDS[2]}.txt").exists()
 

@@ -58,7 +58,7 @@ def test_a_decision_that_is_not_in_the_labels_yet_is_refused(
     with pytest.raises(ElfError) as refusal:
         read_labelled(folder.set)
     assert str(refusal.value) == (
-        f"{folder.root / LABELS[1]}: 1 decisions are not in the labels yet (the first is of "
+        f"{folder.root / LABELS[1]}: 1 decision is not in the labels yet (the first is of "
         f"{key}): run `elf predict` again, which brings them in"
     )
 
@@ -68,7 +68,7 @@ def test_one_that_was_taken_back_is_refused_until_the_labels_follow(folder: Fold
     folder.append(LABELS[1], {"id": key, "keep": False})
     assert len(read_manifest(folder.root / "labels")) == 1
     folder.append(LABELS[1], {"id": key, "keep": None})
-    with pytest.raises(ElfError, match="1 decisions are not in the labels yet"):
+    with pytest.raises(ElfError, match="1 decision is not in the labels yet"):
         read_manifest(folder.root / "labels")
 
 
@@ -128,3 +128,14 @@ def test_an_unlabelled_picture_that_cannot_be_read_is_no_error(
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     assert read_labelled(folder.set)[1] == [Dropped("2.png", "not labelled")]
+
+
+def test_a_picture_in_quarantine_is_dropped_with_the_reason_that_stands_there(
+    folder: Folder,
+) -> None:
+    folder.add(b"one", "1.png")
+    (folder.root / "raw/2.png").write_bytes(b"two")
+    note = {"path": "2.png", "reason": "no picture, or one that cannot be read"}
+    (folder.root / "labels/quarantine.jsonl").write_text(json.dumps(note) + "\n")
+    wanted = Dropped("2.png", "not labelled, no picture, or one that cannot be read")
+    assert read_labelled(folder.set)[1] == [wanted]

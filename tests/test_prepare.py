@@ -283,6 +283,17 @@ def test_a_trigger_that_no_caption_holds_is_refused(project, encoder):
         project.prepare(encoder, replace(SETTINGS, trigger="tock"))
 
 
+def test_captions_without_the_trigger_are_told(project, encoder):
+    label = next((project.root / "labels").glob("*.txt"))
+    label.write_text(label.read_text().replace("tok, ", ""))
+    message = (
+        r"data\.trigger: of \d captions, 1 has no 'tok' \(the first is of \S+\.png\): what those "
+        "pictures show is learnt without it"
+    )
+    with pytest.warns(UserWarning, match=message):
+        project.prepare(encoder, replace(SETTINGS, trigger="tok"))
+
+
 def test_without_upscaling_small_pictures_keep_their_pixels(tmp_path, encoder):
     project = Project(tmp_path)
     small, large = (

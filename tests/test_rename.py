@@ -147,7 +147,7 @@ def test_the_command(root, capsys):
     out = capsys.readouterr().out
     assert "3 pictures renamed with 2 files beside them, 0 had their name already" in out
     assert "  copy.png stays: has the same bytes as a.png" in out
-    assert "the old names come back by `elf rename --undo`" in out
+    assert f"the old names come back by `elf rename --undo --root {root}`" in out
     main(["rename", f"--root={root}", "--undo"])
     assert "5 files have their old names again" in capsys.readouterr().out
 

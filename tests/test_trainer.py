@@ -186,7 +186,7 @@ def test_a_training_needs_data(tmp_path: Path, data: str) -> None:
         f"model: {{class_path: DiffusionModule, init_args: {{base: models/tiny/base}}}}\n{data}"
     )
     assert refusal([f"--config={path}"]) == (
-        "'data' is required: give it in a config (--config FILE) or as --data VALUE"
+        "'data' is required: give a config that has it (--config FILE); see configs"
     )
 
 

@@ -14,7 +14,6 @@ from PIL import Image
 from elf.callbacks.checkpoint import AdapterCheckpoint
 from elf.callbacks.randomness import unchanged_generators
 from elf.callbacks.sampling import NAME, Sampling, at_strength
-from elf.errors import ElfError
 from elf.generation import GenerationConfig, SamplingStopped
 from elf.taggers.microbatch import is_out_of_memory
 from elf.watching import Picture, log_picture, log_table
@@ -73,13 +72,12 @@ class SamplePictures(Sampling):
         strengths: list[float] = [1.0],  # noqa: B006 (read only)
     ) -> None:
         super().__init__(len(prompts), every_n_steps, strengths)
-        if generation.steps < 1 or generation.batch_size < 1:
-            key = "steps" if generation.steps < 1 else "batch_size"
-            value = getattr(generation, key)
-            raise ElfError(f"SamplePictures.generation.{key} is {value}; take 1 or more")
+        generation.check("SamplePictures.generation")
         self.prompts = [
             each if isinstance(each, SamplePrompt) else SamplePrompt(each) for each in prompts
         ]
+        for number, each in enumerate(self.prompts):
+            each.options(generation, number).check(f"SamplePictures.prompts[{number}]")
         self.generation = generation
         self._short = False  # of memory, as long as the step's graphs keep theirs
 

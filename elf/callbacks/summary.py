@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from elf.manifest import MANIFEST, QUARANTINE
+from elf.counted import counted
+from elf.records import MANIFEST, QUARANTINE
 from elf.taggers.outputs import CaptionOutput
 
 HISTOGRAM = 15
@@ -99,7 +100,7 @@ class LabelSummary:
         how = f" ({', '.join(notes)})" if notes else ""
         dropped = f", {self.dropped} of them dropped by decisions" * bool(self.dropped)
         text = [
-            f"{self.labelled} pictures labelled{how}, "
+            f"{counted(self.labelled, 'picture')} labelled{how}, "
             f"{self.skipped} skipped (labelled before), "
             f"{self.quarantined} in quarantine; {folder}/{MANIFEST} holds {self.total}{dropped}"
         ]

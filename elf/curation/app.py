@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from elf.counted import counted
 from elf.curation.proposals import Entry
 from elf.curation.quality import FLAGS
 from elf.decisions import DECISIONS
@@ -118,4 +119,5 @@ def rescue(name: str) -> None:
     if fo.dataset_exists(name) and "labels" in (info := fo.load_dataset(name).info):
         labels = Path(info["labels"])
         if count := read_back(name, labels):
-            print(f"{count} decisions of an interrupted review written to {labels / DECISIONS}")
+            decisions = counted(count, "decision")
+            print(f"{decisions} of an interrupted review written to {labels / DECISIONS}")

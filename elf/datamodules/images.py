@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
 
+from elf.counted import counted
 from elf.errors import ElfError
 from elf.fileindex import FileIndex
 from elf.files import sha256_file
@@ -156,7 +157,7 @@ def find_pictures(root: str) -> list[str]:
     names = picture_names(root)
     if not names:
         files = sum(len(files) for _, _, files in os.walk(root))
-        found = f"holds {files} files but no picture" if files else "is empty"
+        found = f"holds {counted(files, 'file')} but no picture" if files else "is empty"
         raise ElfError(f"data.root: {root} {found}; put pictures ({_suffixes()}) there")
     return names
 

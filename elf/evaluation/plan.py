@@ -99,12 +99,7 @@ def check_sampling(generation: GenerationConfig) -> None:
     Raises:
         ElfError: With the key.
     """
-    if generation.steps < 1:
-        raise ElfError(f"model.generation.steps is {generation.steps}; take 1 or more")
-    for key in ("width", "height"):
-        size = getattr(generation, key)
-        if size is not None and (size < 8 or size % 8):
-            raise ElfError(f"model.generation.{key} {size} is no multiple of 8, as latents want it")
+    generation.check("model.generation")
     if generation.batch_size != 1:
         raise ElfError(
             "model.generation.batch_size: leave it out; data.batch_size says how many pictures are "

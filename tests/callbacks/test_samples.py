@@ -317,6 +317,14 @@ def test_what_sampling_leaves_behind_can_be_trained_with(tiny_models: dict[str, 
             lambda: SamplePictures(["a"], generation=GenerationConfig(batch_size=0)),
             "SamplePictures.generation.batch_size is 0; take 1 or more",
         ),
+        (
+            lambda: SamplePictures(["a"], generation=GenerationConfig(width=500)),
+            "SamplePictures.generation.width 500 is no multiple of 8, as latents want it",
+        ),
+        (
+            lambda: SamplePictures(["a", SamplePrompt("b", height=4)]),
+            "SamplePictures.prompts[1].height 4 is no multiple of 8, as latents want it",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense(make: Any, message: str) -> None:

@@ -63,8 +63,8 @@ def refusal(command: Any, *arguments: str) -> str:
             "trainer.gradient_clip_val -1 must be above 0; null or 0 clips nothing",
         ),
         (
-            "--model.optimizer.class_path=Prodigy",
-            "no class 'Prodigy' fits there; name it with its package, as in torch.optim.AdamW",
+            "--model.optimizer.class_path=Sophia",
+            "no class 'Sophia' fits there; name it with its package, as in torch.optim.AdamW",
         ),
         ("--model.optimizer.class_path=os.system", "'os.system' must not be imported"),
         (
