@@ -5,7 +5,7 @@ import json
 import math
 import types
 from collections import Counter
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -153,6 +153,25 @@ def _inside(name: str) -> bool:
     """Whether a relative path stays below where it begins, on any system."""
     paths = (PurePosixPath(name), PureWindowsPath(name))
     return not any(path.anchor or ".." in path.parts for path in paths) and "\0" not in name
+
+
+def what_is_replaced(folder: Path, names: Sequence[str]) -> str:
+    """Return a line that says whose report is replaced by one of other adapters; or nothing.
+
+    Args:
+        folder: Where both go.
+        names: Of the adapters that are evaluated now.
+    """
+    try:
+        before = read_metrics(folder).adapters
+    except ElfError:  # there is none
+        return ""
+    if set(before) == set(names):
+        return ""
+    return (
+        f"{folder} holds a report of {', '.join(before)}, whose place this one takes; "
+        "--trainer.default_root_dir keeps both"
+    )
 
 
 def write_metrics(folder: Path, metrics: Found) -> None:

@@ -17,8 +17,8 @@ from elf.errors import ElfError
 from elf.evaluation import schema
 from elf.evaluation.logging import log_metrics
 from elf.evaluation.page import write_report
-from elf.evaluation.plan import Variant, checked_variants
-from elf.evaluation.reading import write_metrics
+from elf.evaluation.plan import Variant, adapter_names, checked_variants
+from elf.evaluation.reading import what_is_replaced, write_metrics
 from elf.export.trained import Trained
 from elf.modules.adapter import AdapterModule
 from elf.processes import gather
@@ -117,6 +117,12 @@ class Evaluation(LightningModule, Generic[Subject]):
             schema.Variant(v.name, None if v.adapter is None else names[v.adapter], v.strength)
             for v in self.variants
         )
+
+    def tell_what_is_replaced(self) -> None:
+        """Say so if the folder holds a report of other adapters."""
+        line = what_is_replaced(self.folder, adapter_names(self.paths))
+        if line and self.trainer.is_global_zero:
+            print(line)
 
     def refuse_a_part(self, fewer: str) -> None:
         """Refuse a limit on what is measured.

@@ -86,6 +86,7 @@ class ImageEvaluation(Evaluation[DiffusionModule]):
             ElfError: If one is none, or was not trained on this base; or if not all is to be done.
         """
         self.refuse_a_part("fewer data.prompts or data.seeds")
+        self.tell_what_is_replaced()
         self.files = [open_adapter(path, self.base_name) for path in self.paths]
         self._bases = [
             open_base(self.base_name, *file.base_options.values()) for file in self.files

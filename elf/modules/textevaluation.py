@@ -92,6 +92,7 @@ class TextEvaluation(Evaluation[LanguageModule]):
             ElfError: If one is none, or was not trained on this base; or if not all is to be done.
         """
         self.refuse_a_part("fewer data.prompts or data.documents")
+        self.tell_what_is_replaced()
         if not hasattr(self._data, "encoded"):
             raise ElfError("data: TextEvaluation takes a TextEvaluationSet; set data.class_path")
         self.files = [open_adapter(path) for path in self.paths]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from elf.errors import ElfError
-from elf.evaluation.reading import read_metrics
+from elf.evaluation.reading import read_metrics, what_is_replaced
 from elf.evaluation.schema import Difference
 
 Changed = Callable[[Callable[[dict[str, Any]], object]], Path]
@@ -31,6 +31,17 @@ def test_the_sample_is_read_whole(sample: Path) -> None:
     assert row.indicative and row.pictures == 16 and row.needed == 40
     assert metrics.settings == found["settings"]
     assert metrics.base.name == "base" and metrics.adapters == ("wood_elf", "wood_elf_long")
+
+
+def test_a_report_of_other_adapters_is_not_replaced_in_silence(
+    sample: Path, tmp_path: Path
+) -> None:
+    assert what_is_replaced(sample, ["wood_elf_long", "wood_elf"]) == ""
+    assert what_is_replaced(tmp_path, ["a"]) == ""
+    assert what_is_replaced(sample, ["wood_elf"]) == (
+        f"{sample} holds a report of wood_elf, wood_elf_long, whose place this one takes; "
+        "--trainer.default_root_dir keeps both"
+    )
 
 
 def test_the_recommended_strength_is_shown_or_else_the_highest(changed: Changed) -> None:

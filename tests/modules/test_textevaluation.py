@@ -99,7 +99,11 @@ def test_the_figures_are_those_of_training(
 
 
 def test_what_is_there_is_not_made_again(
-    text_given: Given, tmp_path: Path, loaded: list[str]
+    text_given: Given,
+    language_run: Path,
+    tmp_path: Path,
+    loaded: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     trainer.test(text_given(tmp_path))
     before = (tmp_path / "metrics.json").read_bytes()
@@ -112,7 +116,11 @@ def test_what_is_there_is_not_made_again(
     trainer.test(text_given(tmp_path / "other", shared, "--model.strengths=[2.0]"))
     assert len(loaded) == 2 and there == len(list((tmp_path / "shared").rglob("*.json")))
     # other options are other answers
-    trainer.test(text_given(tmp_path, "--model.generation.max_new_tokens=5"))
+    assert "holds a report of" not in capsys.readouterr().out
+    file = language_run / "checkpoints" / "last.ckpt"
+    options = ("--model.generation.max_new_tokens=5", f"--model.adapter={file}")
+    trainer.test(text_given(tmp_path, *options))
+    assert f"{tmp_path} holds a report of {language_run.name}," in capsys.readouterr().out
     assert len(loaded) == 3 and (tmp_path / "metrics.json").read_bytes() != before
 
 
