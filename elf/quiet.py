@@ -39,6 +39,8 @@ def silence_harmless_warnings() -> None:
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    # the seed stands in the run's config.yaml; said first, it parts an error from its command
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:
