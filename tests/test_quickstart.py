@@ -9,6 +9,7 @@ from PIL import Image
 from elf import cli, quickstart
 
 
+@pytest.mark.slow
 def test_own_pictures(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--output", str(tmp_path), "--pictures", str(labelled / "pictures")]
     cli.main(["quickstart", *arguments, "--steps", "2"])

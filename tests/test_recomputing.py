@@ -115,7 +115,9 @@ def test_the_blocks_of_published_bases_have_these_names() -> None:
     assert len(outer_blocks(published("sd15"))) == 9
 
 
-@pytest.mark.parametrize("sdxl", [False, True], ids=["sd15", "sdxl"])
+@pytest.mark.parametrize(
+    "sdxl", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["sd15", "sdxl"]
+)
 def test_no_number_changes_and_less_is_saved_the_more_blocks_are_named(
     sdxl: bool, tiny_models: dict[str, Path], tiny_sdxl: Path
 ) -> None:

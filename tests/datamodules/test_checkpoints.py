@@ -110,7 +110,9 @@ def check_stops(kit, make_data, folder, accumulation, batches, number):
 
 
 @pytest.mark.fault(9)
-@pytest.mark.parametrize("accumulation", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "accumulation", [2, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 3))]
+)
 def test_every_checkpoint_is_of_an_optimizer_step_and_exact(kit, make_data, tmp_path, accumulation):
     """Those at the end of an epoch too, with a validation near it."""
     shards = kit.write_prepared_folder(tmp_path / "shards", ((64, 64, 13),))  # 5 batches an epoch
@@ -171,7 +173,12 @@ def test_a_signal_while_validating(kit, make_data, tmp_path, validated):
 
 @pytest.mark.parametrize(
     ("moment", "batch"),
-    [*(("validation", n) for n in range(1, 7)), *(("train", n) for n in (2, 3, 4, 6))],
+    [
+        *(("validation", n) for n in (1, 6)),
+        *(("train", n) for n in (3, 4)),
+        *(pytest.param("validation", n, marks=pytest.mark.slow) for n in range(2, 6)),
+        *(pytest.param("train", n, marks=pytest.mark.slow) for n in (2, 6)),
+    ],
 )
 def test_a_validation_at_which_a_run_ends_is_logged(kit, make_data, tmp_path, moment, batch):
     """Lightning takes it for done when the run goes on, and would log nothing of it then."""

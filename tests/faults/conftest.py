@@ -33,6 +33,19 @@ def fault(request):
     return request.param
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Leave to the long column what the writers' own tests meet in the short one.
+
+    Of commands it has a full disk and kills; test_file_faults.py has every fault.
+    """
+    for item in items:
+        given = getattr(item, "callspec", None)
+        if HERE in item.path.parents and given and "step" in given.params:
+            if given.params["fault"].name not in ("kill", "full"):
+                item.add_marker(pytest.mark.slow)
+
+
 @dataclass(frozen=True)
 class Ending:
     """How a command ended: its exit code (negative: the signal), whether it met the fault."""

@@ -69,7 +69,7 @@ def world(tmp_path_factory, tiny_models, make_run, commands):
 
 @pytest.mark.fault(2, 7)
 @pytest.mark.parametrize(
-    "step", [9, pytest.param(1, marks=(pytest.mark.slow, pytest.mark.timeout(3600)))]
+    "step", [19, pytest.param(1, marks=(pytest.mark.slow, pytest.mark.timeout(3600)))]
 )
 def test_operations_of_the_disk_fail(world, tmp_path, fault, step, figures):
     """One in `step` of those that an export makes below its folder."""

@@ -96,7 +96,7 @@ def kill_writers(tmp_path, kills, mode, figures):
 
 @pytest.mark.parametrize("mode", ["label", "relabel"])
 def test_a_writer_killed_at_random_instants(tmp_path, mode, figures):
-    kill_writers(tmp_path, 30, mode, figures)
+    kill_writers(tmp_path, 20, mode, figures)
 
 
 @pytest.mark.slow

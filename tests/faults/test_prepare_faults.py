@@ -93,7 +93,7 @@ def world(tmp_path_factory, tiny_models, commands):
 
 @pytest.mark.fault(2, 7)
 @pytest.mark.parametrize(
-    "step", [41, pytest.param(1, marks=(pytest.mark.slow, pytest.mark.timeout(7200)))]
+    "step", [67, pytest.param(1, marks=(pytest.mark.slow, pytest.mark.timeout(7200)))]
 )
 def test_operations_of_the_disk_fail(world, tmp_path, fault, step, figures):
     """One in `step` of some 290 that a run makes below the folder of shards."""

@@ -33,6 +33,7 @@ def metrics(folder: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.fault(10)
+@pytest.mark.slow  # tests/launching has pictures in two processes
 def test_two_processes_train_what_one_does(lessons: list[str], tmp_path: Path) -> None:
     """Two processes with one row a batch and an accumulation of two: one step's four rows."""
     trainer.fit(arguments(lessons, tmp_path / "one", "--data.batch_size=4"))

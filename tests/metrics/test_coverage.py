@@ -66,12 +66,12 @@ def of_means(prompts: int, effects: Effects) -> float:
 
 
 @pytest.mark.parametrize("effects", [normal, skewed])
-@pytest.mark.parametrize("prompts", [8, 20])
+@pytest.mark.parametrize("prompts", [8, pytest.param(20, marks=SLOW)])
 def test_differences_of_means(prompts: int, effects: Effects) -> None:
     assert 0.93 <= of_means(prompts, effects) <= 0.97
 
 
-@pytest.mark.parametrize("prompts", [8, 20])
+@pytest.mark.parametrize("prompts", [8, pytest.param(20, marks=SLOW)])
 def test_where_it_does_not_hold(prompts: int) -> None:
     """What the docstring admits of skewness 2: it is below, and not by more than it says."""
     assert 0.88 <= of_means(prompts, very_skewed) < 0.93
@@ -83,7 +83,7 @@ def test_where_it_does_not_hold(prompts: int) -> None:
 )
 @pytest.mark.parametrize("spread", [0.001, 0.5])
 @pytest.mark.parametrize("seeds", [2, 4])
-@pytest.mark.parametrize("prompts", [8, 20])
+@pytest.mark.parametrize("prompts", [8, pytest.param(20, marks=SLOW)])
 def test_shares_are_held_however_rare(
     prompts: int, seeds: int, spread: float, base: float, adapter: float
 ) -> None:

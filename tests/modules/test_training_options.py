@@ -346,7 +346,10 @@ AVERAGED = {"ema, accumulation", "eva, dora, ema", "schedule-free", "nf4, dora, 
 LONG = {  # what other rows have most of
     *("text encoder, checkpointing", "sdxl, text encoders, long captions", "smooth l1, no weights"),
     *("adafactor", "nf4, sdxl", "corda, checkpointing", "lora_ga, text encoder, checkpointing"),
-    *("sdxl", "rslora, gaussian, convolutions"),
+    *("sdxl", "rslora, gaussian, convolutions", "olora, rslora", "text encoder", "pissa"),
+    *("fused adamw, cosine", "clip by value, polynomial", "adamw 8 bit", "prodigy"),
+    *("v, zero-terminal snr, debiased, cosmap", "huber, noise, timesteps"),
+    *("dora, input axis, orthogonal", "long captions, shuffled"),
 }
 ROWS = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in OPTIONS]
 
