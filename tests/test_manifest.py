@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import elf.files
+from elf.counted import counted
 from elf.errors import ElfError
 from elf.files import read_log
 from elf.manifest import PENDING, LabelFolder, label_text, labelled_ids
@@ -194,7 +195,8 @@ def test_a_disk_that_fills_at_any_write_stops_cleanly_and_a_rerun_completes(tmp_
             except ElfError as error:
                 failures += 1
                 safe = len(labels.ids) if labels else 0
-                assert f"could not write (No space left on device); {safe} labels are" in str(error)
+                told = counted(safe, "label is", "labels are")
+                assert f"could not write (No space left on device); {told} safe: " in str(error)
                 assert "make room, then run the same command again to go on" in str(error)
                 if labels:
                     labels.close()
@@ -226,6 +228,9 @@ def test_a_real_limit_on_the_manifests_size(tmp_path):
     run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     safe, message = run.stdout.split(" ", 1)
     assert f"could not write (File too large); {safe} labels are safe: make room" in message
+        f"could not write (File too large); {counted(int(safe), 'label is', 'labels are')} safe: make room"
+        in message
+    )
     assert len(read_log(tmp_path / "manifest.jsonl")) == int(safe) > 3
     assert (tmp_path / "manifest.jsonl").read_bytes().endswith(b"}\n")
 

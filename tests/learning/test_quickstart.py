@@ -18,7 +18,8 @@ from elf.quickstart import STEPS
 @pytest.mark.parametrize(
     ("kind", "steps", "learnt"),
     [
-        ("lora", STEPS, 0.9),
+        ("lora", STEPS // 2, 0.75),  # half of it: 89 % were seen; all of it is in the long column
+        pytest.param("lora", STEPS, 0.9, marks=pytest.mark.slow),
         pytest.param("dora", STEPS // 2, 0.6, marks=pytest.mark.slow),
         pytest.param("dora", STEPS, 0.9, marks=pytest.mark.slow),
     ],
