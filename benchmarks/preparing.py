@@ -28,10 +28,10 @@ import PIL
 import skimage.data
 from PIL import Image, ImageOps
 
-from elf.buckets import make_buckets, place
-from elf.prepare import prepare
-from elf.sets import PictureSet
-from elf.settings import Settings
+from elf.preparation.buckets import make_buckets, place
+from elf.preparation.prepare import prepare
+from elf.preparation.sets import PictureSet
+from elf.preparation.settings import Settings
 
 SIZES = {
     "1-2 MP": (1280, 960),

@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from elf.caches import Cached, pack, text_key, unpack
-from elf.epoch import order
-from elf.shards import Reader, Sample, read_index, write_shard
+from elf.preparation.caches import Cached, pack, text_key, unpack
+from elf.preparation.shards import Reader, Sample, read_index, write_shard
+from elf.training.epoch import order
 
 LATENT, TEXT = (2, 4, 64, 64), (77, 768)
 CAPTIONS = 500
@@ -88,9 +88,9 @@ def read_by_library(folder: Path, shape: tuple[int, ...]) -> int:
 
 def read_batches(folder: Path, found: dict[str, dict[str, Cached]], samples: list[int]) -> int:
     """Read batches as training gets them: latent and text in float32, stacked."""
-    from elf.captions import Captions
     from elf.datamodules.reading import CachedExamples, Draw
-    from elf.prepared import Example
+    from elf.preparation.captions import Captions
+    from elf.preparation.prepared import Example
 
     texts = {key: {"text": states} for key, states in found["captions"].items()}
     captions = [Captions(f"caption {number}") for number in range(CAPTIONS)]

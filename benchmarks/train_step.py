@@ -31,15 +31,15 @@ from torch import Tensor, nn
 from elf import adapters, objective
 from elf.adapters import AdapterConfig
 from elf.bases.text import encode_tokens
-from elf.compiling import Scope, compile_network
-from elf.denoiser import Denoiser
 from elf.fused import fuse
 from elf.kernels import can_compile
-from elf.losscheck import LossCheck
 from elf.objective import ObjectiveConfig
 from elf.quantized import quantize
-from elf.recomputing import checkpoint_activations
 from elf.stepping import Stepper
+from elf.training.compiling import Scope, compile_network
+from elf.training.denoiser import Denoiser
+from elf.training.losscheck import LossCheck
+from elf.training.recomputing import checkpoint_activations
 
 RANK, GIB = 16, 1 << 30
 FORWARD_TFLOP = {"sd15": 0.803, "sdxl": 6.76}

@@ -22,11 +22,11 @@ from elf.curation.proposals import Entry, propose
 from elf.curation.quality import FLAGS, Thresholds
 from elf.curation.scan import Scan, Scanner, Thumbnails
 from elf.curation.verdicts import accept, apply_file, read_verdicts
-from elf.decisions import DECISIONS
 from elf.errors import ElfError
 from elf.fiftyone_app import add_options, check_place, show_until_closed
 from elf.files import FolderLock, explain_disk_errors, write_atomic
-from elf.manifest import MANIFEST
+from elf.labels.decisions import DECISIONS
+from elf.labels.manifest import MANIFEST
 from elf.platforms import sync_disks
 
 LOCK = ".curate.lock"

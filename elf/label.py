@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 from elf.command_parser import CommandParser
 from elf.counted import counted
-from elf.decisions import DECISIONS, Decision, Record, add_decisions, read_decisions
 from elf.errors import ElfError
 from elf.fiftyone_app import add_options, check_place, fiftyone, load_own, show_until_closed
 from elf.files import explain_disk_errors, iterate_log
-from elf.handedits import HandEdits, OldRecords
 from elf.images import LabelledPictures
-from elf.manifest import MANIFEST, LabelFolder, labelled_ids, read_records
-from elf.review import (
+from elf.labels.decisions import DECISIONS, Decision, Record, add_decisions, read_decisions
+from elf.labels.handedits import HandEdits, OldRecords
+from elf.labels.manifest import MANIFEST, LabelFolder, labelled_ids, read_records
+from elf.labels.review import (
     VERDICTS,
     Label,
     by_models,
@@ -35,7 +35,7 @@ from elf.review import (
     unusualness,
     verdict,
 )
-from elf.thresholds import fit_threshold, judged_tags
+from elf.labels.thresholds import fit_threshold, judged_tags
 
 VIEWS = ("low confidence", "WD only", "most unusual", "left out")
 SHARE = 10

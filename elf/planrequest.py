@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
-from elf.building import base_dtype
 from elf.errors import ElfError
 from elf.kernels import can_compile_here
-from elf.measuring import make_placing
 from elf.planning import Choice, PlannedTraining, card_at_hand, find_card
 from elf.planning.pictures import Pictures, of_prepared, of_sources
-from elf.prepared import read_prepared
+from elf.preparation.measuring import make_placing
+from elf.preparation.prepared import read_prepared
+from elf.preparation.remote import is_remote, local_path
 from elf.refusals import refuse_half_precision_on_cpu
-from elf.remote import is_remote, local_path
-from elf.schedules import length, run_length
+from elf.training.building import base_dtype
+from elf.training.schedules import length, run_length
 
 
 class Request:

@@ -7,9 +7,9 @@ import torch
 from elf.datamodules import ShardDataModule, TextDataModule
 from elf.errors import ElfError
 from elf.launcher import joined
-from elf.prepare import prepare
+from elf.preparation.prepare import prepare
+from elf.preparation.remote import is_remote
 from elf.processes import first_opens
-from elf.remote import is_remote
 
 ENCODED_AT_ONCE = 8  # pictures or captions; 8 pictures of 512 px take about 3 GiB on a GPU
 

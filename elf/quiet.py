@@ -16,7 +16,7 @@ HARMLESS = (
     r"Checkpoint directory .* exists and is not empty",
     # small sets: fewer batches than steps between two log rows; each epoch's end logs anyway
     r"The number of training batches \(\d+\) is smaller than the logging interval",
-    # an epoch is cut by max_steps and continued from a checkpoint on purpose (see elf/epoch.py)
+    # an epoch is cut by max_steps and continued on purpose (see elf/training/epoch.py)
     r"You're resuming from a checkpoint that ended before the epoch ended",
     # lightning 2.6.6 calls jsonargparse's former name of `instantiate`
     r"(?s)\s*By default only one JsonargparseDeprecationWarning",

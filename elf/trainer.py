@@ -31,12 +31,6 @@ from elf.callbacks import (
     StepBar,
     with_watching,
 )
-from elf.checkpoints import (
-    AtomicCheckpointIO,
-    give_checkpoint,
-    last_checkpoint,
-    named_checkpoints,
-)
 from elf.command_parser import broken, other_encoding
 from elf.config_errors import ALLOWED, explain, known_names, missing, refuse_circular
 from elf.datamodules.reading import WORKER_DIED, is_of_dead_worker
@@ -58,7 +52,13 @@ from elf.refusals import (
     refuse_used_folder,
 )
 from elf.resources import resolve_configs
-from elf.validating import CKPT_PATH, EveryCheckpoint
+from elf.training.checkpoints import (
+    AtomicCheckpointIO,
+    give_checkpoint,
+    last_checkpoint,
+    named_checkpoints,
+)
+from elf.training.validating import CKPT_PATH, EveryCheckpoint
 from elf.watching import log_config
 
 DOES = {

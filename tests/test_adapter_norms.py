@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from elf import adapters
-from elf.adapter_norms import (
+from elf.adapters import AdapterConfig
+from elf.training.adapter_norms import (
     block_of,
     change_squares,
     named_layers,
     relative_changes,
     weight_squares,
 )
-from elf.adapters import AdapterConfig
 
 
 class Network(nn.Module):

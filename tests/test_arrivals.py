@@ -2,7 +2,7 @@
 
 import torch
 
-from elf.arrivals import Arrivals
+from elf.training.arrivals import Arrivals
 
 
 def test_values_arrive_once_and_as_they_were_sent() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from schedulefree import AdamWScheduleFree
 
-from elf.averaging import EMAConfig, EvaluatedWeights, MovingAverage, is_schedule_free
 from elf.errors import ElfError
+from elf.training.averaging import EMAConfig, EvaluatedWeights, MovingAverage, is_schedule_free
 
 
 def parameter() -> torch.nn.Parameter:

@@ -4,7 +4,8 @@ import random
 import numpy as np
 import pytest
 
-from elf.buckets import (
+from elf.errors import ElfError
+from elf.preparation.buckets import (
     NoBucket,
     assign,
     lost_areas,
@@ -12,7 +13,6 @@ from elf.buckets import (
     place,
     place_without_upscaling,
 )
-from elf.errors import ElfError
 
 # --- kohya's procedure, written down once more -------------------------------------------------
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from elf import caches
-from elf.buckets import Placement
-from elf.caches import latent_stamp, pack, text_key, text_stamp, unpack
 from elf.errors import ElfError
-from elf.prepared import read_prepared, write_prepared
-from elf.sets import PictureSet
-from elf.settings import Settings
-from elf.shards import Sample, index_path, read_index, write_shard
+from elf.preparation import caches
+from elf.preparation.buckets import Placement
+from elf.preparation.caches import latent_stamp, pack, text_key, text_stamp, unpack
+from elf.preparation.prepared import read_prepared, write_prepared
+from elf.preparation.sets import PictureSet
+from elf.preparation.settings import Settings
+from elf.preparation.shards import Sample, index_path, read_index, write_shard
 
 MODELS = {"vae": "v" * 64, "text": "t" * 64}
 PLACED = Placement((64, 48), (64, 60), (0, 6), 0.2)

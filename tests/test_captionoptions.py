@@ -2,11 +2,11 @@ import re
 
 import pytest
 
-from elf.captionoptions import NOTHING, CaptionOptions, resolve
 from elf.datamodules.shards import ShardDataModule
 from elf.errors import ElfError
-from elf.sets import PictureSet
-from elf.settings import Settings
+from elf.preparation.captionoptions import NOTHING, CaptionOptions, resolve
+from elf.preparation.sets import PictureSet
+from elf.preparation.settings import Settings
 
 FIXED = "no tag is shuffled or dropped: set shuffle_tags or tag_dropout too, or leave it out"
 SENTENCE = "a sentence has no tags: set caption to tags, both or either, or leave it out"

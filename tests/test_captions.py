@@ -4,9 +4,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from elf.captionoptions import CaptionOptions
-from elf.captions import Captions, Parts, compose, take_apart, variant_seeds, without_sentence
-from elf.epoch import draw_seed, id_words
+from elf.preparation.captionoptions import CaptionOptions
+from elf.preparation.captions import (
+    Captions,
+    Parts,
+    compose,
+    take_apart,
+    variant_seeds,
+    without_sentence,
+)
+from elf.training.epoch import draw_seed, id_words
 
 SHUFFLE = CaptionOptions(shuffle_tags=True)
 TAGS = ("a", "b", "c", "d")

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from elf.checkpoints import (
+from elf.errors import ElfError
+from elf.training.checkpoints import (
     AtomicCheckpointIO,
     last_checkpoint,
     named_checkpoints,
     read_checkpoint,
 )
-from elf.errors import ElfError
 
 
 def test_a_checkpoint_goes_round(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elf import adapters, compiling
+from elf import adapters
 from elf.adapters import AdapterConfig
-from elf.compiling import Scope, compile_network, uncompiled
 from elf.errors import ElfError
 from elf.tiny import base
+from elf.training import compiling
+from elf.training.compiling import Scope, compile_network, uncompiled
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from elf.identity import flatten
 from elf.resources import find, resolve_configs, shipped
 from elf.serving.command import OF_PICTURES, OF_TEXT, make_parser
 from elf.trainer import ElfCLI
+from elf.training.identity import flatten
 
 CONFIGS = sorted(shipped("configs").rglob("*.yaml"))
 COMMANDS = {

@@ -18,11 +18,11 @@ from elf.cli import main, run
 from elf.curation import scan
 from elf.curation.embeddings import read_embeddings
 from elf.curation.verdicts import Verdict, read_verdicts
-from elf.decisions import add_decisions, read_decisions
 from elf.errors import ElfError
 from elf.files import FolderLock, read_log
 from elf.images import picture_id
-from elf.manifest import LabelFolder
+from elf.labels.decisions import add_decisions, read_decisions
+from elf.labels.manifest import LabelFolder
 
 
 def texture(seed, size=(560, 480)):

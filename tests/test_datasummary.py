@@ -1,12 +1,12 @@
 """What `elf prepare` says at its end."""
 
-from elf.buckets import Placement
-from elf.captionsummary import CaptionSummary
-from elf.datasummary import summarise
-from elf.encoding import Picture
-from elf.making import Selection
-from elf.sets import PictureSet
-from elf.sources import Dropped, Location, Source
+from elf.preparation.buckets import Placement
+from elf.preparation.captionsummary import CaptionSummary
+from elf.preparation.datasummary import summarise
+from elf.preparation.encoding import Picture
+from elf.preparation.making import Selection
+from elf.preparation.sets import PictureSet
+from elf.preparation.sources import Dropped, Location, Source
 
 SETS = [
     PictureSet("data/elves", repeats=3, flip=True),

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from elf.decisions import add_decisions, apply_decision, read_decisions
 from elf.errors import ElfError
 from elf.files import read_log
-from elf.manifest import LabelFolder, labelled_ids
+from elf.labels.decisions import add_decisions, apply_decision, read_decisions
+from elf.labels.manifest import LabelFolder, labelled_ids
 
 ID = f"{1:016x}"
 

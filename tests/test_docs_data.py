@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from elf.buckets import assign, make_buckets
 from elf.datamodules import ShardDataModule
-from elf.sets import PictureSet
+from elf.preparation.buckets import assign, make_buckets
+from elf.preparation.sets import PictureSet
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "data.md").read_text()

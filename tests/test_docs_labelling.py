@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elf.decisions import read_decisions
 from elf.explain import explain
-from elf.manifest import LabelFolder
+from elf.labels.decisions import read_decisions
+from elf.labels.manifest import LabelFolder
 from elf.taggers import Rules, Selector, TagList
 from elf.taggers.names import NameSet
 from elf.taggers.outputs import UNITS, CaptionOutput, ScoreOutput

@@ -17,8 +17,8 @@ import elf.modules
 from elf.adapters import AdapterConfig
 from elf.cli import COMMANDS
 from elf.errors import ElfError
-from elf.identity import flatten
 from elf.resources import shipped
+from elf.training.identity import flatten
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "docs"))
@@ -64,7 +64,7 @@ def test_types_are_words(hint: Any, words: str) -> None:
         ("", "`''`"),
         ((1, 2), "`[1, 2]`"),
         ({}, "`{}`"),
-        (flatten, "`elf.identity.flatten`"),
+        (flatten, "`elf.training.identity.flatten`"),
     ],
 )
 def test_defaults_are_yaml(value: Any, words: str) -> None:

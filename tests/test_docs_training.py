@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from elf.identity import flatten
 from elf.trainer import ElfCLI
+from elf.training.identity import flatten
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/training.md").read_text(encoding="utf-8")

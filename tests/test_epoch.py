@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from elf.epoch import balance, batches, bucket_counts, draw_seed, id_words, mix, order, uniform
+from elf.training.epoch import (
+    balance,
+    batches,
+    bucket_counts,
+    draw_seed,
+    id_words,
+    mix,
+    order,
+    uniform,
+)
 
 BUCKETS = np.array([0] * 10 + [1] * 5 + [2] * 1)
 

@@ -3,11 +3,11 @@ import pytest
 from PIL import Image
 
 from elf.cli import main, run
-from elf.decisions import add_decisions
 from elf.errors import ElfError
 from elf.explain import explain
 from elf.files import read_log
-from elf.manifest import LabelFolder
+from elf.labels.decisions import add_decisions
+from elf.labels.manifest import LabelFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

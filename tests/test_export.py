@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 from elf import cli
 from elf.adapters import AdapterConfig
-from elf.checkpoints import read_checkpoint
 from elf.errors import ElfError
 from elf.export import METADATA_KEY, export_diffusers, read_adapter, read_origin
 from elf.generation import GenerationConfig
 from elf.modules.diffusion import DiffusionModule
+from elf.training.checkpoints import read_checkpoint
 from elf.verify import picture_difference
 
 SAMPLING = GenerationConfig(steps=4, guidance=3.0, width=64, height=64, batch_size=2)

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 import elf.files
-import elf.handedits
-import elf.labeltext
-from elf.decisions import add_decisions, apply_decision, read_decisions
+import elf.labels.handedits
+import elf.labels.labeltext
 from elf.errors import ElfError
 from elf.files import read_log
-from elf.handedits import HandEdits, OldRecords, edit_of, gives, parts, same_text
-from elf.journal import Journal
-from elf.labeltext import label_text
-from elf.manifest import PENDING, LabelFolder
+from elf.labels.decisions import add_decisions, apply_decision, read_decisions
+from elf.labels.handedits import HandEdits, OldRecords, edit_of, gives, parts, same_text
+from elf.labels.journal import Journal
+from elf.labels.labeltext import label_text
+from elf.labels.manifest import PENDING, LabelFolder
 
 COUNT = 4
 IDS = [f"{number:016x}" for number in range(COUNT)]
@@ -135,7 +135,7 @@ def test_pictures_that_are_not_labelled_again_are_not_read(tmp_path, monkeypatch
     def fail(*_, **__):
         raise AssertionError("a text file was read")
 
-    monkeypatch.setattr(elf.handedits.HandEdits, "_held", fail)
+    monkeypatch.setattr(elf.labels.handedits.HandEdits, "_held", fail)
     label(tmp_path, numbers=[])
 
 
@@ -196,7 +196,7 @@ def killed_at(monkeypatch, number, action):
         for place, name in (
             (os, "replace"), (Path, "unlink"), (Path, "touch"), (elf.files.AppendLog, "append"),
             (elf.files.AppendLog, "rewrite"), (elf.files, "replace_file"),
-            (elf.labeltext, "replace_file"), (os, "write"), (os, "ftruncate"),
+            (elf.labels.labeltext, "replace_file"), (os, "write"), (os, "ftruncate"),
         ):  # fmt: skip
             patch.setattr(place, name, dying(getattr(place, name)))
         try:
@@ -302,7 +302,9 @@ def test_no_failing_write_makes_an_edit(tmp_path, monkeypatch, relabel, lasting)
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", failing(os.write))
             patch.setattr(os, "ftruncate", failing(os.ftruncate))
-            patch.setattr(elf.labeltext, "replace_file", failing(elf.labeltext.replace_file))
+            patch.setattr(
+                elf.labels.labeltext, "replace_file", failing(elf.labels.labeltext.replace_file)
+            )
             patch.setattr(os, "fsync", failing(os.fsync))
             writers = [LabelFolder(folder)]
             writers += [Journal(folder, 0)] if relabel is together else []

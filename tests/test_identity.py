@@ -2,9 +2,9 @@
 
 import pytest
 
-from elf.averaging import EMAConfig
 from elf.errors import ElfError
-from elf.identity import flatten, refuse_other_run, warn_of_precision
+from elf.training.averaging import EMAConfig
+from elf.training.identity import flatten, refuse_other_run, warn_of_precision
 
 
 def test_nested_options_have_dotted_keys_and_plain_values() -> None:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from elf.decisions import add_decisions
 from elf.errors import ElfError
 from elf.files import read_log
-from elf.journal import Journal
-from elf.manifest import LabelFolder, labelled_ids
+from elf.labels.decisions import add_decisions
+from elf.labels.journal import Journal
+from elf.labels.manifest import LabelFolder, labelled_ids
 
 
 def record(number, **more):
@@ -100,7 +100,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
     journal = Journal(tmp_path, 0)
     journal.write(record(1))
-    monkeypatch.setattr("elf.journal.write_texts", full)
+    monkeypatch.setattr("elf.labels.journal.write_texts", full)
     with pytest.raises(ElfError, match=r"could not write \(No space left on device\); 1 label is"):
         journal.write(record(2))
     journal.close()

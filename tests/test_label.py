@@ -13,11 +13,11 @@ import yaml
 from PIL import Image
 
 from elf.cli import run
-from elf.decisions import read_decisions
 from elf.errors import ElfError
 from elf.files import read_log
 from elf.label import PLUGIN, suggestion
-from elf.manifest import LabelFolder
+from elf.labels.decisions import read_decisions
+from elf.labels.manifest import LabelFolder
 
 IDS = [f"{number:016x}" for number in range(4)]
 

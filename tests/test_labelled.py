@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from elf.decisions import apply_decision
 from elf.errors import ElfError
 from elf.images import picture_id
-from elf.labelled import read_labelled, read_manifest
-from elf.sets import PictureSet
-from elf.sources import Dropped
+from elf.labels.decisions import apply_decision
+from elf.preparation.labelled import read_labelled, read_manifest
+from elf.preparation.sets import PictureSet
+from elf.preparation.sources import Dropped
 
 LABELS = ("labels/manifest.jsonl", "labels/decisions.jsonl")
 

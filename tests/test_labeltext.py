@@ -3,7 +3,16 @@ import os
 
 import pytest
 
-from elf.labeltext import FEW, PAGE, Label, label_text, rewrite_text, torn, write_text, write_texts
+from elf.labels.labeltext import (
+    FEW,
+    PAGE,
+    Label,
+    label_text,
+    rewrite_text,
+    torn,
+    write_text,
+    write_texts,
+)
 
 
 @pytest.mark.parametrize(

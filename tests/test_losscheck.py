@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from elf.errors import ElfError
-from elf.losscheck import LossCheck
+from elf.training.losscheck import LossCheck
 
 
 def added(*losses: tuple[str, str]) -> LossCheck:

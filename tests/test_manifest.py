@@ -10,7 +10,7 @@ import elf.files
 from elf.counted import counted
 from elf.errors import ElfError
 from elf.files import read_log
-from elf.manifest import PENDING, LabelFolder, label_text, labelled_ids
+from elf.labels.manifest import PENDING, LabelFolder, label_text, labelled_ids
 
 
 def record(number, **more):
@@ -214,7 +214,7 @@ def test_a_real_limit_on_the_manifests_size(tmp_path):
     code = (
         "import resource, signal, sys\n"
         "from elf.errors import ElfError\n"
-        "from elf.manifest import LabelFolder\n"
+        "from elf.labels.manifest import LabelFolder\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "labels = LabelFolder(sys.argv[1])\n"

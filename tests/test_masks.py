@@ -9,15 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from elf.caches import Cached, pack_mask
 from elf.datamodules.shards import ShardDataModule
 from elf.errors import ElfError
 from elf.images import picture_id, picture_names, split_masks
-from elf.prepare import prepare
-from elf.prepared import read_prepared
+from elf.preparation.caches import Cached, pack_mask
+from elf.preparation.prepare import prepare
+from elf.preparation.prepared import read_prepared
+from elf.preparation.sets import PictureSet
+from elf.preparation.shards import Reader, read_index
 from elf.rename import rename, undo
-from elf.sets import PictureSet
-from elf.shards import Reader, read_index
 
 
 class Means:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from elf import optimization
 from elf.errors import ElfError
-from elf.optimization import LearningRates, adamw, clip_gradients, make_optimizer
+from elf.training import optimization
+from elf.training.optimization import LearningRates, adamw, clip_gradients, make_optimizer
 
 Parts = dict[str, list[tuple[float, dict[str, torch.nn.Parameter]]]]
 

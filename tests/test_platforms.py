@@ -269,10 +269,11 @@ if EVERY:
     others = {name for name in of_triton if "kernel" not in name}
     assert others == {"elf.taggers.launching"}, others
 from pathlib import Path
-from elf import cli, images, manifest, platforms, tagcache
+from elf import cli, images, platforms
+from elf.labels import manifest, tagcache
 from elf.command_parser import CommandParser
 from elf.files import AppendLog, write_atomic
-from elf.shards import Reader
+from elf.preparation.shards import Reader
 from elf.doctor.storage import try_to_write
 
 assert platforms.SYSTEM == "win32"

@@ -19,17 +19,17 @@ import pytest
 import torch
 from PIL import Image
 
-import elf.prepare as prepare_module
+import elf.preparation.prepare as prepare_module
 from elf.bases import open_base
-from elf.caches import text_key
 from elf.errors import ElfError
 from elf.images import decode, picture_id
-from elf.prepare import prepare
-from elf.prepared import read_prepared
-from elf.settings import Settings
-from elf.shards import Reader, read_index
-from elf.shardset import KINDS
-from elf.splitting import held_out
+from elf.preparation.caches import text_key
+from elf.preparation.prepare import prepare
+from elf.preparation.prepared import read_prepared
+from elf.preparation.settings import Settings
+from elf.preparation.shards import Reader, read_index
+from elf.preparation.shardset import KINDS
+from elf.preparation.splitting import held_out
 
 SETTINGS = Settings(resolution=64, bucket_step=8, held_out=0.2)
 ALL = replace(SETTINGS, held_out=0.0)
@@ -681,9 +681,9 @@ def test_a_list_or_index_that_was_cut_or_changed_is_refused_and_made_again(
 CHILD = """
 import sys, torch
 from pathlib import Path
-from elf.prepare import prepare
-from elf.sets import PictureSet, fill_in
-from elf.settings import Settings
+from elf.preparation.prepare import prepare
+from elf.preparation.sets import PictureSet, fill_in
+from elf.preparation.settings import Settings
 torch.set_num_threads(1)
 
 class Encoder:  # importing the real models takes longer than all the rest

@@ -14,14 +14,14 @@ from elf import trainer
 from elf.adapters import AdapterConfig
 from elf.bases import open_base
 from elf.bases.configs import CONFIGS
-from elf.building import Built, build
-from elf.checkpoints import read_checkpoint
 from elf.errors import ElfError
 from elf.objective import ObjectiveConfig
-from elf.optimization import LearningRates
 from elf.planning import PlannedTraining
 from elf.planning.probing import filled
-from elf.recomputing import named_blocks, outer_blocks
+from elf.training.building import Built, build
+from elf.training.checkpoints import read_checkpoint
+from elf.training.optimization import LearningRates
+from elf.training.recomputing import named_blocks, outer_blocks
 
 # all layers, so that each block leaves something
 ADAPTER = AdapterConfig("lora", 4, targets="attention+feedforward+convolutions")

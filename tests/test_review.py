@@ -1,6 +1,6 @@
 import pytest
 
-from elf.review import (
+from elf.labels.review import (
     Label,
     by_models,
     changes,

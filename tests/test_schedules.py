@@ -7,7 +7,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from elf.errors import ElfError
-from elf.schedules import (
+from elf.training.schedules import (
     ScheduleConfig,
     factor,
     length,

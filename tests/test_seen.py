@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from elf.epoch import order
-from elf.seen import Seeing
+from elf.training.epoch import order
+from elf.training.seen import Seeing
 
 BUCKETS = [0, 0, 0, 1, 1, 1, 1, 1, 2, 0]
 REPEATS = np.array([1, 2, 1, 1, 3, 1, 1, 0, 1, 1])

@@ -13,8 +13,8 @@ from elf.config_errors import explain, known_names
 from elf.datamodules.shards import ShardDataModule
 from elf.errors import ElfError
 from elf.images import picture_id
-from elf.prepare import prepare
-from elf.sets import PictureSet, fill_in, times_an_epoch
+from elf.preparation.prepare import prepare
+from elf.preparation.sets import PictureSet, fill_in, times_an_epoch
 
 FACTOR = 8
 
@@ -572,7 +572,7 @@ def test_a_mistake_in_a_set_is_one_line_with_the_key(tmp_path, old, new, message
 
 
 def test_reading_many_pictures_keeps_their_order(world):
-    from elf.captioned import read_captioned
+    from elf.preparation.captioned import read_captioned
 
     with ThreadPoolExecutor(4) as threads:
         found, dropped = read_captioned(world.sets()[1], 1, threads)

@@ -11,7 +11,7 @@ import pytest
 
 from elf.checked import read_checked, write_checked
 from elf.errors import ElfError
-from elf.shards import (
+from elf.preparation.shards import (
     STAMPS,
     Reader,
     Sample,
@@ -195,7 +195,7 @@ def test_verifying_works_in_a_folder_that_cannot_be_written(tmp_path, monkeypatc
         raise PermissionError
 
     write_shard(tmp_path / "a.tar", samples())
-    monkeypatch.setattr("elf.shards.write_atomic", refuse)
+    monkeypatch.setattr("elf.preparation.shards.write_atomic", refuse)
     verify([tmp_path / "a.tar"])
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from elf.images import picture_id
-from elf.labelled import read_labelled
+from elf.preparation.labelled import read_labelled
+from elf.preparation.sets import PictureSet
 from elf.rename import rename
-from elf.sets import PictureSet
 
 KEY = "0123456789abcdef"
 SENTENCE = "A boy in a forest."

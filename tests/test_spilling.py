@@ -5,7 +5,7 @@ import random
 import pytest
 
 from elf.platforms import can_forbid_lending, lends_system_memory
-from elf.spilling import GIB, CardMemory, SpillDetector, StepTimes
+from elf.training.spilling import GIB, CardMemory, SpillDetector, StepTimes
 
 TOTAL = 8 * GIB
 FITS = CardMemory(int(5.5 * GIB), GIB // 2, 2 * GIB, TOTAL)
@@ -117,7 +117,9 @@ def test_what_fitted_once_is_judged_by_its_times() -> None:
 def test_the_drivers_setting_is_named_where_it_is_heeded(
     system: str, setting: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("elf.spilling.can_forbid_lending", lambda: can_forbid_lending(system))
+    monkeypatch.setattr(
+        "elf.training.spilling.can_forbid_lending", lambda: can_forbid_lending(system)
+    )
     (told,) = run(steps(100, 5.0), OVER)
     assert ("'CUDA - Sysmem Fallback Policy: Prefer No Sysmem Fallback'" in told) is setting
 

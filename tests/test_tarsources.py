@@ -16,11 +16,11 @@ from PIL import Image
 from elf.datamodules.shards import ShardDataModule
 from elf.errors import ElfError
 from elf.images import picture_id
-from elf.prepare import prepare
-from elf.sets import PictureSet
-from elf.shards import Reader, read_index
-from elf.sources import load
-from elf.tarsources import read_tars
+from elf.preparation.prepare import prepare
+from elf.preparation.sets import PictureSet
+from elf.preparation.shards import Reader, read_index
+from elf.preparation.sources import load
+from elf.preparation.tarsources import read_tars
 
 
 def jpeg(number, size=(40, 30)):
@@ -250,7 +250,7 @@ def test_a_tar_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     tar = plain_tar(tmp_path / "x.tar", [("a.jpg", jpeg(0))])
-    monkeypatch.setattr("elf.tarsources.scan", refuse)
+    monkeypatch.setattr("elf.preparation.tarsources.scan", refuse)
     with pytest.raises(ElfError, match=r"x\.tar could not be read \(Permission denied\)$"):
         read(tar)
 

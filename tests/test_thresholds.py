@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from elf.thresholds import Fit, fit_threshold, judged_tags
+from elf.labels.thresholds import Fit, fit_threshold, judged_tags
 
 
 def test_a_clean_cut_is_found_in_the_middle():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from elf.trigger import has_trigger, without_trigger
+from elf.preparation.trigger import has_trigger, without_trigger
 
 
 @pytest.mark.parametrize(

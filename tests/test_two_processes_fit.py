@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from elf import trainer
-from elf.checkpoints import read_checkpoint
+from elf.training.checkpoints import read_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo and spawn differ there")
 

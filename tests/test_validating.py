@@ -15,12 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from elf import cli, trainer
 from elf.callbacks import StepBar
-from elf.checkpoints import weights_hash
-from elf.denoiser import Denoiser
 from elf.errors import ElfError
 from elf.files import FolderLock
 from elf.modules import diffusion
 from elf.modules.diffusion import DiffusionModule
+from elf.training.checkpoints import weights_hash
+from elf.training.denoiser import Denoiser
 
 QUICK = ("--model.validation_strata=2",)
 KINDS = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from elf.validation import PictureErrors, ValidationRun, ratio_of_means
-from elf.validationsets import HELD_OUT, TRAINED
+from elf.training.validation import PictureErrors, ValidationRun, ratio_of_means
+from elf.training.validationsets import HELD_OUT, TRAINED
 
 RANDOM = np.random.default_rng(0)
 IDS = [f"{number:016x}" for number in range(9)]

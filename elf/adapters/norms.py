@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from elf import dora
 from elf.adapters.factored import (
     INITIAL_A,
     NAME,
@@ -25,7 +24,8 @@ from elf.adapters.factored import (
     factors,
     layers,
 )
-from elf.autocasting import without_autocast
+from elf.training import dora
+from elf.training.autocasting import without_autocast
 
 
 class WeightNorm:
@@ -188,7 +188,7 @@ class _Reuse:
             kind = (weight.device, weight.dtype, lost.dtype, len(a), owner.scaling[NAME])
             kinds[kind].append((weight, a, b, c0, magnitude, norm, lost))
         for kind, tensors in kinds.items():
-            from elf.dora_kernels import NormTable
+            from elf.training.dora_kernels import NormTable
 
             places = tuple(each.data_ptr() for row in tensors for each in row)
             if self._tables.get(kind, ((), None))[0] != places:

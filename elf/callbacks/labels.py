@@ -9,8 +9,8 @@ from elf.callbacks.recordwriter import RecordWriter
 from elf.callbacks.summary import LabelSummary
 from elf.callbacks.unitbar import UnitBar
 from elf.errors import ElfError
-from elf.journal import Journal
-from elf.manifest import LabelFolder
+from elf.labels.journal import Journal
+from elf.labels.manifest import LabelFolder
 from elf.processes import first_opens, gather
 
 

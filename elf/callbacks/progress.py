@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from elf.arrivals import Arrivals
+from elf.training.arrivals import Arrivals
 
 EVERY = 0.5
 """Seconds between two looks at the metrics."""

@@ -48,7 +48,7 @@ class Randomness(Callback):
     """Saves and restores the generators of Python, numpy and torch, so that dropout goes on too.
 
     Each rank keeps its own state only through rank 0's checkpoint: what must be equal on every
-    world size is drawn from the samples' own seeds instead (``elf.diffusion.generators``).
+    world size is drawn from the samples' own seeds instead (``elf.training.diffusion.generators``).
     """
 
     def __init__(self) -> None:

@@ -7,11 +7,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from elf.adapter_norms import relative_changes, weight_squares
-from elf.arrivals import Arrivals
 from elf.callbacks.rows import LateRows
 from elf.errors import ElfError
-from elf.seen import Seeing
+from elf.training.adapter_norms import relative_changes, weight_squares
+from elf.training.arrivals import Arrivals
+from elf.training.seen import Seeing
 from elf.watching import log_figures
 
 OF_A_STEP = ("train/loss", "train/accuracy", "train/grad_norm")

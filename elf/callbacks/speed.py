@@ -99,7 +99,8 @@ class SpeedRecorder(LateRows):
     share in which it had nothing to do for want of data: the CPU is ahead of it, and a wait that
     ends before the GPU is done costs nothing. ``memory/peak_gib`` is the most
     that PyTorch had reserved on the GPU since the last row, of all that is done. Where a driver
-    lends a GPU system memory, it is told once when that seems to have happened (`elf.spilling`).
+    lends a GPU system memory, it is told once when that seems to have happened
+    (`elf.training.spilling`).
 
     It is to stand before the other callbacks, whose work would else be taken for the step's.
     """

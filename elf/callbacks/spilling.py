@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from elf.platforms import lends_system_memory
-from elf.spilling import CardMemory, SpillDetector
 from elf.stepping.static import form_of
+from elf.training.spilling import CardMemory, SpillDetector
 
 MOST = 512
 """Batches timed between two looks at most."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elf.counted import counted
-from elf.records import MANIFEST, QUARANTINE
+from elf.labels.records import MANIFEST, QUARANTINE
 from elf.taggers.outputs import CaptionOutput
 
 HISTOGRAM = 15

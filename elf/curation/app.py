@@ -12,11 +12,11 @@ from typing import Any
 from elf.counted import counted
 from elf.curation.proposals import Entry
 from elf.curation.quality import FLAGS
-from elf.decisions import DECISIONS
 from elf.errors import ElfError
 from elf.fiftyone_app import fiftyone, load_own
 from elf.label import decide, show
-from elf.review import VERDICTS, Label
+from elf.labels.decisions import DECISIONS
+from elf.labels.review import VERDICTS, Label
 
 PLUGIN = Path(__file__).parent / "plugin"
 GROUPS: dict[str, tuple[str, ...]] = {

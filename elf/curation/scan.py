@@ -1,7 +1,7 @@
 """A folder's pictures and their facts; what did not change is not opened again.
 
-Files are known by path, size and time (:class:`elf.fileindex.FileIndex`), facts by content. Both
-are written as they are found: a run that was killed goes on where it was.
+Files are known by path, size and time (:class:`elf.labels.fileindex.FileIndex`), facts by content.
+Both are written as they are found: a run that was killed goes on where it was.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from elf.curation.facts import VERSION, Facts, Refusal, look_at, unpack
-from elf.fileindex import FileIndex
 from elf.files import replace_file
 from elf.images import BadImage, picture_names
-from elf.tagcache import ResultCache
+from elf.labels.fileindex import FileIndex
+from elf.labels.tagcache import ResultCache
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elf.decisions import DECISIONS, add_decisions, read_decisions
 from elf.errors import ElfError
 from elf.files import iterate_log, read_log
+from elf.labels.decisions import DECISIONS, add_decisions, read_decisions
 
 BY = "elf curate"
 

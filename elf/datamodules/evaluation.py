@@ -13,9 +13,9 @@ from elf.datamodules.reading import CachedExamples
 from elf.datamodules.shards import bucket_numbers, fixed_part, refuse_other_models
 from elf.errors import ElfError
 from elf.images import decode
-from elf.prepared import Prepared, read_prepared
-from elf.shards import Entry, Reader, read_index
-from elf.validationsets import HELD_OUT, TRAINED
+from elf.preparation.prepared import Prepared, read_prepared
+from elf.preparation.shards import Entry, Reader, read_index
+from elf.training.validationsets import HELD_OUT, TRAINED
 
 
 class EvaluationSet(LightningDataModule):

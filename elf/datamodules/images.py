@@ -11,10 +11,10 @@ from lightning.pytorch import LightningDataModule
 
 from elf.counted import counted
 from elf.errors import ElfError
-from elf.fileindex import FileIndex
 from elf.files import sha256_file
 from elf.images import SUFFIXES, picture_names
-from elf.manifest import labelled_ids
+from elf.labels.fileindex import FileIndex
+from elf.labels.manifest import labelled_ids
 from elf.processes import gather
 from elf.reader import Batch, PictureLoader, PictureReader, Task, Transform
 

@@ -10,10 +10,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elf.captions import variant_seeds
 from elf.datamodules.positioned import PositionedLoader
 from elf.datamodules.reading import Batch, BatchReading, CachedExamples, Draw
-from elf.epoch import Indices, Words, batches, bucket_counts, draw_seed, id_words, order, uniform
+from elf.preparation.captions import variant_seeds
+from elf.training.epoch import (
+    Indices,
+    Words,
+    batches,
+    bucket_counts,
+    draw_seed,
+    id_words,
+    order,
+    uniform,
+)
 
 
 @dataclass(frozen=True)

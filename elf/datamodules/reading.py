@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from elf.caches import Bytes, Cached, CachedText, text_key
 from elf.datamodules.packing import pack
 from elf.errors import ElfError
-from elf.prepared import REMEDY, Example
-from elf.shards import Reader
-from elf.trigger import without_trigger
+from elf.preparation.caches import Bytes, Cached, CachedText, text_key
+from elf.preparation.prepared import REMEDY, Example
+from elf.preparation.shards import Reader
+from elf.preparation.trigger import without_trigger
 
 Batch = dict[str, Any]
 

@@ -9,18 +9,18 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
-from elf.captionoptions import NOTHING, CaptionKind, CaptionOptions, TextStates, resolve
 from elf.datamodules.loader import EpochLoader, HeldOutLoader, Treatment
 from elf.datamodules.reading import Batch, CachedExamples
-from elf.edited import notes_of_edits
-from elf.epoch import batches, bucket_counts, id_words, uniform
 from elf.errors import ElfError
-from elf.prepared import REMEDY, Example, Prepared, read_prepared
-from elf.remote import fetch_shards, is_remote, local_path
-from elf.sets import PictureSet, fill_in, times_an_epoch
-from elf.settings import PictureFormat, Settings
-from elf.shards import Reader
-from elf.validationsets import HELD_OUT, TRAINED, UNRELATED
+from elf.preparation.captionoptions import NOTHING, CaptionKind, CaptionOptions, TextStates, resolve
+from elf.preparation.edited import notes_of_edits
+from elf.preparation.prepared import REMEDY, Example, Prepared, read_prepared
+from elf.preparation.remote import fetch_shards, is_remote, local_path
+from elf.preparation.sets import PictureSet, fill_in, times_an_epoch
+from elf.preparation.settings import PictureFormat, Settings
+from elf.preparation.shards import Reader
+from elf.training.epoch import batches, bucket_counts, id_words, uniform
+from elf.training.validationsets import HELD_OUT, TRAINED, UNRELATED
 
 PICTURES, LABELS = "data/raw", "data/labels"
 

@@ -6,7 +6,6 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from elf.datamodules.textloader import HeldOutText, Rows, TextLoader
-from elf.epoch import Indices
 from elf.errors import ElfError
 from elf.language.packing import length_buckets, pack
 from elf.language.preparing import prepare_tokens
@@ -15,7 +14,8 @@ from elf.language.settings import TextSettings, TrainOn, Truncation
 from elf.language.store import TokenStore
 from elf.language.textsummary import TextSummary
 from elf.language.tokenizing import tokenizer_hash
-from elf.validationsets import HELD_OUT, TRAINED
+from elf.training.epoch import Indices
+from elf.training.validationsets import HELD_OUT, TRAINED
 
 
 class TextDataModule(LightningDataModule):

@@ -11,7 +11,6 @@ from lightning.pytorch import LightningDataModule
 from elf.checked import read_checked
 from elf.datamodules.text import pad_token
 from elf.datamodules.textloader import HeldOutText, Rows
-from elf.epoch import Indices
 from elf.errors import ElfError
 from elf.evaluation.asked import Asked, read_asked, read_forgetting, write_rows
 from elf.export.reading import section_of_run
@@ -23,7 +22,8 @@ from elf.language.settings import TextSettings, TrainOn
 from elf.language.store import META, REMEDY, TokenStore
 from elf.language.textbytes import trained_bytes
 from elf.language.tokenizing import tokenizer_hash
-from elf.validationsets import HELD_OUT, TRAINED, UNRELATED
+from elf.training.epoch import Indices
+from elf.training.validationsets import HELD_OUT, TRAINED, UNRELATED
 
 STEP = 64
 """Tokens that the lengths of rows are multiples of."""

@@ -1,11 +1,11 @@
 """Embeddings on the disk: each picture is embedded once, whichever metric asks for it first.
 
-A folder stands for one fingerprint (:class:`elf.tagcache.ResultCache`, which neither a kill nor a
-second process can spoil). In it a row is found by the sha256 of the picture's size and pixels, not
-of a file's bytes: pixels are what an embedding is made of, so that a picture is one entry whether
-it comes from a folder, from a shard, or from the generator's memory, and a PNG that was written
-again with other metadata is still the same. The price is that a picture is decoded before it is
-found, some 10 ms; an evaluation looks at hundreds.
+A folder stands for one fingerprint (:class:`elf.labels.tagcache.ResultCache`, which neither a kill
+nor a second process can spoil). In it a row is found by the sha256 of the picture's size and
+pixels, not of a file's bytes: pixels are what an embedding is made of, so that a picture is one
+entry whether it comes from a folder, from a shard, or from the generator's memory, and a PNG that
+was written again with other metadata is still the same. The price is that a picture is decoded
+before it is found, some 10 ms; an evaluation looks at hundreds.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from PIL import Image
 from elf.embedders.interface import PictureEmbedder
 from elf.errors import ElfError
 from elf.images import BadImage, decode
-from elf.tagcache import ResultCache
+from elf.labels.tagcache import ResultCache
 
 FORMAT = 1
 """Of a row's bytes; part of the folder's name."""

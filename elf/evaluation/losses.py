@@ -11,8 +11,8 @@ from elf.evaluation.plan import Variant
 from elf.evaluation.rows import difference, skipped
 from elf.evaluation.schema import Row, StratumLoss
 from elf.metrics import paired_difference
-from elf.validation import ValidationRun
-from elf.validationsets import HELD_OUT, TRAINED
+from elf.training.validation import ValidationRun
+from elf.training.validationsets import HELD_OUT, TRAINED
 
 NAMES = {HELD_OUT: "held_out_loss", TRAINED: "trained_loss"}
 

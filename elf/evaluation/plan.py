@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from elf.errors import ElfError
 from elf.generation import GenerationConfig
-from elf.trigger import has_trigger, without_trigger
+from elf.preparation.trigger import has_trigger, without_trigger
 
 
 @dataclass(frozen=True)

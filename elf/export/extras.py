@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from elf.errors import ElfError
 from elf.images import BadImage, decode
-from elf.prepared import read_prepared
+from elf.preparation.prepared import read_prepared
 
 SIDE, QUALITY = 256, 85
 

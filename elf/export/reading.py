@@ -13,10 +13,10 @@ from torch import Tensor
 from elf.adapters import AdapterConfig
 from elf.adapters.presets import LANGUAGE_MODEL
 from elf.bases import open_base
-from elf.checkpoints import evaluated_state, last_checkpoint, read_checkpoint
 from elf.errors import ElfError
 from elf.export.importing import is_kohya, read_kohya
 from elf.export.importing_diffusers import METADATA_KEY, read_diffusers, read_stated_base
+from elf.training.checkpoints import evaluated_state, last_checkpoint, read_checkpoint
 
 ORIGIN_KEY = "elf.origin"
 """In a file's header: the base that the adapter was trained on, as a checkpoint has it."""

@@ -8,11 +8,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from elf.decisions import Decision
 from elf.errors import ElfError
 from elf.fiftyone_app import fiftyone
 from elf.label import decide, in_app
-from elf.review import Label, one_line, split_tags, without
+from elf.labels.decisions import Decision
+from elf.labels.review import Label, one_line, split_tags, without
 
 operators: Any = fiftyone().operators
 types = operators.types

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from elf.epoch import Indices
 from elf.errors import ElfError
+from elf.training.epoch import Indices
 
 
 @dataclass(frozen=True)

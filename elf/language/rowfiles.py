@@ -6,7 +6,7 @@ from pathlib import Path
 
 from elf.errors import ElfError
 from elf.language.rows import Row, parse_row, parse_text
-from elf.shards import Reader, scan
+from elf.preparation.shards import Reader, scan
 
 LONGEST_LINE = 1 << 26  # bytes; what is longer is no row, and would be held in memory whole
 _BOM = b"\xef\xbb\xbf"

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from elf.checked import canonical, read_checked
-from elf.epoch import Indices, Words
 from elf.errors import ElfError
 from elf.files import write_atomic
 from elf.language.arrays import Array, map_array
 from elf.language.settings import TextSettings
+from elf.training.epoch import Indices, Words
 
 META = "meta.json"
 NEW = ".new"  # what is being written

@@ -14,7 +14,7 @@ from elf.language.documents import Document
 from elf.language.store import FORMAT, META, NEW, index_hash, sweep
 from elf.language.textsummary import LeftOut, TextSummary
 from elf.platforms import move_over, sync_folder
-from elf.splitting import held_out_words
+from elf.preparation.splitting import held_out_words
 
 
 class StoreWriter:

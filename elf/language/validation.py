@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from elf.metrics import Interval, ratio_difference
-from elf.validationsets import HELD_OUT, PREFIX, TRAINED
+from elf.training.validationsets import HELD_OUT, PREFIX, TRAINED
 
 
 class DocumentErrors(NamedTuple):

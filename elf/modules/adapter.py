@@ -12,19 +12,20 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.optim import Optimizer
 
-from elf import adapters, optimization, schedules
-from elf.adapted import AdaptedNetworks
+from elf import adapters
 from elf.adapters import AdapterConfig, Injected
-from elf.averaging import EMAConfig, EvaluatedWeights, MovingAverage, is_schedule_free
-from elf.beginning import begin
-from elf.building import adapter_optimizer
-from elf.checkpoints import evaluated_state, last_good
-from elf.compiling import uncompiled
 from elf.errors import ElfError
-from elf.identity import flatten, refuse_other_run, warn_of_precision
 from elf.modules.stepped import SteppedModule
-from elf.optimization import LearningRates, OptimizerFactory
-from elf.schedules import ScheduleConfig
+from elf.training import optimization, schedules
+from elf.training.adapted import AdaptedNetworks
+from elf.training.averaging import EMAConfig, EvaluatedWeights, MovingAverage, is_schedule_free
+from elf.training.beginning import begin
+from elf.training.building import adapter_optimizer
+from elf.training.checkpoints import evaluated_state, last_good
+from elf.training.compiling import uncompiled
+from elf.training.identity import flatten, refuse_other_run, warn_of_precision
+from elf.training.optimization import LearningRates, OptimizerFactory
+from elf.training.schedules import ScheduleConfig
 
 
 class AdapterModule(SteppedModule):

@@ -11,24 +11,24 @@ from torch import Tensor, nn
 
 from elf import objective
 from elf.adapters import AdapterConfig
-from elf.averaging import (
-    EMAConfig,
-)
 from elf.bases import Base, LatentEncoder, open_base, tokenize
-from elf.building import base_dtype, build
-from elf.compiling import Scope, compile_network, notice
-from elf.denoiser import Batch, Denoiser
 from elf.errors import ElfError
 from elf.generation import GenerationConfig
 from elf.kernels import can_compile
 from elf.modules.adapter import AdapterModule
 from elf.objective import ObjectiveConfig
-from elf.optimization import LearningRates, OptimizerFactory, adamw
 from elf.quantized import Kind
-from elf.sampling import Sampler
-from elf.schedules import ScheduleConfig
-from elf.validation import ValidationRun
-from elf.validationsets import HELD_OUT
+from elf.training.averaging import (
+    EMAConfig,
+)
+from elf.training.building import base_dtype, build
+from elf.training.compiling import Scope, compile_network, notice
+from elf.training.denoiser import Batch, Denoiser
+from elf.training.optimization import LearningRates, OptimizerFactory, adamw
+from elf.training.sampling import Sampler
+from elf.training.schedules import ScheduleConfig
+from elf.training.validation import ValidationRun
+from elf.training.validationsets import HELD_OUT
 
 
 class DiffusionModule(AdapterModule):

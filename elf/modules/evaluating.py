@@ -12,7 +12,6 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from elf import adapters
-from elf.adapted import AdaptedNetworks
 from elf.errors import ElfError
 from elf.evaluation import schema
 from elf.evaluation.logging import log_metrics
@@ -23,6 +22,7 @@ from elf.export.trained import Trained
 from elf.modules.adapter import AdapterModule
 from elf.processes import gather
 from elf.taggers.microbatch import is_out_of_memory
+from elf.training.adapted import AdaptedNetworks
 
 Subject = TypeVar("Subject", bound=AdapterModule)
 

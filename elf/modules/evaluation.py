@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from elf import __version__, objective
-from elf.adapter_norms import relative_change
 from elf.bases import Base, open_base
 from elf.environment import versions
 from elf.errors import ElfError
@@ -23,11 +22,12 @@ from elf.evaluation.store import PictureStore, picture_key
 from elf.evaluation.verdict import indicative, judge
 from elf.export.trained import Trained
 from elf.generation import GenerationConfig
-from elf.identity import flatten
 from elf.modules.diffusion import DiffusionModule
 from elf.modules.evaluating import Evaluation, at_strength
 from elf.objective import ObjectiveConfig
-from elf.validation import ValidationRun
+from elf.training.adapter_norms import relative_change
+from elf.training.identity import flatten
+from elf.training.validation import ValidationRun
 
 
 class ImageEvaluation(Evaluation[DiffusionModule]):

@@ -7,19 +7,19 @@ from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor
 
 from elf.adapters import AdapterConfig
-from elf.averaging import EMAConfig
-from elf.building import base_dtype
 from elf.language.attention import register, varlen_works
 from elf.language.base import LanguageBase
 from elf.language.generation import TextGeneration, complete
 from elf.language.network import LanguageNetwork, build_language
 from elf.language.validation import DocumentErrors, TextValidation
 from elf.modules.adapter import AdapterModule
-from elf.optimization import LearningRates, OptimizerFactory, adamw
 from elf.quantized import Kind
-from elf.schedules import ScheduleConfig
 from elf.stepping.static import Batch
-from elf.validationsets import HELD_OUT
+from elf.training.averaging import EMAConfig
+from elf.training.building import base_dtype
+from elf.training.optimization import LearningRates, OptimizerFactory, adamw
+from elf.training.schedules import ScheduleConfig
+from elf.training.validationsets import HELD_OUT
 
 
 class LanguageModule(AdapterModule):

@@ -12,12 +12,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from elf import optimization
-from elf.checkpoints import last_good
-from elf.losscheck import LossCheck
 from elf.stepping import Stepper
 from elf.stepping.static import Batch, mapped
 from elf.stepping.update import why_not
+from elf.training import optimization
+from elf.training.checkpoints import last_good
+from elf.training.losscheck import LossCheck
 
 STRATEGIES = (SingleDeviceStrategy, DDPStrategy)
 PRECISIONS = (Precision, MixedPrecision)

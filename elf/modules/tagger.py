@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 
 from elf.errors import ElfError
-from elf.fileindex import FileIndex
+from elf.labels.fileindex import FileIndex
 from elf.reader import Batch, Item
 from elf.taggers import (
     FlorenceCaptioner,

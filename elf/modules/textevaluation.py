@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from elf import __version__
-from elf.adapter_norms import relative_change
 from elf.environment import versions
 from elf.errors import ElfError
 from elf.evaluation import schema
@@ -28,7 +27,6 @@ from elf.evaluation.textverdict import TextAtStrength, indicative
 from elf.evaluation.verdict import judge
 from elf.export.reading import PEFT_CONFIG, of_run
 from elf.export.trained import Trained
-from elf.identity import flatten
 from elf.language.base import LanguageBase
 from elf.language.generation import TextGeneration
 from elf.language.tokenizing import tokenizer_hash
@@ -36,7 +34,9 @@ from elf.language.validation import DocumentErrors
 from elf.modules.evaluating import Evaluation
 from elf.modules.language import LanguageModule
 from elf.processes import gather
-from elf.validationsets import HELD_OUT, TRAINED, UNRELATED
+from elf.training.adapter_norms import relative_change
+from elf.training.identity import flatten
+from elf.training.validationsets import HELD_OUT, TRAINED, UNRELATED
 
 
 class TextEvaluation(Evaluation[LanguageModule]):

@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import LightningModule
 
 from elf.answers import Identity
-from elf.building import base_dtype
 from elf.errors import ElfError
 from elf.export.trained import Trained, read_trained
 from elf.language.asking import Asking
@@ -19,6 +18,7 @@ from elf.language.generation import Decoding
 from elf.language.prompts import Prompt
 from elf.language.speaker import Speaker
 from elf.quantized import Kind
+from elf.training.building import base_dtype
 
 
 class TextGenerator(LightningModule):

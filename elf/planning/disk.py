@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from elf.buckets import Size
+from elf.preparation.buckets import Size
 
 _BLOCK = 512  # of a tar
 _NPY = 128  # header of an array

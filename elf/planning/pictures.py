@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from elf.buckets import NoBucket, Size
-from elf.encoding import Picture
-from elf.epoch import batches
 from elf.errors import ElfError
 from elf.images import BadImage
-from elf.measuring import Placing
-from elf.prepare import find_sources, wanted_texts
-from elf.prepared import Example, Prepared
-from elf.rendering import decoding_in_threads, header_size
-from elf.sets import PictureSet, times_an_epoch
-from elf.settings import Settings
-from elf.sources import Dropped, Source
-from elf.splitting import held_out
+from elf.preparation.buckets import NoBucket, Size
+from elf.preparation.encoding import Picture
+from elf.preparation.measuring import Placing
+from elf.preparation.prepare import find_sources, wanted_texts
+from elf.preparation.prepared import Example, Prepared
+from elf.preparation.rendering import decoding_in_threads, header_size
+from elf.preparation.sets import PictureSet, times_an_epoch
+from elf.preparation.settings import Settings
+from elf.preparation.sources import Dropped, Source
+from elf.preparation.splitting import held_out
+from elf.training.epoch import batches
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from elf.buckets import Size
-from elf.building import adapter_optimizer, build
 from elf.kernels import can_compile
 from elf.planning.steps import Choice, PlannedTraining
+from elf.preparation.buckets import Size
 from elf.stepping import Stepper
+from elf.training.building import adapter_optimizer, build
 
 IN_A_ROW = 4
 """Steps that are timed on a GPU, after the first; one alone would wait for the processor's part."""

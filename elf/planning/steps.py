@@ -9,15 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from elf import adapters, optimization
+from elf import adapters
 from elf.adapters import AdapterConfig, Injected
 from elf.bases import Base
 from elf.bases.chunks import CHUNK
 from elf.bases.text import TOKENS
-from elf.buckets import Size
-from elf.building import Built, build
 from elf.objective import ObjectiveConfig
-from elf.optimization import LearningRates, OptimizerFactory
 from elf.planning.kernels import Kernel
 from elf.planning.memory import (
     Memory,
@@ -29,8 +26,12 @@ from elf.planning.memory import (
     state_bytes,
 )
 from elf.planning.tracing import Pretence, tolerated, watch
+from elf.preparation.buckets import Size
 from elf.quantized import Kind
-from elf.recomputing import outer_blocks
+from elf.training import optimization
+from elf.training.building import Built, build
+from elf.training.optimization import LearningRates, OptimizerFactory
+from elf.training.recomputing import outer_blocks
 
 
 @dataclass(frozen=True)

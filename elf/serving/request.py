@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from elf.errors import ElfError
-from elf.trigger import has_trigger
+from elf.preparation.trigger import has_trigger
 
 LARGEST_SEED = 2**32 - 1
 LONGEST_PROMPT = 4000

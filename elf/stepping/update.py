@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from elf.capture import Recorder
-from elf.optimization import clip_gradients
 from elf.stepping.gradients import Gradients
+from elf.training.capture import Recorder
+from elf.training.optimization import clip_gradients
 
 CAPTURED = (torch.optim.Adam, torch.optim.AdamW)
 

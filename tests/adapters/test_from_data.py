@@ -22,9 +22,9 @@ from elf.adapters import AdapterConfig
 from elf.adapters.factored import base_weight
 from elf.adapters.initial import corda, eva, lora_ga, pissa
 from elf.adapters.observing import Moments, input_moments, weight_gradients
-from elf.beginning import begin_from_data, set_factors
 from elf.errors import ElfError
 from elf.quantized import quantize
+from elf.training.beginning import begin_from_data, set_factors
 
 RANK, ALPHA = 3, 6
 INITS = ["eva", "corda", "lora_ga"]

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from elf import adapters, dora
+from elf import adapters
 from elf.adapters import AdapterConfig
 from elf.adapters.norms import closed_form, dora_layers
+from elf.training import dora
 
 Fill = Callable[[nn.Module], None]
 Predict = Callable[[nn.Module], torch.Tensor]

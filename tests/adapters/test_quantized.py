@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from elf import adapter_norms, adapters
+from elf import adapters
 from elf.adapters import AdapterConfig
 from elf.adapters.factored import frozen_weight
 from elf.errors import ElfError
 from elf.quantized import Kind, QuantizedLinear, quantize
+from elf.training import adapter_norms
 
 Fill = Callable[[nn.Module], None]
 Predict = Callable[[nn.Module], torch.Tensor]

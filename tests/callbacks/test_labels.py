@@ -10,7 +10,7 @@ from elf.callbacks.labels import LabelWriter
 from elf.datamodules.images import PictureFolder
 from elf.errors import ElfError
 from elf.files import read_log
-from elf.manifest import LabelFolder
+from elf.labels.manifest import LabelFolder
 from elf.taggers import Preprocess, WDPreprocess
 
 

@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from elf import trainer
-from elf.arrivals import Arrivals
 from elf.callbacks import SpeedRecorder, TrainingRecorder, with_watching
 from elf.callbacks.recorder import learning_rates
 from elf.errors import ElfError
+from elf.training.arrivals import Arrivals
 from elf.watching import log_figures
 
 CHECKPOINT = "{class_path: AdapterCheckpoint, init_args: {every_n_steps: 2}}"

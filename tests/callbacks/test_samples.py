@@ -16,10 +16,10 @@ from elf.adapters import AdapterConfig
 from elf.adapters.factored import NAME
 from elf.callbacks import SamplePictures, SamplePrompt
 from elf.callbacks.sampling import at_strength
-from elf.checkpoints import read_checkpoint
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, SamplingStopped, generate
 from elf.modules import DiffusionModule
+from elf.training.checkpoints import read_checkpoint
 
 CHECKPOINT = "{class_path: AdapterCheckpoint, init_args: {every_n_steps: 2}}"
 PROMPTS = "[a, {prompt: b, negative_prompt: night, seed: 7}]"
@@ -104,7 +104,7 @@ def test_without_memory_the_preview_is_left_out_and_training_goes_on(
         torch.rand(5)
         return generate(*arguments, stop=out_of_memory)
 
-    monkeypatch.setattr("elf.sampling.generate", failing)
+    monkeypatch.setattr("elf.training.sampling.generate", failing)
     callbacks = f"{samples(strengths='[0.5]')}, {CHECKPOINT}"
     with pytest.warns(UserWarning) as warned:
         cli = fit(training, tmp_path / "with", 3, callbacks, dropout)
@@ -134,7 +134,7 @@ def test_the_graphs_memory_is_given_up_before_a_preview_is(
         asked.append("release")
         return True
 
-    monkeypatch.setattr("elf.sampling.generate", failing)
+    monkeypatch.setattr("elf.training.sampling.generate", failing)
     monkeypatch.setattr(DiffusionModule, "release_graphs", release)
     fit(training, tmp_path, 3, samples())
     sheet = ["pictures", "pictures"]  # of two prompts that cannot be sampled together
@@ -197,7 +197,7 @@ def test_another_error_of_sampling_is_raised(
     def failing(*_: Any, **__: Any) -> Any:
         raise RuntimeError("the shapes do not match")
 
-    monkeypatch.setattr("elf.sampling.generate", failing)
+    monkeypatch.setattr("elf.training.sampling.generate", failing)
     with pytest.raises(RuntimeError, match="the shapes do not match"):
         fit(training, tmp_path, 1, samples())
 
@@ -219,7 +219,7 @@ def test_a_signal_ends_a_preview_and_the_run_that_goes_on_draws_it(
     fit(training, tmp_path / "whole", 6, f"{samples()}, {CHECKPOINT}")
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
         callbacks = samples().replace("every_n_steps: 2", "every_n_steps: 4")
-        patch.setattr("elf.sampling.generate", signalled)
+        patch.setattr("elf.training.sampling.generate", signalled)
         patch.setattr(SamplePictures, "on_train_start", lambda self, *_: None)
         fit(training, tmp_path / "parts", 6, f"{callbacks}, {CHECKPOINT}")
     assert end.value.code == 128 + signal.SIGTERM

@@ -12,7 +12,7 @@ import torch
 
 from elf import trainer
 from elf.callbacks.spilling import MOST, Laps, SpillWatch, spill_watch
-from elf.spilling import GIB, CardMemory
+from elf.training.spilling import GIB, CardMemory
 
 FITS = CardMemory(4 * GIB, GIB, 3 * GIB, 8 * GIB)
 FULL = CardMemory(7 * GIB, GIB, 0, 8 * GIB)

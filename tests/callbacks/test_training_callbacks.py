@@ -10,9 +10,9 @@ from PIL import Image
 
 from elf import trainer
 from elf.callbacks import AdapterCheckpoint, Randomness
-from elf.checkpoints import read_checkpoint
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, grid
+from elf.training.checkpoints import read_checkpoint
 
 
 def fit(training: list[str], folder: Path, callbacks: str, *more: str) -> None:

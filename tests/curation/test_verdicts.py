@@ -5,9 +5,9 @@ import json
 import pytest
 
 from elf.curation.verdicts import BY, Verdict, accept, apply_file, read_verdicts
-from elf.decisions import add_decisions, read_decisions
 from elf.errors import ElfError
 from elf.files import read_log
+from elf.labels.decisions import add_decisions, read_decisions
 
 A, B, C, D = (f"{number:016x}" for number in range(4))
 

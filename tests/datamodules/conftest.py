@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
-from elf.caches import pack, text_key
 from elf.datamodules.shards import ShardDataModule
 from elf.images import picture_id
-from elf.prepare import prepare
-from elf.prepared import write_prepared
-from elf.shards import Sample, write_shard
-from elf.trigger import without_trigger
+from elf.preparation.caches import pack, text_key
+from elf.preparation.prepare import prepare
+from elf.preparation.prepared import write_prepared
+from elf.preparation.shards import Sample, write_shard
+from elf.preparation.trigger import without_trigger
 
 CHANNELS, TOKENS, WIDTH = 2, 3, 4
 SETTINGS = {"resolution": 64, "bucket_step": 8, "batch_size": 2, "caption_dropout": 0.3,

@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from elf.captions import split
 from elf.datamodules.shards import ShardDataModule
 from elf.errors import ElfError
-from elf.prepare import prepare
-from elf.prepared import read_prepared
-from elf.sets import PictureSet
-from elf.shards import read_index
-from elf.trigger import has_trigger
+from elf.preparation.captions import split
+from elf.preparation.prepare import prepare
+from elf.preparation.prepared import read_prepared
+from elf.preparation.sets import PictureSet
+from elf.preparation.shards import read_index
+from elf.preparation.trigger import has_trigger
 
 pytestmark = pytest.mark.filterwarnings(
     r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"  # lightning 2.6.6, torch 2.14

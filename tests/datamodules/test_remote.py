@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from elf import remote, trainer
+from elf import trainer
 from elf.checked import write_checked
 from elf.errors import ElfError
 from elf.files import FolderLock
-from elf.prepared import read_prepared
-from elf.remote import fetch_shards, local_path
-from elf.shards import index_path
+from elf.preparation import remote
+from elf.preparation.prepared import read_prepared
+from elf.preparation.remote import fetch_shards, local_path
+from elf.preparation.shards import index_path
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from elf.embedders import CLIPEmbedder, EmbeddingCache, open_pictures, pixel_key
 from elf.errors import ElfError
-from elf.tagcache import ResultCache
+from elf.labels.tagcache import ResultCache
 
 
 class Counting(CLIPEmbedder):

@@ -34,13 +34,15 @@ UNREAD = {
     "form is read, in the same words",
     "elf/language/rowfiles.py: : keep one of them, it is the row": "its beginning is a variable, "
     "which is read",
-    "elf/manifest.py: : not a JSON object; mend it": "the reader of the same lines refuses first",
-    "elf/measuring.py: , the pixels of this model's latents: change it to one": "the small models' "
-    "factor is 4, of which all steps in tests are multiples",
+    "elf/labels/manifest.py: : not a JSON object; mend it": "the reader of the same lines refuses "
+    "first",
+    "elf/preparation/measuring.py: , the pixels of this model's latents: change it to one": "the "
+    "small models' factor is 4, of which all steps in tests are multiples",
     "elf/modules/adapter.py: . Lower the learning rate, or train in 32-true": "its beginning is a "
     "variable, which is read",
-    "elf/shards.py: it has no end": "in brackets after `is cut or damaged`, which is read",
-    "elf/shards.py: unreadable after byte": "likewise",
+    "elf/preparation/shards.py: it has no end": "in brackets after `is cut or damaged`, which is "
+    "read",
+    "elf/preparation/shards.py: unreadable after byte": "likewise",
     "elf/taggers/florence.py: has no processor_config.json or preprocessor_config.json with a size "
     "(height, width); is it a Florence-2?": "a warning: labels hold tags alone then",
 }

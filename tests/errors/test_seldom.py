@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from elf.callbacks import BestCheckpoint
-from elf.checkpoints import read_checkpoint
 from elf.datamodules import TextDataModule
 from elf.errors import ElfError
 from elf.listening import check_place
+from elf.training.checkpoints import read_checkpoint
 
 
 def refusal(call: Callable[[], Any]) -> str:

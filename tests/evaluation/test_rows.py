@@ -7,7 +7,7 @@ from elf.evaluation import rows
 from elf.evaluation.losses import as_trained, loss_curve, loss_rows
 from elf.evaluation.measuring import closeness
 from elf.evaluation.plan import Variant
-from elf.validation import ValidationRun
+from elf.training.validation import ValidationRun
 
 A, B, C = np.eye(3)
 VARIANTS = [Variant("elf × 0.5", 0, 0.5), Variant("elf × 1.2", 0, 1.2)]

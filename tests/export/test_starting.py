@@ -9,13 +9,13 @@ import torch
 
 from elf import adapters, trainer
 from elf.adapters import AdapterConfig
-from elf.beginning import begin_from_adapter
-from elf.checkpoints import read_checkpoint
 from elf.errors import ElfError
 from elf.export import export_diffusers, read_adapter
 from elf.export.command import export_kohya
 from elf.export.trained import read_trained
 from elf.modules import DiffusionModule
+from elf.training.beginning import begin_from_adapter
+from elf.training.checkpoints import read_checkpoint
 
 ALL, TEXT = "attention+feedforward+convolutions", "attention+feedforward"
 CONFIGS = {

@@ -6,7 +6,8 @@ from diffusers import AutoencoderKL  # noqa: F401
 from forks import serve
 from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
-from elf import cli, encoding, prepare, rename, trainer  # noqa: F401
+from elf import cli
 from elf.export import command  # noqa: F401
+from elf.preparation import encoding, prepare  # noqa: F401
 
 serve(cli.main)

@@ -139,7 +139,7 @@ def make_run():
 @pytest.fixture(scope="session")
 def assert_same_run():
     """Return what requires a run in parts to have ended as the whole one, after so many steps."""
-    from elf.checkpoints import read_checkpoint
+    from elf.training.checkpoints import read_checkpoint
 
     def check(whole, parts, steps):
         mine, theirs = (read_checkpoint(run / "checkpoints/last.ckpt") for run in (parts, whole))

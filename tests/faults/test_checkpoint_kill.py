@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from elf.checkpoints import AtomicCheckpointIO, read_checkpoint
+from elf.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are the fast way to kill")
 SIZE = 1 << 18  # floats: a megabyte takes long enough to be hit

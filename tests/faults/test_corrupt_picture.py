@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from elf.images import picture_id
-from elf.prepare import prepare
-from elf.settings import Settings
+from elf.preparation.prepare import prepare
+from elf.preparation.settings import Settings
 
 COUNT = 5
 DAMAGES = {

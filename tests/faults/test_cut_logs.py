@@ -13,18 +13,18 @@ import pytest
 from PIL import Image
 
 from elf.curation.verdicts import accept, apply_file, read_verdicts
-from elf.decisions import DECISIONS, add_decisions, read_decisions
 from elf.errors import ElfError
-from elf.fileindex import FileIndex
 from elf.files import read_log, sha256_file
 from elf.images import picture_id
-from elf.labelled import read_labelled
-from elf.manifest import LabelFolder, labelled_ids, read_records
-from elf.prepare import prepare
+from elf.labels.decisions import DECISIONS, add_decisions, read_decisions
+from elf.labels.fileindex import FileIndex
+from elf.labels.manifest import LabelFolder, labelled_ids, read_records
+from elf.preparation.labelled import read_labelled
+from elf.preparation.prepare import prepare
+from elf.preparation.sets import PictureSet
+from elf.preparation.settings import Settings
 from elf.rename import rename, undo
 from elf.renamejournal import JOURNAL
-from elf.sets import PictureSet
-from elf.settings import Settings
 
 pytestmark = pytest.mark.fault(4)
 IDS = [f"{number:016x}" for number in range(5)]
@@ -149,7 +149,7 @@ def test_labels_are_opened_with_what_is_whole_of_each_of_their_logs(
         assert {entry["id"] for entry in read_records(folder / "manifest.jsonl")} == ids
         return ids, held
 
-    monkeypatch.setattr("elf.manifest.sync_disks", lambda: None)  # slow, and of all disks
+    monkeypatch.setattr("elf.labels.manifest.sync_disks", lambda: None)  # slow, and of all disks
     write_log(tmp_path / "written/manifest.jsonl", map(record, range(2)))
     first = 1 if "journal" in name else 0  # one that is labelled again
     again = (record(number) | {"caption": "größer noch"} for number in range(first, 4))
@@ -199,7 +199,7 @@ def test_choices_of_a_contact_sheet_that_were_cut_are_not_taken(tmp_path):
 
 
 def test_an_index_of_files_that_was_cut_costs_only_reading_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("elf.fileindex.FINE", 0)
+    monkeypatch.setattr("elf.labels.fileindex.FINE", 0)
     paths = [tmp_path / f"{number}.png" for number in range(4)]
     for number, path in enumerate(paths):
         write_picture(path, number)

@@ -13,7 +13,7 @@ import pytest
 
 from elf.errors import ElfError
 from elf.files import AppendLog, FolderLock, read_log
-from elf.manifest import LabelFolder
+from elf.labels.manifest import LabelFolder
 
 OLD = [{"id": number, "text": "alt " * number} for number in range(4)]
 NEW = [*OLD[:2], *({"id": number, "text": "größer " * 3 * number} for number in range(4, 9))]
@@ -114,7 +114,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from elf.files import AppendLog, FolderLock
-from elf.manifest import LabelFolder
+from elf.labels.manifest import LabelFolder
 folder = Path(sys.argv[1])
 held = AppendLog(folder / "log.jsonl"), FolderLock(folder / "lock"), LabelFolder(folder / "labels")
 print("held", flush=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from elf.cli import main
 from elf.files import read_log
-from elf.manifest import LabelFolder, labelled_ids
+from elf.labels.manifest import LabelFolder, labelled_ids
 
 pytestmark = [
     pytest.mark.fault(1),
@@ -22,7 +22,7 @@ pytestmark = [
 PICTURES = 40
 WRITER = """
 import sys
-from elf.manifest import LabelFolder
+from elf.labels.manifest import LabelFolder
 labels = LabelFolder(sys.argv[1])
 skipped = set(labels.ids)
 print("open", flush=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from elf.errors import ElfError
 from elf.images import picture_id
-from elf.prepared import read_prepared
+from elf.preparation.prepared import read_prepared
 
 OLD, NEW = range(8), range(2, 12)  # pictures by number; those of NEW have other captions, too
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from elf.checkpoints import read_checkpoint
-from elf.remote import local_path
+from elf.preparation.remote import local_path
+from elf.training.checkpoints import read_checkpoint
 
 STEPS = 8  # and 6 an epoch
 

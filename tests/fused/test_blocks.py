@@ -16,7 +16,7 @@ from elf.fused.attention import FusedAttention
 from elf.fused.blocks import FUSED
 from elf.kernels import can_compile
 from elf.quantized import quantize
-from elf.recomputing import checkpoint_activations
+from elf.training.recomputing import checkpoint_activations
 
 Function = Callable[..., Any]
 ALL = "attention+feedforward+convolutions"

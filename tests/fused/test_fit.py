@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from elf import trainer
-from elf.checkpoints import read_checkpoint
 from elf.export import export_diffusers
 from elf.fused.blocks import FUSED
+from elf.training.checkpoints import read_checkpoint
 
 STEPS, STOP = 8, 4
 

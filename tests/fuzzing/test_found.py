@@ -19,18 +19,18 @@ from elf.checked import write_checked
 from elf.curation.verdicts import read_verdicts
 from elf.errors import ElfError
 from elf.export.reading import read_adapter, read_origin
-from elf.fileindex import FileIndex
 from elf.images import picture_id
-from elf.journal import Journal
-from elf.labelled import read_labelled
+from elf.labels.fileindex import FileIndex
+from elf.labels.journal import Journal
+from elf.labels.manifest import LabelFolder
+from elf.labels.records import read_records
 from elf.language.prompts import parse_prompt
 from elf.language.settings import TextSettings
 from elf.language.store import TokenStore
-from elf.manifest import LabelFolder
-from elf.prepared import read_prepared
-from elf.records import read_records
-from elf.sets import PictureSet
-from elf.shards import Sample, read_index, write_shard
+from elf.preparation.labelled import read_labelled
+from elf.preparation.prepared import read_prepared
+from elf.preparation.sets import PictureSet
+from elf.preparation.shards import Sample, read_index, write_shard
 
 Folder = tuple[Path, str]
 

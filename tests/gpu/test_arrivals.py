@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elf.arrivals import Arrivals
+from elf.training.arrivals import Arrivals
 
 pytestmark = [
     pytest.mark.gpu,

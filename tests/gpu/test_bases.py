@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from elf.bases import Base, encode_tokens, open_base, tokenize
-from elf.capture import Recorder
 from elf.generation import GenerationConfig, generate
+from elf.training.capture import Recorder
 
 pytestmark = [
     pytest.mark.gpu,

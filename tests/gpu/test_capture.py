@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elf.capture import Recorder
+from elf.training.capture import Recorder
 
 pytestmark = [
     pytest.mark.gpu,

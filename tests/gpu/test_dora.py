@@ -8,7 +8,7 @@ from torch import nn
 
 from elf import adapters
 from elf.adapters import AdapterConfig
-from elf.dora import Axis
+from elf.training.dora import Axis
 
 pytestmark = [
     pytest.mark.gpu,

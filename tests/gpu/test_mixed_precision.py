@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from elf import trainer
-from elf.checkpoints import read_checkpoint
 from elf.export import export_diffusers
+from elf.training.checkpoints import read_checkpoint
 
 pytestmark = [
     pytest.mark.gpu,

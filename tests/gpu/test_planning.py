@@ -17,9 +17,9 @@ from elf.bases.checkpoint import empty
 from elf.bases.configs import CONFIGS
 from elf.bases.families import FAMILIES
 from elf.objective import ObjectiveConfig
-from elf.optimization import LearningRates, adamw
 from elf.planning import Choice, PlannedTraining, card_at_hand, step_seconds
 from elf.planning.probing import probe
+from elf.training.optimization import LearningRates, adamw
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,7 +12,7 @@ import torch
 import elf.modules
 from elf import trainer
 from elf.callbacks.spilling import Laps, SpillWatch, card_memory
-from elf.spilling import CardMemory
+from elf.training.spilling import CardMemory
 
 pytestmark = [
     pytest.mark.gpu,

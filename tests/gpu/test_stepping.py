@@ -19,7 +19,7 @@ from PIL import Image
 
 from elf import trainer
 from elf.callbacks import progress
-from elf.checkpoints import read_checkpoint
+from elf.training.checkpoints import read_checkpoint
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from elf import trainer
-from elf.checkpoints import evaluated_state, read_checkpoint
 from elf.export import export_diffusers
+from elf.training.checkpoints import evaluated_state, read_checkpoint
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from elf import cli, trainer
-from elf.checkpoints import read_checkpoint
 from elf.errors import ElfError
 from elf.export.trained import read_trained
 from elf.files import sha256_file
+from elf.training.checkpoints import read_checkpoint
 
 STEPS, STOP = 4, 2
 

@@ -14,7 +14,8 @@ import webdataset
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from elf import cli, evaluation, prepare, trainer  # noqa: F401
+from elf import cli
+from elf.preparation import prepare  # noqa: F401
 
 IMPORTED = (AutoencoderKL, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer, webdataset)
 

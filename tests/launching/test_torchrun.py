@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from elf import trainer
-from elf.checkpoints import read_checkpoint
+from elf.training.checkpoints import read_checkpoint
 
 pytestmark = [
     pytest.mark.slow,

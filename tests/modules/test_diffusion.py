@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from elf import adapters, trainer
-from elf.checkpoints import read_checkpoint
-from elf.diffusion import add_noise
 from elf.errors import ElfError
 from elf.images import picture_id
 from elf.modules import DiffusionModule
+from elf.training.checkpoints import read_checkpoint
+from elf.training.diffusion import add_noise
 
 
 def fit(training: list[str], folder: Path, *more: str) -> trainer.ElfCLI:

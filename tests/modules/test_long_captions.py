@@ -8,7 +8,7 @@ from PIL import Image
 
 from elf import trainer
 from elf.errors import ElfError
-from elf.prepared import read_prepared
+from elf.preparation.prepared import read_prepared
 
 FIRST = "wood_elf, " + "dark forest, " * 24
 PROMPTS = [FIRST + "silver hair, " * 10, FIRST + "silver hair, " + "red cloak, " * 9]

@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 
 from elf import trainer
 from elf.adapters import AdapterConfig
-from elf.checkpoints import evaluated_state, read_checkpoint
 from elf.datamodules import ShardDataModule
-from elf.diffusion import draw_uniform, generators
 from elf.errors import ElfError
 from elf.export import export_diffusers
 from elf.modules import DiffusionModule
 from elf.objective import HuberConfig
 from elf.objective.timesteps import timesteps_at
-from elf.shards import Reader
+from elf.preparation.shards import Reader
+from elf.training.checkpoints import evaluated_state, read_checkpoint
+from elf.training.diffusion import draw_uniform, generators
 
 STEPS, STOP = 4, 2
 

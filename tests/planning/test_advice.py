@@ -9,10 +9,10 @@ import torch
 from elf.adapters import AdapterConfig
 from elf.bases import open_base
 from elf.objective import ObjectiveConfig
-from elf.optimization import LearningRates, adamw
 from elf.planning import Choice, Footprint, PlannedTraining
 from elf.planning.advice import all_together, changes
 from elf.planning.memory import MIB
+from elf.training.optimization import LearningRates, adamw
 
 CHOICE = Choice(8, False, None, adamw)
 

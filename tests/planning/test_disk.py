@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from elf.caches import pack
 from elf.planning.disk import checkpoint_bytes, latent_bytes, sample_bytes, text_bytes
-from elf.shards import Sample, write_shard
+from elf.preparation.caches import pack
+from elf.preparation.shards import Sample, write_shard
 
 
 def written(folder: Path, samples: list[Sample]) -> int:

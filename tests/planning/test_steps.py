@@ -13,14 +13,14 @@ from elf.adapters import AdapterConfig
 from elf.bases import Base, open_base
 from elf.bases.configs import CONFIGS
 from elf.bases.families import FAMILIES
-from elf.building import build
 from elf.errors import ElfError
 from elf.objective import ObjectiveConfig
-from elf.optimization import LearningRates, adamw
 from elf.planning import Choice, Footprint, PlannedTraining, find_card, step_seconds
 from elf.planning.memory import frozen_bytes, optimizer_state
 from elf.planning.probing import filled
 from elf.planning.tracing import watch
+from elf.training.building import build
+from elf.training.optimization import LearningRates, adamw
 
 CHOICE = Choice(2, False, None, adamw)
 SIZE = (64, 64)

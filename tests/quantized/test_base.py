@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from elf import diffusion
 from elf.bases import open_base
 from elf.bases.configs import CONFIGS
 from elf.quantized import Kind, QuantizedLinear, quantize
+from elf.training import diffusion
 
 PROMPTS = ["wood_elf, portrait, forest", "wood_elf, full body, snow", "portrait, forest"]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elf.optimization import clip_gradients
 from elf.stepping import Gradients, Stepper
 from elf.stepping.static import StaticBatch, form_of
 from elf.stepping.update import fixed_options, why_not
+from elf.training.optimization import clip_gradients
 
 
 def network() -> nn.Module:

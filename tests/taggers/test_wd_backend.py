@@ -11,8 +11,8 @@ import torch
 
 import elf.taggers.timm_network
 from elf.errors import ElfError
-from elf.fileindex import FileIndex
 from elf.files import sha256_file
+from elf.labels.fileindex import FileIndex
 from elf.taggers import WDConfig, WDPreprocess
 from elf.taggers.backend import WDSource, find_source, possible_sources
 from elf.taggers.outputs import FORMAT

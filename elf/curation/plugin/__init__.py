@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from elf.decisions import Decision
 from elf.fiftyone_plugin import Drop, Keep, ReviewOperator, types
-from elf.review import Label
+from elf.labels.decisions import Decision
+from elf.labels.review import Label
 
 
 class ClearVerdict(ReviewOperator):

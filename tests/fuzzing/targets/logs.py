@@ -11,17 +11,17 @@ from oracle import Check, refused
 from PIL import Image
 from spoiling import spoiled_lines
 
-from elf import manifest
 from elf.answers import AnswerLog
 from elf.curation.verdicts import apply_file, read_verdicts
-from elf.fileindex import FileIndex
 from elf.images import picture_id
-from elf.journal import Journal
-from elf.labelled import read_labelled
-from elf.manifest import LabelFolder
+from elf.labels import manifest
+from elf.labels.fileindex import FileIndex
+from elf.labels.journal import Journal
+from elf.labels.manifest import LabelFolder
+from elf.labels.tagcache import ResultCache
+from elf.preparation.labelled import read_labelled
+from elf.preparation.sets import PictureSet
 from elf.rename import rename, undo
-from elf.sets import PictureSet
-from elf.tagcache import ResultCache
 
 from . import join, split
 

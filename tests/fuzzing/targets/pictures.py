@@ -12,13 +12,13 @@ sys.path.append(str(Path(__file__).parents[2] / "faults"))
 from test_fuzzed_pictures import is_refused
 from test_fuzzed_pictures import seeds as whole_pictures
 
-from elf.buckets import Placement
 from elf.curation.facts import look_at
 from elf.images import BadImage, decode_small, picture_id
 from elf.jpeg import decode_pixels
-from elf.masks import MaskReader
-from elf.rendering import render, upright_size
-from elf.sources import Location, Mask, Source, Unusable
+from elf.preparation.buckets import Placement
+from elf.preparation.masks import MaskReader
+from elf.preparation.rendering import render, upright_size
+from elf.preparation.sources import Location, Mask, Source, Unusable
 
 READ_BY = ("PIL",)
 LONGEST = 1 << 13

@@ -10,14 +10,14 @@ import numpy as np
 from oracle import Check, refused
 from spoiling import spoiled_json
 
-from elf.caches import pack
 from elf.checked import write_checked
 from elf.language.arrays import ArrayWriter
 from elf.language.settings import TextSettings
 from elf.language.store import TokenStore, index_hash
-from elf.prepared import Prepared, read_prepared, write_prepared
-from elf.settings import Settings
-from elf.shards import Reader, Sample, index_path, read_index, verify, write_shard
+from elf.preparation.caches import pack
+from elf.preparation.prepared import Prepared, read_prepared, write_prepared
+from elf.preparation.settings import Settings
+from elf.preparation.shards import Reader, Sample, index_path, read_index, verify, write_shard
 
 from . import join, split
 

@@ -15,8 +15,8 @@ sys.path.append(str(Path(__file__).parents[2] / "faults"))
 from test_fuzzed_pictures import seeds as whole_pictures
 
 from elf.language.rowfiles import read_rows
-from elf.sets import PictureSet
-from elf.tarsources import read_tars
+from elf.preparation.sets import PictureSet
+from elf.preparation.tarsources import read_tars
 
 READ_BY = ("tarfile",)
 LONGEST = 1 << 15

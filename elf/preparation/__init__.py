@@ -1,0 +1,1 @@
+"""From labelled pictures to shards: sets, captions, buckets, and what is made of them."""
