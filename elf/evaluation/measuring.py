@@ -1,7 +1,7 @@
 """Measures generated pictures: embeds each once, and makes the rows of the table from arrays."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,8 @@ from elf.evaluation.schema import Nearest, Row
 from elf.evaluation.store import PictureStore
 from elf.images import write_png
 from elf.metrics import SSCD_COPY, nearest_references, normalise
+from elf.pretrained import expanded, is_local
+from elf.resources import find
 
 Array = np.ndarray
 CLOSEST = 0.95  # of training pictures: what is nearer to one than so many are to each other
@@ -48,6 +50,15 @@ class Models:
     dino: str | None = None
     copies: str | None = None
     tagger: str | None = None
+
+    def absent(self) -> list[str]:
+        """Return a line for each that is a path which leads nowhere, as its rows will say."""
+        named = {key: name for key, name in asdict(self).items() if name is not None}
+        return [
+            f"model.models.{key}: there is no {name}, so what is measured with it is left out"
+            for key, name in named.items()
+            if is_local(find(name)) and not expanded(find(name)).exists()
+        ]
 
 
 USUAL = {"clip": "a CLIP model", "dino": "a DINOv2 model", "copy": "a file of SSCD's weights",

@@ -87,6 +87,9 @@ class ImageEvaluation(Evaluation[DiffusionModule]):
         """
         self.refuse_a_part("fewer data.prompts or data.seeds")
         self.tell_what_is_replaced()
+        if self.trainer.is_global_zero:
+            for line in self.models.absent():
+                print(line)
         self.files = [open_adapter(path, self.base_name) for path in self.paths]
         self._bases = [
             open_base(self.base_name, *file.base_options.values()) for file in self.files

@@ -186,9 +186,13 @@ def test_after_a_kill_the_same_is_found(given: Given, tmp_path: Path) -> None:
     assert pictures(killed) == pictures(whole)
 
 
-def test_missing_weights_are_a_row_not_a_crash(given: Given, tmp_path: Path) -> None:
-    more = ("--model.models.clip=nobody/nothing",)
+def test_missing_weights_are_a_row_not_a_crash(
+    given: Given, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--model.models.clip=nobody/nothing", "--model.models.dino=./nowhere")
     trainer.test(given(tmp_path, *more))
+    told = "model.models.dino: there is no ./nowhere, so what is measured with it is left out\n"
+    assert told in capsys.readouterr().out
     note = rows(tmp_path)["prompt_similarity"]["note"]
     assert note.startswith("skipped: ") and "nobody/nothing is not on this machine" in note
     assert "hf download nobody/nothing" in note
