@@ -42,7 +42,7 @@ def gradients(unet: Any) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("scope", "kind"),
     [
-        ("blocks", "lora"),
+        pytest.param("blocks", "lora", marks=pytest.mark.slow),
         pytest.param("blocks", "dora", marks=pytest.mark.slow),
         pytest.param("full", "lora", marks=pytest.mark.slow),
     ],

@@ -112,6 +112,7 @@ def test_memory_is_more_where_there_are_no_fused_kernels(
     assert plan(capsys, *unprepared, "--model.torch_compile=blocks")["memory"] == plain
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_advised(
     unprepared: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ def test_own_pictures(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "leaf crown, with the trigger          –\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_file_that_paints_other_pictures_is_not_passed_over(
     labelled: Path,
     tmp_path: Path,

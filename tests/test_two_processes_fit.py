@@ -90,6 +90,7 @@ def test_two_processes_begin_where_one_does(training: list[str], tmp_path: Path,
 
 
 @pytest.mark.fault(12)
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_in_one_process_ends_both(
     training: list[str], tmp_path: Path
 ) -> None:

@@ -78,7 +78,10 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[int]
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(k, marks=pytest.mark.slow) if k in ("dora", "pissa") else k for k in KINDS],
+    [
+        pytest.param(k, marks=pytest.mark.slow) if k in ("dora", "lora", "pissa") else k
+        for k in KINDS
+    ],
 )
 def test_all_checkpoints_have_the_figures_that_training_logged(
     training: list[str], tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -100,7 +100,12 @@ def fit(
         (FULL, 30, r"a batch takes (2|6) s instead of 0\.\d+ s, and this run holds 7\.00 GiB"),
         pytest.param(FULL, 1000, None, marks=pytest.mark.slow),
         pytest.param(FITS, 30, None, marks=pytest.mark.slow),
-        (OVER, 1000, r"this run holds 8\.00 GiB and other programs 1\.00 GiB of a GPU of 8\.00"),
+        pytest.param(
+            OVER,
+            1000,
+            r"this run holds 8\.00 GiB and other programs 1\.00 GiB of a GPU of 8\.00",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["slower and full", "full", "slower", "too full from the start"],
 )

@@ -110,6 +110,7 @@ def test_any_seeds_are_shown_as_what_they_are(given: Given, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.slow
 def test_several_adapters_at_several_strengths(
     given: Given, run_folder: Path, tmp_path: Path
 ) -> None:

@@ -54,7 +54,9 @@ def norm(width):
     return layer.requires_grad_(requires_grad=False)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow)]
+)
 @torch.inference_mode()
 def test_the_vision_tower(size, dtype):
     model = BENCHMARK["random_model"](size, seed=1).to(dtype)

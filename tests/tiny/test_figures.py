@@ -59,6 +59,7 @@ def test_the_probe_agrees_with_the_truth() -> None:
     assert np.mean([s["headwear"] == d.headwear for s, d in zip(seen, scenes, strict=True)]) > 0.97
 
 
+@pytest.mark.slow
 def test_the_base_paints_what_a_prompt_asks_for() -> None:
     from elf.tiny.probe import FILE, probe_rate, read
 
