@@ -211,7 +211,7 @@ def counted(report: Path) -> dict[str, dict[str, dict[str, Any]]]:
 def take_in(reports: list[Path]) -> None:
     """Put the figures of reports into figures.json, in the place of older ones."""
     kept = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
-    known = {test.name for test in held()}
+    columns_of = {test.name: test.columns for test in held()}
     for report in reports:
         for name, columns in counted(report).items():
             for column, entry in columns.items():
@@ -220,7 +220,10 @@ def take_in(reports: list[Path]) -> None:
                     for key, value in entry["figures"].items()
                 }
                 kept.setdefault(name, {})[column] = {**entry, "figures": figures}
-    kept = {name: kept[name] for name in sorted(kept) if name in known}
+    kept = {  # what is no more, or has gone to the other column, goes
+        name: {column: kept[name][column] for column in kept[name] if column in columns_of[name]}
+        for name in sorted(kept.keys() & columns_of.keys())
+    }
     FIGURES.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 

@@ -227,6 +227,7 @@ def command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "elf", "test", *arguments]
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_same_is_found(text_given: Given, tmp_path: Path) -> None:
     trainer.test(text_given(tmp_path / "whole"))
     killed = tmp_path / "killed"

@@ -349,7 +349,8 @@ LONG = {  # what other rows have most of
     *("sdxl", "rslora, gaussian, convolutions", "olora, rslora", "text encoder", "pissa"),
     *("fused adamw, cosine", "clip by value, polynomial", "adamw 8 bit", "prodigy"),
     *("v, zero-terminal snr, debiased, cosmap", "huber, noise, timesteps"),
-    *("dora, input axis, orthogonal", "long captions, shuffled"),
+    *("dora, input axis, orthogonal", "long captions, shuffled", "eva, dora, ema"),
+    *("live captions", "int8, pissa", "class pictures, flips, mode"),
 }
 ROWS = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in OPTIONS]
 

@@ -52,7 +52,9 @@ def advised(measured: Measured, room: int) -> dict[str, int]:
     return {change.keys: change.memory.total for change in found}
 
 
-@pytest.mark.parametrize("share", [pytest.param(0.95, marks=pytest.mark.slow), 0.9, 0.8])
+@pytest.mark.parametrize(
+    "share", [*(pytest.param(each, marks=pytest.mark.slow) for each in (0.95, 0.9)), 0.8]
+)
 def test_what_is_advised_fits(measured: Measured, share: float) -> None:
     room = int(share * measured(CHOICE).memory.total)
     found = advised(measured, room)
@@ -95,6 +97,7 @@ def test_few_blocks_are_advised_where_few_suffice(measured: Measured) -> None:
     assert measured(fewer).memory.total > room
 
 
+@pytest.mark.slow
 def test_where_all_blocks_are_needed_no_list_of_them_is_advised(measured: Measured) -> None:
     every = measured(dataclasses.replace(CHOICE, gradient_checkpointing=True)).memory.total
     keys = [keys for keys in advised(measured, every) if "gradient_checkpointing" in keys]
