@@ -10,10 +10,11 @@ import importlib
 import os
 import sys
 import time
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple
 
 from elf import __version__
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 from elf.platforms import print_whatever_comes
 
 
@@ -87,6 +88,16 @@ def run(arguments: list[str]) -> None:
     getattr(importlib.import_module(command.module), command.function)(rest)
 
 
+def _line_of(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+    """Return how a warning is printed: Elf's own as a line for the user."""
+    if issubclass(category, ElfWarning):
+        return f"elf: warning: {message}\n"
+    return _as_python_does(message, category, *place, **more)
+
+
+_as_python_does = warnings.formatwarning
+
+
 def _let_the_first_speak() -> None:
     """Wait in the other processes of a launcher, which ends them when the first has said it.
 
@@ -105,6 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         print_whatever_comes(stream)
+    warnings.formatwarning = _line_of
     try:
         run(arguments)
     except ElfError as error:

@@ -6,6 +6,8 @@ import warnings
 
 import torch
 
+from elf.errors import ElfWarning
+
 
 @functools.cache
 def can_compile(device: torch.device) -> bool:
@@ -26,7 +28,9 @@ def can_compile(device: torch.device) -> bool:
         raise
     except Exception as error:  # Triton has many
         reason = " ".join(str(error).split())[:200]
-        warnings.warn(f"working without Elf's fused kernels, slower: {reason}", stacklevel=2)
+        warnings.warn(
+            f"working without Elf's fused kernels, slower: {reason}", ElfWarning, stacklevel=2
+        )
         return False
     return True
 

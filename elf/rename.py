@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from elf.command_parser import CommandParser
 from elf.counted import counted
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 from elf.files import sha256_file
 from elf.images import FORMATS, MASK, picture_names
 from elf.platforms import sync_folder
@@ -206,6 +206,7 @@ def undo(root: Path) -> tuple[int, dict[str, str]]:
         warnings.warn(
             f"{root / JOURNAL} was cut: it named {len(moves)} of {len(moves) + lost} files; the "
             "others keep the names that they have",
+            ElfWarning,
             stacklevel=2,
         )
     left |= {last: f"not there any more; it was {name}" for name, last in gone.items()}

@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from elf import __version__, cli
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 from elf.files import write_atomic
 
 
@@ -85,6 +86,21 @@ def test_a_reader_that_goes_is_no_traceback() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_warning_is_a_line_and_a_librarys_says_where_it_is_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warned(_: list[str]) -> None:
+        for message, category in (("mind the gap", ElfWarning), ("old", UserWarning)):
+            sys.stderr.write(warnings.formatwarning(message, category, "x.py", 3, "call()"))
+
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # and back again
+    monkeypatch.setattr("elf.curate.main", warned)
+    cli.main(["curate"])
+    assert capsys.readouterr().err == (
+        "elf: warning: mind the gap\nx.py:3: UserWarning: old\n  call()\n"
+    )
 
 
 def test_run_raises_for_callers_in_process() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from elf.errors import ElfWarning
 from elf.watching.page import write_page
 from elf.watching.plots import write_plots
 
@@ -43,5 +44,7 @@ class RunPage(Callback):
             write_plots(folder)
             write_page(folder)
         except Exception as error:  # a full disk, a file that somebody edited: no reason to stop
-            warnings.warn(f"{folder}: the run's page was not drawn ({error})", stacklevel=2)
+            warnings.warn(
+                f"{folder}: the run's page was not drawn ({error})", ElfWarning, stacklevel=2
+            )
         self._drawn = time.monotonic()

@@ -14,6 +14,7 @@ from PIL import Image
 from elf.callbacks.checkpoint import AdapterCheckpoint
 from elf.callbacks.randomness import unchanged_generators
 from elf.callbacks.sampling import NAME, Sampling, at_strength
+from elf.errors import ElfWarning
 from elf.generation import GenerationConfig, SamplingStopped
 from elf.taggers.microbatch import is_out_of_memory
 from elf.watching import Picture, log_picture, log_table
@@ -138,6 +139,7 @@ class SamplePictures(Sampling):
         warnings.warn(
             f"no memory for the sample pictures of step {trainer.global_step}: they are left out; "
             "lower SamplePictures.generation.width, height or batch_size",
+            ElfWarning,
             stacklevel=2,
         )
         return None

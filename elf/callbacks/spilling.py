@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from elf.errors import ElfWarning
 from elf.platforms import lends_system_memory
 from elf.stepping.static import form_of
 from elf.training.spilling import CardMemory, SpillDetector
@@ -103,7 +104,7 @@ class SpillWatch:
             self._detector.times.add(form, seconds)
         told = self._detector.look(self._memory())
         if told is not None:
-            warnings.warn(told, stacklevel=2)
+            warnings.warn(told, ElfWarning, stacklevel=2)
 
 
 def spill_watch(device: torch.device) -> SpillWatch | None:

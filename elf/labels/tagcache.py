@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 from elf.files import FolderLock
 from elf.platforms import read_at
 
@@ -85,6 +85,7 @@ class ResultCache:
             warnings.warn(
                 f"{self.folder}: could not be written ({error.strerror or error}); the run goes "
                 "on without keeping raw scores",
+                ElfWarning,
                 stacklevel=2,
             )
 

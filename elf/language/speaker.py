@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from elf.adapters.presets import LANGUAGE_MODEL
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 from elf.export.trained import Trained
 from elf.language.answering import Answer, Heard, generate_rows
 from elf.language.base import LanguageBase
@@ -117,5 +117,6 @@ class Speaker:
         self.micro_batch = count // 2
         warnings.warn(
             f"out of memory with {count} prompts at once; going on with {self.micro_batch}",
+            ElfWarning,
             stacklevel=3,
         )

@@ -7,7 +7,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 from elf.images import BadImage, decode_quietly
 from elf.preparation.buckets import (
     NoBucket,
@@ -51,6 +51,7 @@ def make_placing(settings: Settings, factor: int) -> Placing:
         if (value := getattr(settings, key)) is not None:
             warnings.warn(
                 f"data.{key} {value} does not count with data.no_upscale: set it to null",
+                ElfWarning,
                 stacklevel=3,
             )
     return partial(place_without_upscaling, resolution=area[0], step=area[1])
@@ -67,6 +68,7 @@ def warn_of_lost_area(settings: Settings, sizes: list[Size]) -> None:
         warnings.warn(
             f"data.max_side {settings.max_side} costs area: {len(lost)} of {len(sizes)} pictures "
             f"train at up to {max(lost):.0%} fewer pixels than with data.max_side {usual}",
+            ElfWarning,
             stacklevel=3,
         )
 

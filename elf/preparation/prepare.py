@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from elf.counted import counted
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 from elf.files import FolderLock, explain_disk_errors
 from elf.preparation.captioned import read_captioned
 from elf.preparation.captionsummary import summarise_captions
@@ -202,6 +202,7 @@ def _require_triggers(sets: Sequence[PictureSet], chosen: Sequence[Picture], key
             warnings.warn(
                 f"data.{key.format(number)}: {some} no {each.trigger!r} (the first is of "
                 f"{without[0].path}): what those pictures show is learnt without it",
+                ElfWarning,
                 stacklevel=3,
             )
 

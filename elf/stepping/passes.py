@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from elf.errors import ElfWarning
 from elf.stepping.gradients import Gradients
 from elf.stepping.static import Batch, Form, StaticBatch, form_of
 from elf.training.capture import Recorder
@@ -112,6 +113,7 @@ class Passes:
             reason = str(error).strip().splitlines()[0]
             warnings.warn(
                 f"this step runs without a CUDA graph, as it cannot be captured: {reason}",
+                ElfWarning,
                 stacklevel=2,
             )
             return None

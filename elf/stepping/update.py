@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from elf.errors import ElfWarning
 from elf.stepping.gradients import Gradients
 from elf.training.capture import Recorder
 from elf.training.optimization import clip_gradients
@@ -121,7 +122,9 @@ class Update:
 
     def _give_up(self, reason: str) -> None:
         warnings.warn(
-            f"the optimizer's step runs without a CUDA graph from here on: {reason}", stacklevel=3
+            f"the optimizer's step runs without a CUDA graph from here on: {reason}",
+            ElfWarning,
+            stacklevel=3,
         )
         self._replay = self._recorder = None
 

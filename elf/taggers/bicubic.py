@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from elf.errors import ElfWarning
+
 Pixels = UInt8[np.ndarray, "height width 3"]
 
 TOLERANCE = 2
@@ -65,6 +67,7 @@ def _is_pillows(height: int, width: int) -> bool:
     warnings.warn(
         f"torch resizes to {width}x{height} px differently from Pillow on this machine (off by "
         f"{off.max()} of 255): Pillow is taken instead, at a seventh of the speed",
+        ElfWarning,
         stacklevel=3,
     )
     return False

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
+from elf.errors import ElfWarning
 from elf.taggers.florence_encoder import BACKENDS, Encoder
 from elf.taggers.florence_step import Greedy, State, TokenStep, UnsupportedError
 from elf.training.capture import Recorder
@@ -163,7 +164,9 @@ class FastDecoder:
         except Exception as error:  # Triton has many
             reason = " ".join(str(error).split())[:200]
             warnings.warn(
-                f"the captioner runs without Triton kernels, slower: {reason}", stacklevel=2
+                f"the captioner runs without Triton kernels, slower: {reason}",
+                ElfWarning,
+                stacklevel=2,
             )
             self._kernels = False
             self._load()

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 from elf.pretrained import load, model_folder
 from elf.taggers.decoding import FastDecoder
 from elf.taggers.florence_step import UnsupportedError
@@ -123,7 +123,7 @@ class FlorenceCaptioner:
             try:
                 self._fast = FastDecoder(self.model, self._prompt, config.max_new_tokens)
             except UnsupportedError as error:
-                warnings.warn(f"{SLOWLY}: {error}", stacklevel=2)
+                warnings.warn(f"{SLOWLY}: {error}", ElfWarning, stacklevel=2)
 
     @staticmethod
     def _size(folder: Path) -> tuple[int, int]:
@@ -186,11 +186,12 @@ class FlorenceCaptioner:
                 torch.cuda.empty_cache()
         if reason:
             self._fast = None
-            warnings.warn(f"{SLOWLY}: {reason}", stacklevel=3)
+            warnings.warn(f"{SLOWLY}: {reason}", ElfWarning, stacklevel=3)
         else:
             self._most = len(pixels) // 2
             warnings.warn(
                 f"out of memory with {len(pixels)} captions at once; going on with {self._most}",
+                ElfWarning,
                 stacklevel=3,
             )
         return None

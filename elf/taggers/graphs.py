@@ -10,6 +10,7 @@ from collections.abc import Callable
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from elf.errors import ElfWarning
 from elf.taggers.microbatch import is_out_of_memory
 from elf.training.capture import Recorder
 
@@ -56,6 +57,7 @@ class CudaGraphs:
                 warnings.warn(
                     f"a CUDA graph of the tagger {reason}; it runs without, slower at small "
                     "batches",
+                    ElfWarning,
                     stacklevel=2,
                 )
                 self.clear()

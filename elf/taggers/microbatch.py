@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 from elf.taggers.tags import TagList
 
 Outputs = Float32[np.ndarray, "batch outputs"]
@@ -110,6 +110,7 @@ class Tagger(ABC):
         self.micro_batch = count // 2
         warnings.warn(
             f"out of memory with {count} pictures at once; going on with {self.micro_batch}",
+            ElfWarning,
             stacklevel=4,
         )
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 from elf.onnxproviders import CUDA, execution_providers
 from elf.pretrained import model_folder
 from elf.taggers.microbatch import Outputs, Tagger, fitting_batch, free_memory
@@ -116,7 +116,7 @@ class WDTagger(Tagger):
             )
             if provider == "cuda":
                 raise ElfError(f"model.wd.provider: {reason}; `auto` takes the CPU instead")
-            warnings.warn(reason, stacklevel=2)
+            warnings.warn(reason, ElfWarning, stacklevel=2)
         model_input = self._session.get_inputs()[0]
         self._input = model_input.name
         self._type = _NUMPY_TYPES.get(model_input.type, np.float32)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 from elf.taggers.graphs import MOST, MOST_COMPILED, CudaGraphs
 from elf.taggers.microbatch import (
     UNLIMITED,
@@ -136,6 +136,7 @@ class TorchTagger(Tagger):
     def _lengthen(self, reason: str) -> None:
         warnings.warn(
             f"{self.path}: in {self.dtype} {reason}; the tagger runs in float32, which is slower",
+            ElfWarning,
             stacklevel=2,
         )
         self._load()
@@ -210,6 +211,7 @@ class TorchTagger(Tagger):
                 warnings.warn(
                     f"model.wd.compile: torch could not compile the tagger ({reason}); it runs "
                     "uncompiled",
+                    ElfWarning,
                     stacklevel=2,
                 )
                 self._compiled = None

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from elf import adapters, objective
 from elf.adapters import AdapterConfig, Injected
 from elf.bases import Base
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 from elf.fused import fuse
 from elf.objective import ObjectiveConfig
 from elf.quantized import Kind, quantize, refuse_missing
@@ -98,7 +98,7 @@ def build(
     alphas_cumprod = base.noise_schedule.alphas_cumprod
     objective.bounds(config.timesteps, len(alphas_cumprod))
     if note := objective.refuse_singular(config, base.prediction_type, alphas_cumprod):
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, ElfWarning, stacklevel=2)
     trains_text = adapter.text_targets is not None
     if trains_text and text_states == "cached":
         raise ElfError(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from elf.errors import ElfError
+from elf.errors import ElfError, ElfWarning
 
 ADDED = {"model.caption_tokens": 75, "model.quantization": None}
 """What came after the first checkpoints, with the value that runs had before there was a choice."""
@@ -30,6 +30,7 @@ def warn_of_precision(mine: str, saved: str | None) -> None:
         warnings.warn(
             f"trainer.precision is {mine} here and {saved} in the checkpoint: the run goes on, but "
             "not bit by bit as it would have",
+            ElfWarning,
             stacklevel=2,
         )
 

@@ -12,6 +12,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from elf.errors import ElfWarning
 from elf.files import write_atomic
 from elf.platforms import netrc_file
 
@@ -96,6 +97,7 @@ class WandbRun(WandbLogger):
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
                 warnings.warn(
                     f"W&B: {what} ({first}); training goes on, and all is in the run's folder",
+                    ElfWarning,
                     stacklevel=2,
                 )
 
