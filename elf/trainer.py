@@ -139,6 +139,8 @@ class ElfCLI(LightningCLI):
             default="csv",
             help="csv, or tensorboard or wandb beside it",
         )
+        # Lightning's table tells the base's size; what is trained, a line of the module's own does
+        parser.set_defaults({"trainer.enable_model_summary": False})
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
