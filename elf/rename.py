@@ -24,8 +24,8 @@ from elf.images import FORMATS, MASK, picture_names
 from elf.platforms import sync_folder
 from elf.renamejournal import DONE, JOURNAL, Batch, Move, open_journal, read_batches, take_up
 
-SHOWN = 20
 ROOT = "data/raw"
+SHOWN = 20
 """Names that are listed at the most, of each kind."""
 
 
