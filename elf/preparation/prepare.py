@@ -1,7 +1,7 @@
 """`elf prepare`: pictures with captions → shards in buckets, cached latents and text states.
 
-The captions come from the labels, the sizes from the pictures, and both decide what a shard holds;
-nothing else does, so that a second run with nothing changed has nothing to do.
+Captions, pictures, masks, settings and the models decide what a shard holds; a second run with none
+of them changed has nothing to do.
 """
 
 import contextlib
