@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import elf.datamodules
 import elf.modules
+from elf.bases.families import FAMILIES
 from elf.callbacks import AdapterCheckpoint, BestCheckpoint, SamplePictures
 from elf.errors import ElfError
 from elf.planning import Footprint, advice, disk, report, step_seconds
@@ -109,7 +110,7 @@ class Plan(Request):
         model, batch = self.model, self.data.batch_size * self.devices
         footprint = self.measured(self.choice)
         size = "×".join(map(str, self.pictures.largest))
-        family = "Stable Diffusion XL" if model.base.conditions else "Stable Diffusion 1.5"
+        family = FAMILIES[model.base.family].title
         lines = report.topic("config", "valid", *self._notes())
         lines += report.topic(
             "base", f"{model.base_name}: {family}, {model.base.prediction_type}, not loaded"
