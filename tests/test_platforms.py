@@ -270,7 +270,8 @@ if EVERY:
     assert others == {"elf.taggers.launching"}, others
 from pathlib import Path
 from elf import cli, images, platforms
-from elf.labels import manifest, tagcache
+from elf.caching import tagcache
+from elf.labels import manifest
 from elf.command_parser import CommandParser
 from elf.files import AppendLog, write_atomic
 from elf.preparation.shards import Reader

@@ -1,6 +1,6 @@
 """A folder's pictures and their facts; what did not change is not opened again.
 
-Files are known by path, size and time (:class:`elf.labels.fileindex.FileIndex`), facts by content.
+Files are known by path, size and time (:class:`elf.caching.fileindex.FileIndex`), facts by content.
 Both are written as they are found: a run that was killed goes on where it was.
 """
 
@@ -18,11 +18,11 @@ from typing import TypeVar
 from PIL import Image
 from tqdm import tqdm
 
+from elf.caching.fileindex import FileIndex
+from elf.caching.tagcache import ResultCache
 from elf.curation.facts import VERSION, Facts, Refusal, look_at, unpack
 from elf.files import replace_file
 from elf.images import BadImage, picture_names
-from elf.labels.fileindex import FileIndex
-from elf.labels.tagcache import ResultCache
 
 T = TypeVar("T")
 

@@ -9,11 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
 
+from elf.caching.fileindex import FileIndex
 from elf.counted import counted
 from elf.errors import ElfError
 from elf.files import sha256_file
 from elf.images import SUFFIXES, picture_names
-from elf.labels.fileindex import FileIndex
 from elf.labels.manifest import labelled_ids
 from elf.processes import gather
 from elf.reader import Batch, PictureLoader, PictureReader, Task, Transform
