@@ -22,10 +22,9 @@ WITHOUT_TORCH = STANDARD_ONLY | {
     "preparation.shards", "preparation.splitting", "training.epoch",
 }  # fmt: skip
 WITHOUT_LIGHTNING = WITHOUT_TORCH | {
-    "pretrained", "training.autocasting", "training.averaging", "training.building",
-    "training.compiling", "training.denoiser", "training.diffusion", "training.dora",
-    "training.identity", "training.losscheck", "training.optimization", "training.recomputing",
-    "training.schedules", "training.validation",
+    "autocasting", "pretrained", "training.averaging", "training.building", "training.compiling",
+    "training.denoiser", "training.identity", "training.losscheck", "training.optimization",
+    "training.recomputing", "training.schedules", "training.validation",
 }  # fmt: skip
 PURE = (
     "adapters", "bases", "embedders", "fused", "language", "objective", "planning", "quantized",

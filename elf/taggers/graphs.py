@@ -10,8 +10,8 @@ from collections.abc import Callable
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from elf.stepping.capture import Recorder
 from elf.taggers.microbatch import is_out_of_memory
-from elf.training.capture import Recorder
 
 Run = Callable[[Tensor], Tensor]
 
