@@ -15,11 +15,11 @@ STANDARD_ONLY = {
     "preparation.buckets", "resources",
 }  # fmt: skip
 WITHOUT_TORCH = STANDARD_ONLY | {
-    "images", "labels.manifest", "language.arrays", "language.documents", "language.packing",
-    "language.preparing", "language.rowfiles", "language.rows", "language.settings",
-    "language.store", "language.storewriter", "language.template", "language.textsummary",
-    "language.tokenizing", "language.truncation", "preparation.captions", "preparation.sets",
-    "preparation.shards", "preparation.splitting", "training.epoch",
+    "draws", "images", "labels.manifest", "language.arrays", "language.documents",
+    "language.packing", "language.preparing", "language.rowfiles", "language.rows",
+    "language.settings", "language.store", "language.storewriter", "language.template",
+    "language.textsummary", "language.tokenizing", "language.truncation", "preparation.captions",
+    "preparation.sets", "preparation.shards", "preparation.splitting", "training.epoch",
 }  # fmt: skip
 WITHOUT_LIGHTNING = WITHOUT_TORCH | {
     "autocasting", "pretrained", "training.averaging", "training.building", "training.compiling",
