@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from elf.command_parser import CommandParser
+from elf.configuration.command_parser import CommandParser
 from elf.counted import counted
 from elf.curation.contactsheet import THUMBNAILS, write_sheet
 from elf.curation.embeddings import read_embeddings

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from elf.command_parser import CommandParser
+from elf.configuration.command_parser import CommandParser
 from elf.counted import counted
 from elf.errors import ElfError
 from elf.fiftyone_app import add_options, check_place, fiftyone, load_own, show_until_closed

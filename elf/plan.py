@@ -16,13 +16,13 @@ import elf.datamodules
 import elf.modules
 from elf.bases.families import FAMILIES
 from elf.callbacks import AdapterCheckpoint, BestCheckpoint, SamplePictures
+from elf.configuration.refusals import refuse_half_precision_on_cpu
 from elf.errors import ElfError
 from elf.planning import Footprint, advice, disk, report, step_seconds
 from elf.planning.cards import GIB, USABLE, Card
 from elf.planning.probing import Measured, probe
-from elf.planrequest import Request
+from elf.planning.request import Request
 from elf.quiet import silence_harmless_warnings
-from elf.refusals import refuse_half_precision_on_cpu
 from elf.trainer import ElfCLI, one_line
 
 ELSEWHERE = ("accelerator", "devices", "num_nodes", "strategy", "precision", "callbacks", "logger",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elf import languagequickstart
-from elf.command_parser import CommandParser
+from elf.configuration.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.files import explain_disk_errors, write_atomic
 from elf.resources import find

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from elf.command_parser import CommandParser
+from elf.configuration.command_parser import CommandParser
 from elf.counted import counted
 from elf.errors import ElfError
 from elf.files import sha256_file

@@ -11,8 +11,8 @@ import elf
 PACKAGE = Path(elf.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD_ONLY = {
-    "__main__", "allocator", "cli", "config_errors", "errors", "files", "nvidia", "platforms",
-    "preparation.buckets", "resources",
+    "__main__", "allocator", "cli", "configuration.config_errors", "errors", "files", "nvidia",
+    "platforms", "preparation.buckets", "resources",
 }  # fmt: skip
 WITHOUT_TORCH = STANDARD_ONLY | {
     "draws", "images", "labels.manifest", "language.arrays", "language.documents",

@@ -272,7 +272,7 @@ from pathlib import Path
 from elf import cli, images, platforms
 from elf.caching import tagcache
 from elf.labels import manifest
-from elf.command_parser import CommandParser
+from elf.configuration.command_parser import CommandParser
 from elf.files import AppendLog, write_atomic
 from elf.preparation.shards import Reader
 from elf.doctor.storage import try_to_write

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from torch import Tensor
 
-from elf.command_parser import CommandParser
+from elf.configuration.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.export.basis import Basis
 from elf.export.diffusers_form import diffusers_file, write_diffusers
