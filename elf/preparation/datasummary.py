@@ -10,7 +10,7 @@ from elf.counted import counted
 from elf.preparation.buckets import Size
 from elf.preparation.captionsummary import CaptionSummary
 from elf.preparation.encoding import Picture
-from elf.preparation.making import Selection
+from elf.preparation.selecting import Selection, samples_of
 from elf.preparation.sets import times_an_epoch
 from elf.preparation.sources import Dropped
 from elf.training.epoch import Indices
@@ -170,15 +170,9 @@ def summarise(
         texts: What captions training has.
     """
     sets, chosen, held = selection.sets, selection.pictures, selection.held
-    trained = sorted(
-        (picture for picture in chosen if picture.source.id not in held),
-        key=lambda picture: picture.source.id,
-    )
+    trained = selection.trained()
     numbers: Indices = np.array([picture.source.set for picture in trained], np.int64)
     times = times_an_epoch(sets, numbers)
-    samples: Counter[Size] = Counter()
-    for picture, count in zip(trained, times.tolist(), strict=True):
-        samples[picture.placed.bucket] += count
     return Summary(
         pictures=len(trained),
         held_out=len(held),
@@ -189,7 +183,7 @@ def summarise(
         latents=made["latents"] + made["flipped"],
         captions=made["captions"],
         masks=made["masks"],
-        samples=dict(samples),
+        samples=samples_of((picture.placed.bucket for picture in trained), times),
         batch=batch,
         sets=[_of_set(number, selection, numbers, times, dropped) for number in range(len(sets))],
         texts=texts,
