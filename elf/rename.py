@@ -20,7 +20,7 @@ from elf.configuration.command_parser import CommandParser
 from elf.counted import counted
 from elf.errors import ElfError
 from elf.files import sha256_file
-from elf.images import FORMATS, MASK, picture_names
+from elf.images import FORMATS, MASK, id_of, picture_names
 from elf.platforms import sync_folder
 from elf.renamejournal import DONE, JOURNAL, Batch, Move, open_journal, read_batches, take_up
 
@@ -88,7 +88,7 @@ def _targets(root: Path, names: list[str]) -> Iterator[tuple[str, str]]:
         path = root / name
         try:
             digest = sha256_file(path)
-            return digest, (Path(name).parent / f"{digest[:16]}{_suffix(path)}").as_posix()
+            return digest, (Path(name).parent / f"{id_of(digest)}{_suffix(path)}").as_posix()
         except OSError as error:
             return "", f"could not be read ({error.strerror or error})"
 

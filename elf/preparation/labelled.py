@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from elf.counted import counted
 from elf.errors import ElfError
 from elf.files import iterate_log, read_log
-from elf.images import LabelledPictures, picture_id
+from elf.images import LabelledPictures, is_picture_id, picture_id
 from elf.labels.decisions import DECISIONS, apply_decision, is_left_out, read_decisions
 from elf.labels.records import QUARANTINE, problem
 from elf.preparation.captionoptions import CaptionKind
@@ -93,7 +93,7 @@ def read_manifest(labels: Path) -> list[Record]:
     if not records:
         raise ElfError(f"{manifest} is empty, so nothing is labelled: {remedy}")
     for line, record in enumerate(records, 1):
-        if not _is_id(record.get("id")) or not isinstance(record.get("path"), str):
+        if not is_picture_id(record.get("id")) or not isinstance(record.get("path"), str):
             raise ElfError(f"{manifest}, line {line}: no id or no path; delete that line")
         if wrong := problem({"tags": [], **record}):
             raise ElfError(f"{manifest}, line {line}: {wrong}; mend or delete that line")
@@ -141,10 +141,6 @@ def _id_of(path: Path) -> str:
         return picture_id(path.read_bytes())
     except (OSError, ValueError):  # no file's name holds a NUL or half a character
         return ""
-
-
-def _is_id(name: object) -> bool:
-    return isinstance(name, str) and len(name) == 16 and set(name) <= set("0123456789abcdef")
 
 
 class Words(NamedTuple):
