@@ -11,9 +11,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
+from elf.adapters import at_strength
 from elf.callbacks.checkpoint import AdapterCheckpoint
 from elf.callbacks.randomness import unchanged_generators
-from elf.callbacks.sampling import NAME, Sampling, at_strength
+from elf.callbacks.sampling import NAME, Sampling
 from elf.generation import GenerationConfig, SamplingStopped
 from elf.taggers.microbatch import is_out_of_memory
 from elf.watching import Picture, log_picture, log_table
@@ -160,7 +161,7 @@ class SamplePictures(Sampling):
             )
 
         pictures: list[Image.Image] = []
-        with at_strength(module, strength):
+        with at_strength([module], strength):
             for group in self._groups():
                 texts = [prompt.prompt for prompt, _ in group]
                 seeds = [options.seed for _, options in group]

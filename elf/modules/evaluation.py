@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from elf import __version__, objective
+from elf.adapters import at_strength
 from elf.bases import Base, open_base
 from elf.environment import versions
 from elf.errors import ElfError
@@ -23,7 +24,7 @@ from elf.evaluation.verdict import indicative, judge
 from elf.export.trained import Trained
 from elf.generation import GenerationConfig
 from elf.modules.diffusion import DiffusionModule
-from elf.modules.evaluating import Evaluation, at_strength
+from elf.modules.evaluating import Evaluation
 from elf.objective import ObjectiveConfig
 from elf.training.adapter_norms import relative_change
 from elf.training.identity import flatten
@@ -182,7 +183,7 @@ class ImageEvaluation(Evaluation[DiffusionModule]):
         subject._base_errors = self._base_errors
         networks = subject.denoiser.parts.values()
         for variant in self._of(number):
-            with at_strength(networks, variant.strength or 1.0):
+            with at_strength(networks, variant.factor):
                 self._weight_changes[variant.name] = relative_change(networks)
         strata = objective.strata(
             subject.validation_strata, subject.objective.timesteps, subject.denoiser.timesteps
