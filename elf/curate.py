@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elf.configuration.command_parser import CommandParser
-from elf.counted import counted
+from elf.counted import counted, some
 from elf.curation.contactsheet import THUMBNAILS, write_sheet
 from elf.curation.embeddings import read_embeddings
 from elf.curation.policy import Policy
@@ -150,18 +150,13 @@ def report(root: Path, scan: Scan, entries: Sequence[Entry]) -> list[str]:
     return [
         f"{counted(len(entries), 'picture')} in {root}; {opened} new or changed",
         f"{alike}: the same bytes, so the same picture to all of Elf",
-        *_some(copies),
+        *some(copies, SHOWN),
         f"{near} of {counted(len(groups), 'better picture')}{by}",
         f"flags: {flags or 'none'}",
         *([f"{counted(len(scan.bad), 'file')} cannot be used"] if scan.bad else []),
-        *_some([f"  {name}: {why}" for name, why in sorted(scan.bad.items())]),
+        *some([f"  {name}: {why}" for name, why in sorted(scan.bad.items())], SHOWN),
         f"proposed to drop: {drops}; decided by you: {decided}",
     ]
-
-
-def _some(lines: list[str]) -> list[str]:
-    more = len(lines) - SHOWN
-    return [*lines[:SHOWN], f"  ... and {more} more"] if more > 0 else lines
 
 
 def _settle(labels: Path) -> None:

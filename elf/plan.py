@@ -18,8 +18,9 @@ from elf.bases.families import FAMILIES
 from elf.callbacks import AdapterCheckpoint, BestCheckpoint, SamplePictures
 from elf.configuration.refusals import refuse_half_precision_on_cpu
 from elf.errors import ElfError
+from elf.memory import GIB
 from elf.planning import Footprint, advice, disk, report, step_seconds
-from elf.planning.cards import GIB, USABLE, Card
+from elf.planning.cards import USABLE, Card
 from elf.planning.probing import Measured, probe
 from elf.planning.request import Request
 from elf.quiet import silence_harmless_warnings

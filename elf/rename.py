@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from elf.configuration.command_parser import CommandParser
-from elf.counted import counted
+from elf.counted import counted, some
 from elf.errors import ElfError
 from elf.files import sha256_file
 from elf.images import FORMATS, MASK, id_of, picture_names
@@ -233,17 +233,12 @@ def report(plan: Plan, root: Path, dry_run: bool) -> list[str]:
     pictures = counted(plan.pictures, "picture")
     text = [f"{pictures} {done}{more}, {plan.named} had their name already"]
     if dry_run:
-        text += _some([f"  {move.source} -> {move.target}" for move in plan.moves])
-    text += _some([f"  {name} stays: {why}" for name, why in sorted(plan.left.items())])
+        text += some([f"  {move.source} -> {move.target}" for move in plan.moves], SHOWN)
+    text += some([f"  {name} stays: {why}" for name, why in sorted(plan.left.items())], SHOWN)
     if plan.moves and not dry_run:
         there = "" if root == Path(ROOT) else f" --root {root}"
         text.append(f"the old names come back by `elf rename --undo{there}`")
     return text
-
-
-def _some(lines: list[str]) -> list[str]:
-    more = len(lines) - SHOWN
-    return [*lines[:SHOWN], f"  ... and {more} more"] if more > 0 else lines
 
 
 def make_parser() -> CommandParser:
@@ -263,7 +258,7 @@ def main(arguments: list[str]) -> None:
         if options.dry_run:
             raise ElfError("undo: cannot be tried with --dry_run; take one of the two")
         count, left = undo(root)
-        stay = _some([f"  {name}: {why}" for name, why in sorted(left.items())])
+        stay = some([f"  {name}: {why}" for name, why in sorted(left.items())], SHOWN)
         files = counted(count, "file has its old name", "files have their old names")
         print("\n".join([f"{files} again", *stay]))
         return

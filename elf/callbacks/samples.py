@@ -16,7 +16,7 @@ from elf.callbacks.checkpoint import AdapterCheckpoint
 from elf.callbacks.randomness import unchanged_generators
 from elf.callbacks.sampling import NAME, Sampling
 from elf.generation import GenerationConfig, SamplingStopped
-from elf.taggers.microbatch import is_out_of_memory
+from elf.memory import is_out_of_memory
 from elf.watching import Picture, log_picture, log_table
 from elf.watching.sheet import Line, contact_sheet
 

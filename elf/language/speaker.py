@@ -13,8 +13,9 @@ from elf.export.trained import Trained
 from elf.language.answering import Answer, Heard, generate_rows
 from elf.language.base import LanguageBase
 from elf.language.generation import Decoding
+from elf.memory import is_out_of_memory
 from elf.quantized import Kind, quantize, refuse_missing
-from elf.taggers.microbatch import UNLIMITED, is_out_of_memory
+from elf.taggers.microbatch import UNLIMITED
 
 
 class Speaker:

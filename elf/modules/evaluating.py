@@ -18,9 +18,9 @@ from elf.evaluation.page import write_report
 from elf.evaluation.plan import Variant, adapter_names, checked_variants
 from elf.evaluation.reading import what_is_replaced, write_metrics
 from elf.export.trained import Trained
+from elf.memory import is_out_of_memory
 from elf.modules.adapter import AdapterModule
 from elf.processes import gather
-from elf.taggers.microbatch import is_out_of_memory
 from elf.training.adapted import AdaptedNetworks
 
 Subject = TypeVar("Subject", bound=AdapterModule)

@@ -17,6 +17,7 @@ from elf.evaluation.attributes import refuse_unknown_concept
 from elf.evaluation.losses import as_trained, loss_curve, loss_rows
 from elf.evaluation.measuring import Measuring, Models, nearest_pictures
 from elf.evaluation.plan import BASE, Plan, Variant, adapter_names, check_sampling
+from elf.evaluation.rows import weight_rows
 from elf.evaluation.schema import Metrics, Row, Verdict
 from elf.evaluation.sheet import write_sheet
 from elf.evaluation.store import PictureStore, picture_key
@@ -255,11 +256,7 @@ class ImageEvaluation(Evaluation[DiffusionModule]):
         """Return what does not need a picture: ‖ΔW‖ / ‖W‖, and the losses."""
         found = []
         for number, losses in enumerate(self._losses):
-            found += [
-                Row("weight_change", variant.name, None, self._weight_changes[variant.name],
-                    None, None, None, None, "‖ΔW‖ / ‖W‖ of the adapted layers")
-                for variant in self._of(number)
-            ]  # fmt: skip
+            found += weight_rows(self._weight_changes, self._of(number))
             found += loss_rows(losses, self._of(number))
         return found
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from elf.counted import counted
+from elf.counted import counted, some
 from elf.preparation.buckets import Size
 from elf.preparation.captionsummary import CaptionSummary
 from elf.preparation.encoding import Picture
@@ -144,12 +144,10 @@ class Summary:
         reasons = Counter((dropped.set, dropped.reason) for dropped in self.dropped)
         several = len(self.sets) > 1
         where = {number: f" (set {number})" if several else "" for number, _ in reasons}
-        more = len(self.dropped) - _SHOWN
         return [
             f"dropped    {len(self.dropped)}",
             *(f"  {count} × {why}{where[n]}" for (n, why), count in reasons.most_common()),
-            *(f"  {drop.path}: {drop.reason}" for drop in self.dropped[:_SHOWN]),
-            *[f"  ... and {more} more"] * (more > 0),
+            *some([f"  {drop.path}: {drop.reason}" for drop in self.dropped], _SHOWN),
         ]
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from elf.memory import is_out_of_memory
 from elf.stepping.capture import Recorder
-from elf.taggers.microbatch import is_out_of_memory
 
 Run = Callable[[Tensor], Tensor]
 
