@@ -82,7 +82,7 @@ class TokenStore:
         Args:
             folder: Where `elf prepare` wrote.
             settings: That they must have been made with.
-            tokenizer_hash: 〃
+            tokenizer_hash: Of the tokenizer that they must have been made with.
 
         Raises:
             ElfError: If they are missing, damaged, or made with something else.

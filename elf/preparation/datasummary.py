@@ -58,11 +58,10 @@ class Summary:
         crop_loss: Mean share of a resized picture that was cropped away, 0-1.
         dropped: What was left out, and why.
         texts: What captions training has.
-        rendered: Pictures, ``latents`` (flipped ones too), ``captions`` and ``masks`` made in this
-            run; the rest was there.
-        latents: 〃
-        captions: 〃
-        masks: 〃
+        rendered: Pictures made in this run; the rest was there.
+        latents: Made in this run, those of mirrored pictures too.
+        captions: Whose states were made in this run.
+        masks: Made in this run.
         samples: How many times pictures of each bucket stand in an epoch.
         batch: Pictures a step in training.
         sets: What became of each set.
