@@ -26,7 +26,7 @@ from elf.errors import ElfError
 from elf.fiftyone_app import add_options, check_place, show_until_closed
 from elf.files import FolderLock, explain_disk_errors, write_atomic
 from elf.labels.decisions import DECISIONS
-from elf.labels.manifest import MANIFEST
+from elf.labels.records import MANIFEST
 from elf.platforms import sync_disks
 
 LOCK = ".curate.lock"

@@ -14,7 +14,7 @@ from elf.counted import counted
 from elf.errors import ElfError
 from elf.files import sha256_file
 from elf.images import SUFFIXES, id_of, picture_names
-from elf.labels.manifest import labelled_ids
+from elf.labels.records import labelled_ids
 from elf.processes import gather
 from elf.reader import Batch, PictureLoader, PictureReader, Task, Transform
 

@@ -15,11 +15,11 @@ from typing import Any
 from elf.errors import ElfError
 from elf.files import AppendLog, is_text, iterate_log
 from elf.images import is_picture_id
+from elf.labels.records import Record
 
 DECISIONS = "decisions.jsonl"
 PATIENCE = 10.0  # seconds
 
-Record = dict[str, Any]
 Decision = dict[str, Any]
 """``keep`` (a bool), ``tags`` (a list of strings), ``caption`` (a string): those that were made."""
 

@@ -18,7 +18,8 @@ from elf.errors import ElfError
 from elf.files import read_log, sha256_file
 from elf.images import picture_id
 from elf.labels.decisions import DECISIONS, add_decisions, read_decisions
-from elf.labels.manifest import LabelFolder, labelled_ids, read_records
+from elf.labels.manifest import LabelFolder
+from elf.labels.records import labelled_ids, read_records
 from elf.preparation.labelled import read_labelled
 from elf.preparation.prepare import prepare
 from elf.preparation.sets import PictureSet
