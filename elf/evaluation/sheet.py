@@ -37,10 +37,10 @@ def write_sheet(
     """
     shown = shown_pairs(plan)
     pictures = [enlarged(picture) for number in shown for picture in pair(number)]
-    write_png(path, _grid(pictures, columns=min(8, 2 * len(shown))))
+    write_png(path, grid(pictures, columns=min(8, 2 * len(shown))))
 
 
-def _grid(pictures: list[Image.Image], columns: int) -> Image.Image:
+def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
     """Paste pictures into rows of a number of columns, on white, 2 px apart."""
     width = max(picture.width for picture in pictures) + 2
     height = max(picture.height for picture in pictures) + 2
