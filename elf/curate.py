@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from elf.command_parser import CommandParser
-from elf.counted import counted
+from elf.configuration.command_parser import CommandParser
+from elf.counted import counted, some
 from elf.curation.contactsheet import THUMBNAILS, write_sheet
 from elf.curation.embeddings import read_embeddings
 from elf.curation.policy import Policy
@@ -26,7 +26,7 @@ from elf.errors import ElfError
 from elf.fiftyone_app import add_options, check_place, show_until_closed
 from elf.files import FolderLock, explain_disk_errors, write_atomic
 from elf.labels.decisions import DECISIONS
-from elf.labels.manifest import MANIFEST
+from elf.labels.records import MANIFEST
 from elf.platforms import sync_disks
 
 LOCK = ".curate.lock"
@@ -150,18 +150,13 @@ def report(root: Path, scan: Scan, entries: Sequence[Entry]) -> list[str]:
     return [
         f"{counted(len(entries), 'picture')} in {root}; {opened} new or changed",
         f"{alike}: the same bytes, so the same picture to all of Elf",
-        *_some(copies),
+        *some(copies, SHOWN),
         f"{near} of {counted(len(groups), 'better picture')}{by}",
         f"flags: {flags or 'none'}",
         *([f"{counted(len(scan.bad), 'file')} cannot be used"] if scan.bad else []),
-        *_some([f"  {name}: {why}" for name, why in sorted(scan.bad.items())]),
+        *some([f"  {name}: {why}" for name, why in sorted(scan.bad.items())], SHOWN),
         f"proposed to drop: {drops}; decided by you: {decided}",
     ]
-
-
-def _some(lines: list[str]) -> list[str]:
-    more = len(lines) - SHOWN
-    return [*lines[:SHOWN], f"  ... and {more} more"] if more > 0 else lines
 
 
 def _settle(labels: Path) -> None:

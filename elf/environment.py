@@ -74,15 +74,6 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list
     }
 
 
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested values by their paths, joined by dots."""
-    leaves: dict[str, Any] = {}
-    for key, inner in value.items():
-        name = f"{prefix}{key}"
-        leaves |= flat(inner, f"{name}.") if isinstance(inner, dict) else {name: inner}
-    return leaves
-
-
 def _cudnn() -> int | None:
     version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     return version

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elf import listening
-from elf.command_parser import CommandParser
+from elf.configuration.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.listening import LOOPBACK
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from elf.errors import ElfError
@@ -202,14 +201,3 @@ def _parts_on(pipeline: Any, device: torch.device, names: Sequence[str]) -> Iter
     finally:
         for part, place in zip(parts, before, strict=True):
             part.to(place)
-
-
-def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
-    """Paste pictures into rows of a number of columns, on white, 2 px apart."""
-    width = max(picture.width for picture in pictures) + 2
-    height = max(picture.height for picture in pictures) + 2
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * width - 2, rows * height - 2), "white")
-    for index, picture in enumerate(pictures):
-        sheet.paste(picture, ((index % columns) * width, (index // columns) * height))
-    return sheet

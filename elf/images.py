@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ _TURNS = {
 }
 SIDEWAYS = {_TURNS[number] for number in (5, 6, 7, 8)}
 
+_ID = re.compile(r"[0-9a-f]{16}")
+
 
 class BadImage(ValueError):
     """A picture that cannot be decoded, with the reason in one line."""
@@ -37,7 +40,17 @@ class BadImage(ValueError):
 
 def picture_id(data: bytes) -> str:
     """Return the id of a picture: the first 16 hex digits of the sha256 of its file's bytes."""
-    return hashlib.sha256(data).hexdigest()[:16]
+    return id_of(hashlib.sha256(data).hexdigest())
+
+
+def id_of(sha256: str) -> str:
+    """Return the id of a picture whose file's bytes have a sha256, in hex."""
+    return sha256[:16]
+
+
+def is_picture_id(text: object) -> bool:
+    """Whether something is a text that can be an id; ids name files: nothing else may pass."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
 def picture_names(root: str | Path) -> list[str]:

@@ -19,7 +19,7 @@ def can_compile(device: torch.device) -> bool:
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
     try:
-        from elf.training.dora_kernels import scale
+        from elf.adapters.dora_kernels import scale
 
         with torch.cuda.device(device):
             one = torch.zeros(32, device=device)

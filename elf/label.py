@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from elf.command_parser import CommandParser
+from elf.configuration.command_parser import CommandParser
 from elf.counted import counted
 from elf.errors import ElfError
 from elf.fiftyone_app import add_options, check_place, fiftyone, load_own, show_until_closed
 from elf.files import explain_disk_errors, iterate_log
 from elf.images import LabelledPictures
-from elf.labels.decisions import DECISIONS, Decision, Record, add_decisions, read_decisions
+from elf.labels.decisions import DECISIONS, Decision, add_decisions, read_decisions
 from elf.labels.handedits import HandEdits, OldRecords
-from elf.labels.manifest import MANIFEST, LabelFolder, labelled_ids, read_records
+from elf.labels.manifest import LabelFolder
+from elf.labels.records import MANIFEST, Record, labelled_ids, read_records
 from elf.labels.review import (
     VERDICTS,
     Label,

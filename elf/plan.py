@@ -14,14 +14,16 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import elf.datamodules
 import elf.modules
+from elf.bases.families import FAMILIES
 from elf.callbacks import AdapterCheckpoint, BestCheckpoint, SamplePictures
+from elf.configuration.refusals import refuse_half_precision_on_cpu
 from elf.errors import ElfError
+from elf.memory import GIB
 from elf.planning import Footprint, advice, disk, report, step_seconds
-from elf.planning.cards import GIB, USABLE, Card
+from elf.planning.cards import USABLE, Card
 from elf.planning.probing import Measured, probe
-from elf.planrequest import Request
+from elf.planning.request import Request
 from elf.quiet import silence_harmless_warnings
-from elf.refusals import refuse_half_precision_on_cpu
 from elf.trainer import ElfCLI, one_line
 
 ELSEWHERE = ("accelerator", "devices", "num_nodes", "strategy", "precision", "callbacks", "logger",
@@ -109,7 +111,7 @@ class Plan(Request):
         model, batch = self.model, self.data.batch_size * self.devices
         footprint = self.measured(self.choice)
         size = "×".join(map(str, self.pictures.largest))
-        family = "Stable Diffusion XL" if model.base.conditions else "Stable Diffusion 1.5"
+        family = FAMILIES[model.base.family].title
         lines = report.topic("config", "valid", *self._notes())
         lines += report.topic(
             "base", f"{model.base_name}: {family}, {model.base.prediction_type}, not loaded"

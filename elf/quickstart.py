@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elf import languagequickstart
-from elf.command_parser import CommandParser
+from elf.configuration.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.files import explain_disk_errors, write_atomic
 from elf.resources import find
@@ -94,6 +94,7 @@ def run(output: Path, pictures: Path | None, kind: str, max_steps: int) -> dict[
         from elf import trainer
         from elf.export import export_diffusers
         from elf.generation import GenerationConfig
+        from elf.labels.records import MANIFEST
         from elf.verify import picture_difference
 
     labels, shards, run_folder = (output / name for name in ("labels", "shards", "run"))
@@ -156,7 +157,7 @@ def run(output: Path, pictures: Path | None, kind: str, max_steps: int) -> dict[
         "train_seconds": steps.seconds["fit"],
         "seconds": steps.seconds,
         "paths": {
-            "labels": str(labels / "manifest.jsonl"),
+            "labels": str(labels / MANIFEST),
             "run": str(run_folder),
             "adapter": str(exported),
             "report": str(evaluation / "report.html"),

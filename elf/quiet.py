@@ -4,7 +4,7 @@ import logging
 import warnings
 
 HARMLESS = (
-    # DiffusionModule draws each sample's noise in this hook; no datamodule of Elf defines it
+    # three of Elf's modules take or draw what a batch needs in this hook; no datamodule defines it
     r"You have overridden `on_before_batch_transfer` in `LightningModule`",
     # lightning 2.6.6 with torch 2.14: a rename inside torch.utils._pytree
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",

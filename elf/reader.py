@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from elf.images import BadImage
+from elf.images import BadImage, id_of
 
 Pixels = dict[str, NDArray[np.uint8]]
 
@@ -100,7 +100,7 @@ class PictureReader:
     def read(self, task: Task) -> Sample:
         """Return a picture's item and its pixels by model; no pixels if there is an error."""
         item = Item(
-            id=task.sha256[:16],
+            id=id_of(task.sha256),
             path=task.path,
             sha256=task.sha256,
             width=0,
@@ -113,7 +113,7 @@ class PictureReader:
         try:
             data = (Path(self.root) / task.path).read_bytes()
             item["sha256"] = hashlib.sha256(data).hexdigest()
-            item["id"] = item["sha256"][:16]
+            item["id"] = id_of(item["sha256"])
             pixels, size = self.transform.open(data, task.wants)
             item["width"], item["height"] = size
             return item, pixels

@@ -16,16 +16,16 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from elf.command_parser import CommandParser
-from elf.counted import counted
+from elf.configuration.command_parser import CommandParser
+from elf.counted import counted, some
 from elf.errors import ElfError, ElfWarning
 from elf.files import sha256_file
-from elf.images import FORMATS, MASK, picture_names
+from elf.images import FORMATS, MASK, id_of, picture_names
 from elf.platforms import sync_folder
 from elf.renamejournal import DONE, JOURNAL, Batch, Move, open_journal, read_batches, take_up
 
-SHOWN = 20
 ROOT = "data/raw"
+SHOWN = 20
 """Names that are listed at the most, of each kind."""
 
 
@@ -88,7 +88,7 @@ def _targets(root: Path, names: list[str]) -> Iterator[tuple[str, str]]:
         path = root / name
         try:
             digest = sha256_file(path)
-            return digest, (Path(name).parent / f"{digest[:16]}{_suffix(path)}").as_posix()
+            return digest, (Path(name).parent / f"{id_of(digest)}{_suffix(path)}").as_posix()
         except OSError as error:
             return "", f"could not be read ({error.strerror or error})"
 
@@ -234,17 +234,12 @@ def report(plan: Plan, root: Path, dry_run: bool) -> list[str]:
     pictures = counted(plan.pictures, "picture")
     text = [f"{pictures} {done}{more}, {plan.named} had their name already"]
     if dry_run:
-        text += _some([f"  {move.source} -> {move.target}" for move in plan.moves])
-    text += _some([f"  {name} stays: {why}" for name, why in sorted(plan.left.items())])
+        text += some([f"  {move.source} -> {move.target}" for move in plan.moves], SHOWN)
+    text += some([f"  {name} stays: {why}" for name, why in sorted(plan.left.items())], SHOWN)
     if plan.moves and not dry_run:
         there = "" if root == Path(ROOT) else f" --root {root}"
         text.append(f"the old names come back by `elf rename --undo{there}`")
     return text
-
-
-def _some(lines: list[str]) -> list[str]:
-    more = len(lines) - SHOWN
-    return [*lines[:SHOWN], f"  ... and {more} more"] if more > 0 else lines
 
 
 def make_parser() -> CommandParser:
@@ -264,7 +259,7 @@ def main(arguments: list[str]) -> None:
         if options.dry_run:
             raise ElfError("undo: cannot be tried with --dry_run; take one of the two")
         count, left = undo(root)
-        stay = _some([f"  {name}: {why}" for name, why in sorted(left.items())])
+        stay = some([f"  {name}: {why}" for name, why in sorted(left.items())], SHOWN)
         files = counted(count, "file has its old name", "files have their old names")
         print("\n".join([f"{files} again", *stay]))
         return

@@ -31,19 +31,10 @@ from elf.callbacks import (
     StepBar,
     with_watching,
 )
-from elf.command_parser import broken, other_encoding
-from elf.config_errors import ALLOWED, explain, known_names, missing, refuse_circular
-from elf.datamodules.reading import WORKER_DIED, is_of_dead_worker
-from elf.errors import ElfError
-from elf.explain import explain as explain_label
-from elf.export.reading import PEFT_WEIGHTS
-from elf.files import write_atomic
-from elf.launcher import LOST, is_of_lost_process, own_environment, trainer_options
-from elf.loggers import LoggerName, make_loggers, validation_loggers
-from elf.nulls import refuse_nulls
-from elf.preparing import prepare_for
-from elf.quiet import silence_harmless_warnings
-from elf.refusals import (
+from elf.configuration.command_parser import broken, other_encoding
+from elf.configuration.config_errors import ALLOWED, explain, known_names, missing, refuse_circular
+from elf.configuration.nulls import refuse_nulls
+from elf.configuration.refusals import (
     refuse_absent_gpu,
     refuse_half_precision_on_cpu,
     refuse_null_trainer,
@@ -51,6 +42,15 @@ from elf.refusals import (
     refuse_senseless_values,
     refuse_used_folder,
 )
+from elf.datamodules.reading import WORKER_DIED, is_of_dead_worker
+from elf.errors import ElfError
+from elf.export.reading import PEFT_WEIGHTS
+from elf.files import write_atomic
+from elf.labels.explain import explain as explain_label
+from elf.launcher import LOST, is_of_lost_process, own_environment, trainer_options
+from elf.loggers import LoggerName, make_loggers, validation_loggers
+from elf.preparation.dispatch import prepare_for
+from elf.quiet import silence_harmless_warnings
 from elf.resources import resolve_configs
 from elf.training.checkpoints import (
     AtomicCheckpointIO,

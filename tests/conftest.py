@@ -24,8 +24,8 @@ if not torch.cuda.is_available():  # before Triton is imported by anything
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     for name in (
-        "elf.training.diffusion",
-        "elf.training.dora",
+        "elf.objective.diffusion",
+        "elf.adapters.dora",
         "elf.metrics",
         "elf.objective",
         "elf.quantized.codes",

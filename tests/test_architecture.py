@@ -11,21 +11,20 @@ import elf
 PACKAGE = Path(elf.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD_ONLY = {
-    "__main__", "allocator", "cli", "config_errors", "errors", "files", "nvidia", "platforms",
-    "preparation.buckets", "resources",
+    "__main__", "allocator", "cli", "configuration.config_errors", "errors", "files", "nvidia",
+    "platforms", "preparation.buckets", "resources",
 }  # fmt: skip
 WITHOUT_TORCH = STANDARD_ONLY | {
-    "images", "labels.manifest", "language.arrays", "language.documents", "language.packing",
-    "language.preparing", "language.rowfiles", "language.rows", "language.settings",
-    "language.store", "language.storewriter", "language.template", "language.textsummary",
-    "language.tokenizing", "language.truncation", "preparation.captions", "preparation.sets",
-    "preparation.shards", "preparation.splitting", "training.epoch",
+    "draws", "images", "labels.manifest", "language.arrays", "language.documents",
+    "language.packing", "language.preparing", "language.rowfiles", "language.rows",
+    "language.settings", "language.store", "language.storewriter", "language.template",
+    "language.textsummary", "language.tokenizing", "language.truncation", "preparation.captions",
+    "preparation.sets", "preparation.shards", "preparation.splitting", "training.epoch",
 }  # fmt: skip
 WITHOUT_LIGHTNING = WITHOUT_TORCH | {
-    "pretrained", "training.autocasting", "training.averaging", "training.building",
-    "training.compiling", "training.denoiser", "training.diffusion", "training.dora",
-    "training.identity", "training.losscheck", "training.optimization", "training.recomputing",
-    "training.schedules", "training.validation",
+    "autocasting", "pretrained", "training.averaging", "training.building", "training.compiling",
+    "training.denoiser", "training.identity", "training.losscheck", "training.optimization",
+    "training.recomputing", "training.schedules", "training.validation",
 }  # fmt: skip
 PURE = (
     "adapters", "bases", "embedders", "fused", "language", "objective", "planning", "quantized",

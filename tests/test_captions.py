@@ -4,6 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from elf.draws import draw_seed, id_words
 from elf.preparation.captionoptions import CaptionOptions
 from elf.preparation.captions import (
     Captions,
@@ -13,7 +14,6 @@ from elf.preparation.captions import (
     variant_seeds,
     without_sentence,
 )
-from elf.training.epoch import draw_seed, id_words
 
 SHUFFLE = CaptionOptions(shuffle_tags=True)
 TAGS = ("a", "b", "c", "d")

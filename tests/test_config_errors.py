@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from elf import curate
-from elf.command_parser import broken
-from elf.config_errors import explain, known_names
+from elf.configuration.command_parser import broken
+from elf.configuration.config_errors import explain, known_names
 from elf.errors import ElfError
 
 

@@ -4,7 +4,7 @@ from elf.preparation.buckets import Placement
 from elf.preparation.captionsummary import CaptionSummary
 from elf.preparation.datasummary import summarise
 from elf.preparation.encoding import Picture
-from elf.preparation.making import Selection
+from elf.preparation.selecting import Selection
 from elf.preparation.sets import PictureSet
 from elf.preparation.sources import Dropped, Location, Source
 

@@ -5,7 +5,8 @@ import pytest
 from elf.errors import ElfError
 from elf.files import read_log
 from elf.labels.decisions import add_decisions, apply_decision, read_decisions
-from elf.labels.manifest import LabelFolder, labelled_ids
+from elf.labels.manifest import LabelFolder
+from elf.labels.records import labelled_ids
 
 ID = f"{1:016x}"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from elf.training import diffusion
+from elf.objective import diffusion
 
 ALPHAS = torch.linspace(0.99, 0.01, 100)
 

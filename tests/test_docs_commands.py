@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from elf import cli, trainer
-from elf.labels.manifest import labelled_ids
+from elf.labels.records import labelled_ids
 from elf.plan import PlanCLI
 from elf.trainer import DOES, ElfCLI
 from elf.world.elvish import write_lessons

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elf.explain import explain
 from elf.labels.decisions import read_decisions
+from elf.labels.explain import explain
 from elf.labels.manifest import LabelFolder
 from elf.taggers import Rules, Selector, TagList
 from elf.taggers.names import NameSet

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from elf.training import dora
+from elf.adapters import dora
 
 SHAPES = [(12, 8), (8, 12), (12, 8, 1, 1), (6, 10, 3, 3)]
 

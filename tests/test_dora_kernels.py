@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from elf.training import dora
+from elf.adapters import dora
 
 pytest.importorskip("triton")
 if torch.cuda.is_available():
     pytest.skip("the interpreter is for machines without a GPU", allow_module_level=True)
 
-from elf.training import dora_kernels
+from elf.adapters import dora_kernels
 
 SCALE = 0.7
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3}

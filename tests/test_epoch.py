@@ -1,16 +1,8 @@
 import numpy as np
 import pytest
 
-from elf.training.epoch import (
-    balance,
-    batches,
-    bucket_counts,
-    draw_seed,
-    id_words,
-    mix,
-    order,
-    uniform,
-)
+from elf.draws import draw_seed, id_words, mix, uniform
+from elf.training.epoch import balance, batches, bucket_counts, order
 
 BUCKETS = np.array([0] * 10 + [1] * 5 + [2] * 1)
 

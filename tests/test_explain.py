@@ -4,9 +4,9 @@ from PIL import Image
 
 from elf.cli import main, run
 from elf.errors import ElfError
-from elf.explain import explain
 from elf.files import read_log
 from elf.labels.decisions import add_decisions
+from elf.labels.explain import explain
 from elf.labels.manifest import LabelFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

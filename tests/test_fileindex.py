@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-import elf.labels.fileindex
+import elf.caching.fileindex
+from elf.caching.fileindex import FileIndex
 from elf.files import sha256_file
-from elf.labels.fileindex import FileIndex
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def old(path, data):
 def reading(monkeypatch):
     opened = []
     monkeypatch.setattr(
-        elf.labels.fileindex,
+        elf.caching.fileindex,
         "sha256_file",
         lambda path: opened.append(path.name) or sha256_file(path),
     )
@@ -120,7 +120,7 @@ def test_a_full_disk_does_not_stop_a_run(tmp_path, picture, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(elf.labels.fileindex.AppendLog, "append", full)
+    monkeypatch.setattr(elf.caching.fileindex.AppendLog, "append", full)
     index = FileIndex(tmp_path / "cache")
     assert index.sha256(picture) == sha256_file(picture)
     index.close()

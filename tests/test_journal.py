@@ -6,7 +6,8 @@ from elf.errors import ElfError
 from elf.files import read_log
 from elf.labels.decisions import add_decisions
 from elf.labels.journal import Journal
-from elf.labels.manifest import LabelFolder, labelled_ids
+from elf.labels.manifest import LabelFolder
+from elf.labels.records import labelled_ids
 
 
 def record(number, **more):

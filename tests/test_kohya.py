@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from elf import cli
+from elf.configuration.kohya import KEYS
 from elf.errors import ElfError
-from elf.kohya import KEYS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
 

@@ -10,7 +10,9 @@ import elf.files
 from elf.counted import counted
 from elf.errors import ElfError
 from elf.files import read_log
-from elf.labels.manifest import PENDING, LabelFolder, label_text, labelled_ids
+from elf.labels.labeltext import label_text
+from elf.labels.manifest import PENDING, LabelFolder
+from elf.labels.records import labelled_ids
 
 
 def record(number, **more):

@@ -9,8 +9,8 @@ import yaml
 from lightning.pytorch import Trainer
 
 from elf import trainer
+from elf.configuration.nulls import Null, find_nulls
 from elf.errors import ElfError
-from elf.nulls import Null, find_nulls
 
 
 def config_with(key: str, value: Any = None) -> dict[str, Any]:

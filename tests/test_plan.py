@@ -85,7 +85,7 @@ def test_stale_shards_are_told(training: list[str], capsys: pytest.CaptureFixtur
 def test_without_a_card_there_is_no_time(
     unprepared: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("elf.planrequest.card_at_hand", lambda: None)
+    monkeypatch.setattr("elf.planning.request.card_at_hand", lambda: None)
     found = plan(capsys, *unprepared)
     assert found["fits"] == ["unknown: there is no GPU here; name one by --gpu"]
     assert found["time"] == ["unknown: there is no card that Elf has figures of"]
@@ -94,7 +94,7 @@ def test_without_a_card_there_is_no_time(
 def test_a_card_without_figures(
     unprepared: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("elf.planrequest.card_at_hand", lambda: ("Fast 1", None, 1 << 30))
+    monkeypatch.setattr("elf.planning.request.card_at_hand", lambda: ("Fast 1", None, 1 << 30))
     found = plan(capsys, *unprepared, "--trainer.accelerator=auto")
     assert "of 1.00 GiB, free on the Fast 1 at hand" in found["fits"][0]
     assert found["time"] == ["unknown: the Fast 1 is no card that Elf has figures of"]
@@ -107,7 +107,8 @@ def test_memory_is_more_where_there_are_no_fused_kernels(
     fused = plan(capsys, *unprepared)["memory"]
     plain = plan(capsys, *unprepared, "--model.fused_kernels=false")["memory"]
     assert fused != plain
-    monkeypatch.setattr("elf.planrequest.can_compile_here", lambda: False)  # a GPU without Triton
+    # a GPU without Triton
+    monkeypatch.setattr("elf.planning.request.can_compile_here", lambda: False)
     assert plan(capsys, *unprepared)["memory"] == plain
     assert plan(capsys, *unprepared, "--model.torch_compile=blocks")["memory"] == plain
 
@@ -117,7 +118,7 @@ def test_what_does_not_fit_is_advised(
     unprepared: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = 110 << 20
-    monkeypatch.setattr("elf.planrequest.card_at_hand", lambda: ("Small 1", None, room))
+    monkeypatch.setattr("elf.planning.request.card_at_hand", lambda: ("Small 1", None, room))
     wanted = [*unprepared, "--trainer.accelerator=auto"]
     found = plan(capsys, *wanted)
     assert found["fits"][0].startswith("no: 0.16 GiB, and 0.11 GiB are there")
@@ -131,7 +132,7 @@ def test_blocks_that_are_advised_make_it_fit(
     unprepared: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = 145 << 20
-    monkeypatch.setattr("elf.planrequest.card_at_hand", lambda: ("Small 1", None, room))
+    monkeypatch.setattr("elf.planning.request.card_at_hand", lambda: ("Small 1", None, room))
     wanted = [*unprepared, "--trainer.accelerator=auto"]
     (advice,) = [line for line in plan(capsys, *wanted)["fits"] if "checkpointing [" in line]
     value = advice.removeprefix("with model.gradient_checkpointing ").partition(":")[0]
@@ -145,7 +146,7 @@ def test_blocks_that_are_advised_make_it_fit(
 def test_where_no_change_suffices_all_are_tried(
     unprepared: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("elf.planrequest.card_at_hand", lambda: ("Small 1", None, 1 << 20))
+    monkeypatch.setattr("elf.planning.request.card_at_hand", lambda: ("Small 1", None, 1 << 20))
     found = plan(capsys, *unprepared, "--trainer.accelerator=auto")
     assert "no single change makes it fit; model.gradient_checkpointing true" in found["fits"][1]
     assert "together does not fit either" in found["fits"][1]

@@ -270,8 +270,9 @@ if EVERY:
     assert others == {"elf.taggers.launching"}, others
 from pathlib import Path
 from elf import cli, images, platforms
-from elf.labels import manifest, tagcache
-from elf.command_parser import CommandParser
+from elf.caching import tagcache
+from elf.labels import manifest
+from elf.configuration.command_parser import CommandParser
 from elf.files import AppendLog, write_atomic
 from elf.preparation.shards import Reader
 from elf.doctor.storage import try_to_write

@@ -63,9 +63,9 @@ def test_every_file_that_is_named_exists() -> None:
 
 
 def test_the_module_map_names_every_package() -> None:
-    for folder in (ROOT / "elf").iterdir():
-        if (folder / "__init__.py").exists() and folder.name in ("modules", "datamodules"):
-            assert f"elf/{folder.name}/" in README
+    section = README.partition("\n## Where things are\n")[2].partition("\n## ")[0]
+    for init in (ROOT / "elf").glob("*/__init__.py"):
+        assert f"`elf/{init.parent.name}/" in section, init.parent.name
 
 
 def test_the_loop_runs_as_it_is_written(

@@ -152,11 +152,6 @@ def test_the_command(root, capsys):
     assert "5 files have their old names again" in capsys.readouterr().out
 
 
-def test_long_lists_are_cut(root):
-    lines = module._some([str(number) for number in range(module.SHOWN + 5)])
-    assert len(lines) == module.SHOWN + 1 and lines[-1] == "  ... and 5 more"
-
-
 def test_undo_leaves_what_is_in_the_way(root):
     rename(root)
     picture(root / "a.png", 8)

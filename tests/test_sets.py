@@ -9,7 +9,7 @@ import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from elf.config_errors import explain, known_names
+from elf.configuration.config_errors import explain, known_names
 from elf.datamodules.shards import ShardDataModule
 from elf.errors import ElfError
 from elf.images import picture_id

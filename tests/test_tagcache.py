@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from elf.labels.tagcache import HEADER, ResultCache
+from elf.caching.tagcache import HEADER, ResultCache
 
 
 def key(number):
@@ -104,7 +104,7 @@ def test_a_full_disk_ends_the_caching_and_not_the_run(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     cache = ResultCache(tmp_path)
-    monkeypatch.setattr("elf.labels.tagcache._append", full)
+    monkeypatch.setattr("elf.caching.tagcache._append", full)
     with pytest.warns(UserWarning, match=r"could not be written \(No space left on device\); the"):
         cache.put(key(2), b"x")
     cache.put(key(3), b"x")  # once is enough
@@ -113,7 +113,7 @@ def test_a_full_disk_ends_the_caching_and_not_the_run(tmp_path, monkeypatch):
 
 
 def test_half_an_entry_is_taken_back(tmp_path, monkeypatch):
-    import elf.labels.tagcache
+    import elf.caching.tagcache
 
     fill(tmp_path, [1])
     before = (tmp_path / "000.segment").read_bytes()
@@ -131,13 +131,13 @@ def test_half_an_entry_is_taken_back(tmp_path, monkeypatch):
 
     with open(tmp_path / "000.segment", "ab", buffering=0) as file:
         with pytest.raises(OSError):
-            elf.labels.tagcache._append(Full(file), b"x" * 30)
+            elf.caching.tagcache._append(Full(file), b"x" * 30)
     assert (tmp_path / "000.segment").read_bytes() == before
 
 
 WRITER = """
 import hashlib, sys
-from elf.labels.tagcache import ResultCache
+from elf.caching.tagcache import ResultCache
 cache = ResultCache(sys.argv[1])
 print("open", flush=True)
 for number in range(400):

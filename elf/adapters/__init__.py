@@ -20,7 +20,7 @@ from elf.adapters.state import (
     is_adapter_key,
     load_adapter_state,
 )
-from elf.adapters.switching import disabled, merge, remove, set_enabled, set_strength
+from elf.adapters.switching import at_strength, disabled, merge, remove, set_enabled, set_strength
 
 __all__ = [
     "AdapterConfig",
@@ -28,6 +28,7 @@ __all__ = [
     "Injected",
     "Part",
     "adapter_state",
+    "at_strength",
     "base_weight",
     "by_part",
     "changes_nothing",

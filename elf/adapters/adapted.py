@@ -11,11 +11,11 @@ import torch
 from peft.tuners.lora.layer import Conv2d, Linear, LoraVariant
 from torch import Tensor, nn
 
+from elf.adapters import dora
 from elf.adapters.factored import NAME, base_weight, delta_weight, factors
 from elf.adapters.norms import WeightNorm, closed_form, dora_layers
 from elf.adapters.product import updated_output, with_update
-from elf.training import dora
-from elf.training.autocasting import computing_type
+from elf.autocasting import computing_type
 
 
 class Magnitude(nn.Module):

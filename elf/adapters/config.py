@@ -5,8 +5,8 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from elf.adapters.dora import Axis
 from elf.errors import ElfError
-from elf.training.dora import Axis
 
 FROM_DATA = ("eva", "corda", "lora_ga")
 """Those that some of the training's own samples decide, before its first step."""

@@ -6,8 +6,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from elf.adapters import dora
 from elf.quantized import QuantizedLinear
-from elf.training import dora
 
 NAME = "default"  # peft's own name for a single adapter
 INITIAL_A, INITIAL_B = "lora_initial_A", "lora_initial_B"

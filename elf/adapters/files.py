@@ -17,6 +17,7 @@ from elf.adapters.targets import layer_values
 from elf.errors import ElfError
 
 A_KEY, B_KEY = ".lora_A.weight", ".lora_B.weight"
+MAGNITUDE = ".lora_magnitude_vector.weight"
 State = Mapping[str, Tensor]
 
 

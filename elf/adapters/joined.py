@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from elf.adapters import dora
 from elf.adapters.adapted import LoraLinear, OutputLinear
 from elf.adapters.factored import NAME, factors
 from elf.adapters.product import product, rows
-from elf.training import dora
-from elf.training.autocasting import computing_type
+from elf.autocasting import computing_type
 
 
 class JoinedLayers:

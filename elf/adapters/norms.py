@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from elf.adapters import dora
 from elf.adapters.factored import (
     INITIAL_A,
     NAME,
@@ -24,8 +25,7 @@ from elf.adapters.factored import (
     factors,
     layers,
 )
-from elf.training import dora
-from elf.training.autocasting import without_autocast
+from elf.autocasting import without_autocast
 
 
 class WeightNorm:
@@ -188,7 +188,7 @@ class _Reuse:
             kind = (weight.device, weight.dtype, lost.dtype, len(a), owner.scaling[NAME])
             kinds[kind].append((weight, a, b, c0, magnitude, norm, lost))
         for kind, tensors in kinds.items():
-            from elf.training.dora_kernels import NormTable
+            from elf.adapters.dora_kernels import NormTable
 
             places = tuple(each.data_ptr() for row in tensors for each in row)
             if self._tables.get(kind, ((), None))[0] != places:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from elf.training.autocasting import computing_type
+from elf.autocasting import computing_type
 
 
 def adapted_linear(

@@ -1,7 +1,7 @@
 """An adapter on, off, stronger, weaker, or for good in the weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -38,6 +38,23 @@ def set_strength(network: nn.Module, strength: float) -> None:
     for layer in layers(network):
         layer.set_scale(NAME, strength)
     refresh_norms(network)
+
+
+@contextmanager
+def at_strength(networks: Iterable[nn.Module], strength: float) -> Iterator[None]:
+    """Networks with their adapter scaled, for as long as it lasts; 0 is the base itself.
+
+    A DoRA whose update is scaled to 0 is not: its magnitudes remain. So it is switched off then.
+    """
+    networks = list(networks)
+    with ExitStack() as stack:
+        for network in networks if strength != 1 else ():
+            if strength == 0:
+                stack.enter_context(disabled(network))
+            else:
+                stack.callback(set_strength, network, 1.0)
+                set_strength(network, strength)
+        yield
 
 
 def remove(network: nn.Module) -> None:

@@ -3,7 +3,8 @@
 A new family is a row of `FAMILIES`, its states in `elf.bases.text`, and, for single files, its
 numbers in `elf.bases.configs` and its names in `elf.bases.ldm`. One whose denoiser is a flow
 matching transformer (SD3.5, FLUX) brings another part than ``unet`` and another noise schedule
-than DDPM's: both are fields here, so that nothing else asks for a family by its name.
+than DDPM's: both are fields here, so that nothing else asks for a family by its name but
+`elf.export.header` and `elf.export.names`, which write what other programs call each.
 """
 
 from dataclasses import dataclass

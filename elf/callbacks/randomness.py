@@ -47,8 +47,9 @@ def unchanged_generators() -> Iterator[None]:
 class Randomness(Callback):
     """Saves and restores the generators of Python, numpy and torch, so that dropout goes on too.
 
-    Each rank keeps its own state only through rank 0's checkpoint: what must be equal on every
-    world size is drawn from the samples' own seeds instead (``elf.training.diffusion.generators``).
+    A checkpoint holds rank 0's state alone, which every rank gets when it goes on; so what must be
+    equal on every world size is drawn from the samples' own seeds instead
+    (``elf.objective.diffusion.generators``).
     """
 
     def __init__(self) -> None:

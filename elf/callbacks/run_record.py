@@ -7,8 +7,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from elf.environment import changes, environment, flat
+from elf.environment import changes, environment
 from elf.files import write_atomic
+from elf.training.identity import flatten
 
 RESUMED = "resumed"
 
@@ -48,10 +49,10 @@ def record(path: Path, now: dict[str, Any], step: int) -> None:
     known = _read(path) if step else None
     if known is not None:
         resumed = known.pop(RESUMED, [])
-        latest = flat(known) | {
+        latest = flatten(known) | {
             key: value for each in resumed for key, (_, value) in each["changed"].items()
         }
-        changed = changes(latest, flat(now))
+        changed = changes(latest, flatten(now))
         if not changed:
             return
         now = {**known, RESUMED: [*resumed, {"step": step, "changed": changed}]}

@@ -11,12 +11,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
+from elf.adapters import at_strength
 from elf.callbacks.checkpoint import AdapterCheckpoint
 from elf.callbacks.randomness import unchanged_generators
-from elf.callbacks.sampling import NAME, Sampling, at_strength
+from elf.callbacks.sampling import NAME, Sampling
 from elf.errors import ElfWarning
 from elf.generation import GenerationConfig, SamplingStopped
-from elf.taggers.microbatch import is_out_of_memory
+from elf.memory import is_out_of_memory
 from elf.watching import Picture, log_picture, log_table
 from elf.watching.sheet import Line, contact_sheet
 
@@ -162,7 +163,7 @@ class SamplePictures(Sampling):
             )
 
         pictures: list[Image.Image] = []
-        with at_strength(module, strength):
+        with at_strength([module], strength):
             for group in self._groups():
                 texts = [prompt.prompt for prompt, _ in group]
                 seeds = [options.seed for _, options in group]

@@ -5,8 +5,9 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
+from elf.adapters import at_strength
 from elf.callbacks.randomness import unchanged_generators
-from elf.callbacks.sampling import NAME, Sampling, at_strength
+from elf.callbacks.sampling import NAME, Sampling
 from elf.files import write_atomic
 from elf.language.generation import TextGeneration, prompt_tokens
 from elf.watching import log_table
@@ -55,7 +56,7 @@ class SampleTexts(Sampling):
         columns = []
         with unchanged_generators():
             for strength in self.strengths:
-                with at_strength(module, strength):
+                with at_strength([module], strength):
                     found = module.complete(prompts, self.generation)
                 columns.append([tokenizer.decode(each) for each in found])
         step = trainer.global_step

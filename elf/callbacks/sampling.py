@@ -1,13 +1,10 @@
 """When the same prompts are sampled in a training, whatever is made of them."""
 
-import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from elf import adapters
 from elf.errors import ElfError
 
 NAME = "samples"
@@ -48,22 +45,3 @@ class Sampling(Callback):
         if step != self._sampled and step % self.every_n_steps == 0:
             self._sampled = step
             self._sample(trainer, pl_module)
-
-
-@contextlib.contextmanager
-def at_strength(network: Any, strength: float) -> Iterator[None]:
-    """The network with its adapter scaled, for as long as it lasts; 0 is the base itself.
-
-    A DoRA whose update is scaled to 0 is not: its magnitudes remain. So it is switched off then.
-    """
-    if strength == 0:
-        with adapters.disabled(network):
-            yield
-    elif strength == 1:
-        yield
-    else:
-        adapters.set_strength(network, strength)
-        try:
-            yield
-        finally:
-            adapters.set_strength(network, 1.0)

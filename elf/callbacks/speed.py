@@ -10,9 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from elf.callbacks.rows import LateRows
 from elf.callbacks.spilling import SpillWatch, spill_watch, timed_event
+from elf.memory import GIB
 from elf.watching import log_figures
-
-GIB = 1 << 30
 
 
 class _Now:

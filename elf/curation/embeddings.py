@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from elf.labels.tagcache import ResultCache
+from elf.caching.tagcache import ResultCache
 
 
 def read_embeddings(

@@ -1,6 +1,6 @@
 """A folder's pictures and their facts; what did not change is not opened again.
 
-Files are known by path, size and time (:class:`elf.labels.fileindex.FileIndex`), facts by content.
+Files are known by path, size and time (:class:`elf.caching.fileindex.FileIndex`), facts by content.
 Both are written as they are found: a run that was killed goes on where it was.
 """
 
@@ -18,11 +18,11 @@ from typing import TypeVar
 from PIL import Image
 from tqdm import tqdm
 
+from elf.caching.fileindex import FileIndex
+from elf.caching.tagcache import ResultCache
 from elf.curation.facts import VERSION, Facts, Refusal, look_at, unpack
 from elf.files import replace_file
-from elf.images import BadImage, picture_names
-from elf.labels.fileindex import FileIndex
-from elf.labels.tagcache import ResultCache
+from elf.images import BadImage, id_of, picture_names
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Picture:
     @property
     def id(self) -> str:
         """Its id."""
-        return self.sha256[:16]
+        return id_of(self.sha256)
 
 
 @dataclass
@@ -149,7 +149,7 @@ class Scanner:
             else:
                 result.bad[name] = known.reason
         for digest, (facts, paths) in same.items():
-            paths.sort(key=lambda name: (Path(name).stem != digest[:16], name))
+            paths.sort(key=lambda name: (Path(name).stem != id_of(digest), name))
             result.pictures.append(Picture(digest, tuple(paths), facts))
         result.pictures.sort(key=lambda picture: picture.paths)
         return result
@@ -164,7 +164,7 @@ class Scanner:
             self._known[digest] = known
         if self.thumbnails is None or isinstance(self._known[digest], Refusal):
             return True
-        return digest[:16] in self.thumbnails
+        return id_of(digest) in self.thumbnails
 
     def _look(self, names: list[str]) -> Iterator[tuple[str, tuple[str, str]]]:
         """Yield each file's name and its sha256, or why it could not be read."""
@@ -178,7 +178,7 @@ class Scanner:
                 seen, "looking", len(names), leave=False, unit=" pictures", disable=None
             ):
                 if thumbnail and self.thumbnails is not None:
-                    self.thumbnails.write(digest[:16], thumbnail)
+                    self.thumbnails.write(id_of(digest), thumbnail)
                 if digest and known is not None and digest not in self._known:
                     self._known[digest] = known
                     if isinstance(known, Facts) or known.decoder:

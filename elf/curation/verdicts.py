@@ -5,7 +5,6 @@ no person's: it follows the proposals when pictures come or go, and a person's l
 later, wins over it.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from elf.errors import ElfError
 from elf.files import iterate_log, read_log
+from elf.images import is_picture_id
 from elf.labels.decisions import DECISIONS, add_decisions, read_decisions
 
 BY = "elf curate"
@@ -103,7 +103,7 @@ def apply_file(labels: Path, file: Path) -> tuple[int, int]:
 def _problem(line: dict[str, Any]) -> str:
     for strange in sorted(line.keys() - _KNOWN):
         return f"has {strange!r}"
-    if not re.fullmatch(r"[0-9a-f]{16}", str(line.get("id"))):
+    if not is_picture_id(str(line.get("id"))):
         return "has no `id` of 16 hex digits"
     if not isinstance(line.get("keep", ""), bool | None):
         return "`keep` must be true, false or null"

@@ -9,12 +9,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
 
+from elf.caching.fileindex import FileIndex
 from elf.counted import counted
 from elf.errors import ElfError
 from elf.files import sha256_file
-from elf.images import SUFFIXES, picture_names
-from elf.labels.fileindex import FileIndex
-from elf.labels.manifest import labelled_ids
+from elf.images import SUFFIXES, id_of, picture_names
+from elf.labels.records import labelled_ids
 from elf.processes import gather
 from elf.reader import Batch, PictureLoader, PictureReader, Task, Transform
 
@@ -100,10 +100,10 @@ class PictureFolder(LightningDataModule):
                 continue
             if digest:
                 first[digest] = name
-            if digest[:16] in labelled:
+            if id_of(digest) in labelled:
                 self.skipped += 1
             # what cannot be read is left to the reader, which says why
-            elif (int(digest[:16], 16) if digest else number) % world == rank:
+            elif (int(id_of(digest), 16) if digest else number) % world == rank:
                 self.paths.append(name)
                 self._digests.append(digest)
 

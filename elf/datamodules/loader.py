@@ -12,17 +12,9 @@ import numpy.typing as npt
 
 from elf.datamodules.positioned import PositionedLoader
 from elf.datamodules.reading import Batch, BatchReading, CachedExamples, Draw
+from elf.draws import Words, draw_seed, id_words, uniform
 from elf.preparation.captions import variant_seeds
-from elf.training.epoch import (
-    Indices,
-    Words,
-    batches,
-    bucket_counts,
-    draw_seed,
-    id_words,
-    order,
-    uniform,
-)
+from elf.training.epoch import Indices, batches, bucket_counts, order
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 
 from elf.datamodules.loader import EpochLoader, HeldOutLoader, Treatment
 from elf.datamodules.reading import Batch, CachedExamples
+from elf.draws import id_words, uniform
 from elf.errors import ElfError
 from elf.preparation.captionoptions import NOTHING, CaptionKind, CaptionOptions, TextStates, resolve
 from elf.preparation.edited import notes_of_edits
@@ -19,7 +20,7 @@ from elf.preparation.remote import fetch_shards, is_remote, local_path
 from elf.preparation.sets import PictureSet, fill_in, times_an_epoch
 from elf.preparation.settings import PictureFormat, Settings
 from elf.preparation.shards import Reader
-from elf.training.epoch import batches, bucket_counts, id_words, uniform
+from elf.training.epoch import batches, bucket_counts
 from elf.training.validationsets import HELD_OUT, TRAINED, UNRELATED
 
 PICTURES, LABELS = "data/raw", "data/labels"

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 
 from elf.datamodules.positioned import PositionedLoader
+from elf.draws import Words
 from elf.language.loss import IGNORED
-from elf.training.epoch import Epoch, Indices, Words, batches, bucket_counts, order
+from elf.training.epoch import Epoch, Indices, batches, bucket_counts, order
 
 Batch = dict[str, Any]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from elf.doctor.finding import Finding, broken, first_line, good, note
 from elf.doctor.needs import Needs
+from elf.memory import GIB
 from elf.nvidia import OLDEST, Driver, ask_driver
 from elf.platforms import triton_package, unset
 
-GIB = 1 << 30
 FREE = 0.75
 """Share of a card's memory; where less is free, other programs hold a lot."""
 CHOOSE = "take the command for your system from https://pytorch.org/get-started"

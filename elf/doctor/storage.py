@@ -9,9 +9,9 @@ from elf.doctor.hub import cache_folder
 from elf.doctor.needs import Needs
 from elf.errors import ElfError
 from elf.files import FolderLock, write_atomic
+from elf.memory import GIB
 from elf.platforms import shared_memory, temporary_variable
 
-GIB = 1 << 30
 LEAST, USUAL = 1, 10
 """GiB: below the first nothing will do; below the second a base model does not fit."""
 SHARED = 0.25

@@ -1,6 +1,6 @@
 """Embeddings on the disk: each picture is embedded once, whichever metric asks for it first.
 
-A folder stands for one fingerprint (:class:`elf.labels.tagcache.ResultCache`, which neither a kill
+A folder stands for one fingerprint (:class:`elf.caching.tagcache.ResultCache`, which neither a kill
 nor a second process can spoil). In it a row is found by the sha256 of the picture's size and
 pixels, not of a file's bytes: pixels are what an embedding is made of, so that a picture is one
 entry whether it comes from a folder, from a shard, or from the generator's memory, and a PNG that
@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from elf.caching.tagcache import ResultCache
 from elf.embedders.interface import PictureEmbedder
 from elf.errors import ElfError
 from elf.images import BadImage, decode
-from elf.labels.tagcache import ResultCache
 
 FORMAT = 1
 """Of a row's bytes; part of the folder's name."""

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from elf.autocasting import without_autocast
 from elf.embedders.interface import Kind, weights_folder
 from elf.embedders.network import NetworkEmbedder, load_model
 from elf.embedders.preprocessing import Preprocessing
 from elf.pretrained import load
-from elf.training.autocasting import without_autocast
 
 SIZE = "openai/clip-vit-large-patch14 (1.7 GB)"
 

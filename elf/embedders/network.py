@@ -14,11 +14,11 @@ from jaxtyping import Float, Float32
 from PIL import Image
 from torch import Tensor
 
+from elf.autocasting import without_autocast
 from elf.embedders.interface import Kind, fingerprint, require_finite
 from elf.embedders.preprocessing import Preprocessing
 from elf.errors import ElfError
 from elf.pretrained import load, quiet_libraries
-from elf.training.autocasting import without_autocast
 
 
 class NetworkEmbedder(ABC):

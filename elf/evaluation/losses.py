@@ -73,7 +73,6 @@ def as_trained(variants: Sequence[Variant]) -> Variant:
     """Return the variant whose strength is 1, or nearest to it; one below 0 is of another sign."""
 
     def distance(variant: Variant) -> tuple[bool, float]:
-        strength = variant.strength or 1.0
-        return strength < 0, abs(float(np.log(abs(strength))))
+        return variant.factor < 0, abs(float(np.log(abs(variant.factor))))
 
     return min(variants, key=distance)

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from elf.counted import counted
 from elf.evaluation import curves, galleries, tables
 from elf.evaluation.galleries import Album
 from elf.evaluation.reading import read_metrics
 from elf.evaluation.schema import Metrics, TextMetrics
 from elf.evaluation.shell import document, made_from
 from elf.evaluation.textpage import text_page
-from elf.evaluation.words import count
 from elf.files import explain_disk_errors, write_atomic
 
 REPORT = "report.html"
@@ -59,6 +59,6 @@ def page(metrics: Metrics, album: Album) -> str:
 
 def _counts(metrics: Metrics) -> str:
     plan = metrics.plan
-    parts = [count(len(plan.prompts), "prompt"), count(len(plan.seeds), "seed")]
-    text = f"{' × '.join([*parts, count(len(metrics.variants), 'variant')])}"
-    return f"{text} · {count(len(metrics.pictures), 'picture')}"
+    parts = [counted(len(plan.prompts), "prompt"), counted(len(plan.seeds), "seed")]
+    text = f"{' × '.join([*parts, counted(len(metrics.variants), 'variant')])}"
+    return f"{text} · {counted(len(metrics.pictures), 'picture')}"

@@ -32,6 +32,12 @@ class Variant:
     strength: float | None = None
 
     @property
+    def factor(self) -> float:
+        """The strength of a variant that is an adapter's."""
+        assert self.strength is not None, f"{self.name} has no adapter"
+        return self.strength
+
+    @property
     def folder(self) -> str:
         """The name as that of a folder."""
         return "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)

@@ -3,14 +3,14 @@
 Shapes: P prompts, S seeds, M training pictures, D embedding width.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from elf.evaluation.plan import BASE
+from elf.evaluation.plan import BASE, Variant
 from elf.evaluation.schema import Difference, Row
 from elf.metrics import (
     FID_MINIMUM,
@@ -241,3 +241,13 @@ def diversity_rows(tables: Tables, by: str) -> list[Row]:
 def chosen(tables: Tables, prompts: Bool[Array, " P"]) -> Tables:
     """Return the rows of some prompts."""
     return {variant: table[prompts] for variant, table in tables.items()}
+
+
+def weight_rows(changes: Mapping[str, float], variants: Sequence[Variant]) -> list[Row]:
+    """Return ‖ΔW‖ / ‖W‖ of each variant."""
+    note = "‖ΔW‖ / ‖W‖ of the adapted layers"
+    return [
+        Row("weight_change", each.name, None, changes[each.name], None, None, None, None, note)
+        for each in variants
+        if each != BASE
+    ]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from elf.generation import grid
 from elf.images import write_png
 
 PAIRS = 32  # on a sheet of more, only the first seed of each prompt is shown, and no more of these
@@ -39,3 +38,14 @@ def write_sheet(
     shown = shown_pairs(plan)
     pictures = [enlarged(picture) for number in shown for picture in pair(number)]
     write_png(path, grid(pictures, columns=min(8, 2 * len(shown))))
+
+
+def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
+    """Paste pictures into rows of a number of columns, on white, 2 px apart."""
+    width = max(picture.width for picture in pictures) + 2
+    height = max(picture.height for picture in pictures) + 2
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * width - 2, rows * height - 2), "white")
+    for index, picture in enumerate(pictures):
+        sheet.paste(picture, ((index % columns) * width, (index // columns) * height))
+    return sheet

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from html import escape
 
+from elf.counted import counted
 from elf.evaluation.schema import Prompt, TextMetrics, Variant
 from elf.evaluation.textscores import exact
-from elf.evaluation.words import count, label
+from elf.evaluation.words import label
 
 SHOWN, MOST = 12, 200
 """Prompts that are shown at once, and in all: the others open, or are in ``metrics.json`` alone."""
@@ -53,7 +54,7 @@ def _summary(metrics: TextMetrics, places: Sequence[int]) -> str:
     """Say how many answers became right, and how many wrong."""
     asked = [place for place in places if metrics.prompts[place].reference is not None]
     if not asked:
-        return f"{count(len(places), 'prompt')}; no references"
+        return f"{counted(len(places), 'prompt')}; no references"
     said = []
     for variant in metrics.shown_variants:
         before, after = (

@@ -1,12 +1,13 @@
 """The report of a language model's adapter: answers side by side, curves, and all figures."""
 
+from elf.counted import counted
 from elf.evaluation import tables
 from elf.evaluation.charts import Line
 from elf.evaluation.curves import over_strength, ratios, shares
 from elf.evaluation.schema import TextMetrics
 from elf.evaluation.shell import document, made_from
 from elf.evaluation.textgallery import answers
-from elf.evaluation.words import count, question
+from elf.evaluation.words import question
 
 RIGHT = ("exact_match", "forgetting_exact_match", "rouge_l")
 LIKELY = ("perplexity_ratio", "forgetting_perplexity_ratio")
@@ -29,7 +30,9 @@ def text_page(metrics: TextMetrics) -> str:
         ("compared", "Adapters compared", tables.compared(metrics)),
         ("made", "Made from", made_from(metrics)),
     )
-    counts = f"{count(len(metrics.prompts), 'prompt')} × {count(len(metrics.variants), 'variant')}"
+    counts = (
+        f"{counted(len(metrics.prompts), 'prompt')} × {counted(len(metrics.variants), 'variant')}"
+    )
     return document(metrics, counts, sections, viewer=False)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from elf.evaluation.plan import BASE, Variant
+from elf.evaluation.plan import BASE
 from elf.evaluation.rows import compared, difference, skipped
 from elf.evaluation.schema import Difference, Row
 from elf.evaluation.textscores import bleu_counts, exact, rouge_l
@@ -174,13 +174,3 @@ def _ratio(
 
 def _column(documents: Sequence[DocumentErrors], name: str) -> np.ndarray:
     return np.array([getattr(each, name) for each in documents], float)
-
-
-def weight_rows(changes: Mapping[str, float], variants: Sequence[Variant]) -> list[Row]:
-    """Return ‖ΔW‖ / ‖W‖ of each variant."""
-    note = "‖ΔW‖ / ‖W‖ of the adapted layers"
-    return [
-        Row("weight_change", each.name, None, changes[each.name], None, None, None, None, note)
-        for each in variants
-        if each != BASE
-    ]

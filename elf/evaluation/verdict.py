@@ -150,9 +150,7 @@ def judge(
         look: What the rows say: of pictures, or of text.
     """
     seen = [
-        look(
-            variant.strength or 1.0, {row.name: row for row in rows if row.variant == variant.name}
-        )
+        look(variant.factor, {row.name: row for row in rows if row.variant == variant.name})
         for variant in variants
     ]
     good = [each for each in seen if each.good]

@@ -123,8 +123,3 @@ def label(variant: Variant) -> str:
 def plain(value: float) -> str:
     """Write a strength or a timestep."""
     return f"{value:g}".replace("-", "−")
-
-
-def count(amount: int, one: str) -> str:
-    """Return an amount of things in words."""
-    return f"{amount} {one}" if amount == 1 else f"{amount} {one}s"

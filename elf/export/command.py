@@ -8,7 +8,8 @@ from pathlib import Path
 from jsonargparse import Namespace
 from torch import Tensor
 
-from elf.command_parser import CommandParser
+from elf.configuration.command_parser import CommandParser
+from elf.dtypes import DType
 from elf.errors import ElfError
 from elf.export.basis import Basis
 from elf.export.diffusers_form import diffusers_file, write_diffusers
@@ -19,7 +20,6 @@ from elf.export.language_form import write_merged_language
 from elf.export.merged_form import export_merged
 from elf.export.peft_form import export_peft, peft_files
 from elf.export.reading import PEFT_WEIGHTS, base_of_run, of_run
-from elf.export.tensors import DType
 from elf.export.trained import Trained, read_trained
 from elf.export.verifying import verify_kohya, verify_merged
 from elf.export.writing import write_file

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from elf import adapters
 from elf.bases.header import Header
+from elf.dtypes import DType
 from elf.export.importing_diffusers import METADATA_KEY
 from elf.export.reading import FILE_NAME, ORIGIN_KEY
-from elf.export.tensors import DTYPES, DType, cast
+from elf.export.tensors import DTYPES, cast
 from elf.export.trained import Layer, Trained, read_trained
 from elf.export.verifying_peft import told, verify_peft
 from elf.export.writing import write_file

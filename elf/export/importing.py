@@ -15,15 +15,14 @@ from torch import Tensor, nn
 
 from elf import adapters
 from elf.adapters import AdapterConfig, Part
-from elf.adapters.files import A_KEY, B_KEY
+from elf.adapters.dora import Axis
+from elf.adapters.files import A_KEY, B_KEY, MAGNITUDE
 from elf.adapters.presets import canonical
 from elf.bases import Base
 from elf.errors import ElfError
 from elf.export.names import UNET_PREFIX, kohya_name
-from elf.training.dora import Axis
 
 KNOWN = ("lora_down.weight", "lora_up.weight", "alpha", "dora_scale")
-MAGNITUDE = ".lora_magnitude_vector.weight"
 
 
 def is_kohya(keys: Iterable[str]) -> bool:

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from elf import adapters
 from elf.adapters import AdapterConfig, Part
-from elf.adapters.files import A_KEY, B_KEY, adapted_names
+from elf.adapters.files import A_KEY, B_KEY, MAGNITUDE, adapted_names
 from elf.errors import ElfError
 from elf.quantized import Kind
 
 METADATA_KEY = "lora_adapter_metadata"
 """In a file's header (diffusers.loaders.lora_base): without it its loader takes alpha = rank."""
-MAGNITUDE = ".lora_magnitude_vector.weight"
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WAY = "export it again by `elf export`"
 OPTIONS: dict[str, tuple[type, ...]] = {

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from elf.adapters.presets import TEXT_ATTENTION
+from elf.dtypes import DType
 from elf.errors import ElfError
 from elf.export.lowrank import LowRank, of_matrix, of_product
-from elf.export.tensors import DTYPES, DType, cast
+from elf.export.tensors import DTYPES, cast
 from elf.export.trained import Layer
 
 Namer = Callable[[Layer], str]

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from elf.adapters.factored import frozen_weight
+from elf.dtypes import DType
 from elf.errors import ElfError
-from elf.export.tensors import DTYPES, DType
+from elf.export.tensors import DTYPES
 from elf.export.trained import Trained
 from elf.language.base import LanguageBase
 from elf.language.transposed import MARK, transpose_again

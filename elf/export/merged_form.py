@@ -21,9 +21,10 @@ from elf.bases.header import Header
 from elf.bases.ldm import Place
 from elf.bases.stored import read_tensor
 from elf.bases.weights import VARIANTS, Weights, read_json
+from elf.dtypes import DType
 from elf.errors import ElfError
 from elf.export.basis import Basis
-from elf.export.tensors import DTYPES, DType
+from elf.export.tensors import DTYPES
 from elf.export.trained import Layer
 from elf.export.writing import Entry, tensor_bytes, write_entries
 from elf.files import atomic_path

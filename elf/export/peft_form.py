@@ -13,8 +13,9 @@ from torch import Tensor
 
 from elf import adapters
 from elf.adapters.presets import LANGUAGE_MODEL
+from elf.dtypes import DType
 from elf.export.reading import ORIGIN_KEY, PEFT_CONFIG, PEFT_PREFIX, PEFT_WEIGHTS
-from elf.export.tensors import DTYPES, DType, cast
+from elf.export.tensors import DTYPES, cast
 from elf.export.trained import Trained
 from elf.export.verifying_peft import told, verify_peft
 from elf.export.writing import write_file

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +9,6 @@ from torch import Tensor
 from elf import adapters
 from elf.errors import ElfError
 
-DType = Literal["float16", "bfloat16", "float32"]
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 PRECISE = ("lora_magnitude_vector", "dora_scale", ".alpha")
 """Parts of names whose tensors stay float32: to round a magnitude is to round W."""

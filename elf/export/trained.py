@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elf import adapters
-from elf.adapters import AdapterConfig, Part
+from elf.adapters import AdapterConfig, Part, dora
 from elf.adapters.files import A_KEY, B_KEY, adapted_names
 from elf.adapters.presets import LANGUAGE_MODEL
 from elf.adapters.targets import layer_values
@@ -25,7 +25,6 @@ from elf.bases import Base
 from elf.errors import ElfError
 from elf.export.reading import read_adapter, read_origin
 from elf.export.tensors import refuse_useless
-from elf.training import dora
 from elf.training.checkpoints import weights_hash
 
 

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from elf.dtypes import DType
 from elf.errors import ElfError
 from elf.export.basis import Basis
 from elf.export.kohya_form import Namer, Weights
-from elf.export.tensors import DType
 from elf.export.trained import Layer
 
 ALLOWED: dict[DType, float] = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 2.5e-2}

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from elf.adapters.presets import canonical
+from elf.dtypes import DType
 from elf.errors import ElfError
-from elf.export.tensors import DType
 from elf.export.trained import Layer
 from elf.export.verifying import ALLOWED
 

@@ -1,1 +1,1 @@
-"""The labels folder: text files, the manifest, decisions of reviewers, and what models said."""
+"""The labels folder: text files, the manifest, and decisions of reviewers."""

@@ -7,7 +7,6 @@
     {"id": "…", "tags": null}                       the models' again
 """
 
-import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,15 +14,15 @@ from typing import Any
 
 from elf.errors import ElfError
 from elf.files import AppendLog, is_text, iterate_log
+from elf.images import is_picture_id
+from elf.labels.records import Record
 
 DECISIONS = "decisions.jsonl"
 PATIENCE = 10.0  # seconds
 
-Record = dict[str, Any]
 Decision = dict[str, Any]
 """``keep`` (a bool), ``tags`` (a list of strings), ``caption`` (a string): those that were made."""
 
-_ID = re.compile(r"[0-9a-f]{16}")
 _WANTED = {"keep": "true, false or null", "tags": "a list of strings or null",
            "caption": "a string or null"}  # fmt: skip
 
@@ -50,7 +49,7 @@ def read_decisions(folder: str | Path) -> dict[str, Decision]:
 
 
 def _problem(line: Record) -> str:
-    if not _ID.fullmatch(str(line.get("id"))):
+    if not is_picture_id(str(line.get("id"))):
         return "no `id` of 16 hex digits"
     good = {
         "keep": isinstance(line.get("keep"), bool | None),

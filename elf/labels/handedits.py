@@ -11,9 +11,9 @@ from pathlib import Path
 
 from elf.errors import ElfError
 from elf.files import parse_line, read_small
-from elf.labels.decisions import Decision, Record, add_decisions, apply_decision, is_left_out
+from elf.labels.decisions import DECISIONS, Decision, add_decisions, apply_decision, is_left_out
 from elf.labels.labeltext import Label, label_text, torn
-from elf.labels.records import problem, read_lines
+from elf.labels.records import Record, problem, read_lines
 
 Places = dict[str, tuple[int, int]]
 """By id, the position and the length of a record's line, in bytes."""
@@ -174,7 +174,7 @@ class HandEdits:
         if self.count:
             print(
                 f"{self.count} text files were edited by hand: they stay, and are noted in "
-                f"{self.folder}/decisions.jsonl"
+                f"{self.folder}/{DECISIONS}"
             )
         self.count = 0
 

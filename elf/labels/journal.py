@@ -12,7 +12,8 @@ from elf.files import AppendLog
 from elf.labels.decisions import read_decisions
 from elf.labels.handedits import HandEdits, OldRecords
 from elf.labels.labeltext import Label, rewrite_text, write_texts
-from elf.labels.manifest import MANIFEST, Record, disk_errors
+from elf.labels.manifest import disk_errors
+from elf.labels.records import MANIFEST, Record
 
 
 class Journal:

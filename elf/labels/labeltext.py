@@ -5,13 +5,12 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from elf.files import replace_file
 from elf.labels.decisions import is_left_out
+from elf.labels.records import Record
 from elf.platforms import EXACTLY
-
-Record = dict[str, Any]
 
 FEW = 32
 """Files for which no thread is started."""

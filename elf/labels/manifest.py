@@ -20,7 +20,7 @@ from elf.errors import ElfError
 from elf.files import AppendLog, iterate_log, read_log, read_small
 from elf.labels.decisions import apply_decision, is_left_out, read_decisions
 from elf.labels.handedits import HandEdits, OldRecords, Places, checked_record
-from elf.labels.labeltext import Label, label_text, rewrite_text, write_text, write_texts
+from elf.labels.labeltext import Label, rewrite_text, write_text, write_texts
 from elf.labels.records import (
     JOURNALS,
     MANIFEST,
@@ -29,11 +29,8 @@ from elf.labels.records import (
     Record,
     labelled_ids,
     read_lines,
-    read_records,
 )
 from elf.platforms import sync_disks
-
-__all__ = ["MANIFEST", "LabelFolder", "Record", "label_text", "labelled_ids", "read_records"]
 
 QUARANTINES = ".quarantine-*.jsonl"
 PENDING = ".journal-relabelled.jsonl"

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from elf.errors import ElfError
 from elf.files import is_text, parse_line
+from elf.images import is_picture_id
 
 MANIFEST = "manifest.jsonl"
 QUARANTINE = "quarantine.jsonl"
@@ -16,7 +17,6 @@ JOURNALS = ".journal-*.jsonl"
 Record = dict[str, Any]
 Place = tuple[int, int, int]
 """Where a record stands: the journal's number, the position and the length of its line."""
-_ID = re.compile(r"[0-9a-f]{16}")
 _LINE = re.compile(rb'\{"id": "([0-9a-f]{16})", .*\}\n', re.DOTALL)
 
 
@@ -47,7 +47,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, bytes]]:
                 raise ElfError(
                     f"{path}, line {number}: not a JSON object; mend or delete that line"
                 )
-            if not _ID.fullmatch(str(record.get("id"))):  # ids name files: nothing else may pass
+            if not is_picture_id(str(record.get("id"))):
                 raise ElfError(f"{path}, line {number}: no `id` of 16 hex digits; mend that line")
             yield record["id"], line if line.endswith(b"\n") else line + b"\n"
 

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from elf.labels.decisions import Decision, Record
+from elf.labels.decisions import Decision
+from elf.labels.records import Record
 
 VERDICTS = {True: "keep", False: "drop"}
 """The sample tags that stand for keep and drop in the App."""

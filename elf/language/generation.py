@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from elf.autocasting import without_autocast
 from elf.errors import ElfError
 from elf.language.answering import Draws, generate_rows
 from elf.language.network import LanguageNetwork
-from elf.training.autocasting import without_autocast
 
 
 @dataclass(frozen=True)

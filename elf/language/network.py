@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from elf import adapters
 from elf.adapters import AdapterConfig, Injected
 from elf.adapters.presets import LANGUAGE_MODEL
+from elf.autocasting import without_autocast
 from elf.errors import ElfError
 from elf.language.attention import block_mask
 from elf.language.base import LanguageBase
 from elf.language.loss import IGNORED, errors_of_logits, token_errors
 from elf.quantized import Kind, quantize, refuse_missing
 from elf.training.adapted import AdaptedNetworks
-from elf.training.autocasting import without_autocast
 from elf.training.recomputing import checkpoint_activations
 
 SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")

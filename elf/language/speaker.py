@@ -6,15 +6,16 @@ from collections.abc import Sequence
 import torch
 
 from elf.adapters.presets import LANGUAGE_MODEL
+from elf.adapters.slot import AdapterSlot
+from elf.autocasting import without_autocast
 from elf.errors import ElfError, ElfWarning
 from elf.export.trained import Trained
 from elf.language.answering import Answer, Heard, generate_rows
 from elf.language.base import LanguageBase
 from elf.language.generation import Decoding
+from elf.memory import is_out_of_memory
 from elf.quantized import Kind, quantize, refuse_missing
-from elf.slot import AdapterSlot
-from elf.taggers.microbatch import UNLIMITED, is_out_of_memory
-from elf.training.autocasting import without_autocast
+from elf.taggers.microbatch import UNLIMITED
 
 
 class Speaker:

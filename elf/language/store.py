@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from elf.checked import canonical, read_checked
+from elf.draws import Words
 from elf.errors import ElfError
 from elf.files import write_atomic
 from elf.language.arrays import Array, map_array
 from elf.language.settings import TextSettings
-from elf.training.epoch import Indices, Words
+from elf.training.epoch import Indices
 
 META = "meta.json"
 NEW = ".new"  # what is being written
@@ -81,7 +82,7 @@ class TokenStore:
         Args:
             folder: Where `elf prepare` wrote.
             settings: That they must have been made with.
-            tokenizer_hash: 〃
+            tokenizer_hash: Of the tokenizer that they must have been made with.
 
         Raises:
             ElfError: If they are missing, damaged, or made with something else.

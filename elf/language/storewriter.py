@@ -71,9 +71,9 @@ class StoreWriter:
         Args:
             held_out: The share of rows kept for validation.
             rows: For the summary.
-            left_out: 〃
-            shortened: 〃
-            notes: 〃
+            left_out: For the summary.
+            shortened: For the summary.
+            notes: For the summary.
         """
         lengths = np.array(self._lengths, np.int64)
         held = held_out_words(np.array(self._rows, np.uint64), held_out)

@@ -47,7 +47,7 @@ class Tokenizing:
         tokenizer: transformers' own.
 
     Attributes:
-        tokenizer: 〃
+        tokenizer: transformers' own.
         thread: Where texts are tokenised while others are read and written: the library's own
             threads need no lock of Python's. One alone, for tokenizers have a state.
         vocabulary: One more than the largest token.

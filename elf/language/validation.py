@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from elf.metrics import Interval, ratio_difference
-from elf.training.validationsets import HELD_OUT, PREFIX, TRAINED
+from elf.processes import gather
+from elf.training.validationsets import PREFIX, gap
 
 
 class DocumentErrors(NamedTuple):
@@ -34,9 +34,7 @@ def mean_error(documents: Sequence[DocumentErrors]) -> float:
     return sum(each.error for each in documents) / sum(each.tokens for each in documents)
 
 
-def perplexity_ratio(
-    adapter: Sequence[DocumentErrors], base: Sequence[DocumentErrors], confidence: float = 0.95
-) -> Interval:
+def perplexity_ratio(adapter: Sequence[DocumentErrors], base: Sequence[DocumentErrors]) -> Interval:
     """Return the ratio of the adapter's perplexity to the base's, paired by document.
 
     Its logarithm is a ratio of sums, Σ (a − b) / Σ n; its interval is the exponential of that of
@@ -44,7 +42,7 @@ def perplexity_ratio(
     """
     tokens = np.array([each.tokens for each in base], float)
     change = np.array([a.error - b.error for a, b in zip(adapter, base, strict=True)])
-    found = ratio_difference(change, tokens, confidence)
+    found = ratio_difference(change, tokens)
     return Interval(*(math.exp(min(each, 700.0)) for each in (found.mean, found.low, found.high)))
 
 
@@ -68,10 +66,8 @@ class TextValidation:
 
     def gather(self) -> None:
         """Bring the documents of all processes together, in each of them."""
-        shares: list[TextValidation | None] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(shares, self)
-        for share in shares:
-            for name, found in share.sets.items() if share else ():
+        for share in gather(self.sets):
+            for name, found in share.items():
                 self.sets[name] |= found
 
     def metrics(self) -> dict[str, float]:
@@ -83,10 +79,7 @@ class TextValidation:
         for name, documents in self.sets.items():
             if documents:
                 found |= _of_set(PREFIX[name], [documents[key] for key in sorted(documents)])
-        held_out, trained = (f"{PREFIX[name]}/ratio" for name in (HELD_OUT, TRAINED))
-        if held_out in found and trained in found:
-            found["val/gap"] = found[held_out] - found[trained]
-        return found
+        return found | gap(found)
 
 
 def _of_set(

@@ -12,10 +12,8 @@ from elf.metrics.intervals import Interval
 Array = np.ndarray
 
 
-def ratio_difference(
-    change: Float[Array, " D"], weights: Float[Array, " D"], confidence: float = 0.95
-) -> Interval:
-    """Return Σ c / Σ w with an interval over documents, which are of different lengths.
+def ratio_difference(change: Float[Array, " D"], weights: Float[Array, " D"]) -> Interval:
+    """Return Σ c / Σ w with a 95 % interval over documents, which are of different lengths.
 
     The standard error is by the delta method (Cochran, Sampling Techniques, section 6.4), Student's
     t at one less than there are documents.
@@ -23,7 +21,6 @@ def ratio_difference(
     Args:
         change: What a document's sum differs by, adapter − base.
         weights: Its tokens or bytes, the same for both.
-        confidence: The share of intervals that hold the truth.
 
     Returns:
         The ratio and its interval; without bounds for one document.
@@ -32,5 +29,5 @@ def ratio_difference(
     if len(weights) < 2:
         return Interval(mean, float("nan"), float("nan"))
     error = float(stats.sem(change - mean * weights) / weights.mean())
-    margin = error * float(stats.t.ppf((1 + confidence) / 2, len(weights) - 1))
+    margin = error * float(stats.t.ppf(0.975, len(weights) - 1))
     return Interval(mean, mean - margin, mean + margin)

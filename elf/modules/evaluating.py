@@ -2,16 +2,15 @@
 
 import gc
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import nn
 
-from elf import adapters
+from elf.adapters import at_strength
 from elf.errors import ElfError
 from elf.evaluation import schema
 from elf.evaluation.logging import log_metrics
@@ -19,9 +18,9 @@ from elf.evaluation.page import write_report
 from elf.evaluation.plan import Variant, adapter_names, checked_variants
 from elf.evaluation.reading import what_is_replaced, write_metrics
 from elf.export.trained import Trained
+from elf.memory import is_out_of_memory
 from elf.modules.adapter import AdapterModule
 from elf.processes import gather
-from elf.taggers.microbatch import is_out_of_memory
 from elf.training.adapted import AdaptedNetworks
 
 Subject = TypeVar("Subject", bound=AdapterModule)
@@ -196,22 +195,9 @@ class Evaluation(LightningModule, Generic[Subject]):
 @contextmanager
 def as_variant(networks: AdaptedNetworks, variant: Variant) -> Iterator[None]:
     """The base, or an adapter at a strength, for as long as it lasts."""
-    if variant.adapter is None:
+    if variant.strength is None:
         with networks.adapter_off():
             yield
         return
-    with at_strength(networks.parts.values(), variant.strength or 1.0):
+    with at_strength(networks.parts.values(), variant.strength):
         yield
-
-
-@contextmanager
-def at_strength(networks: Iterable[nn.Module], strength: float) -> Iterator[None]:
-    """Networks whose adapter is scaled, for as long as it lasts."""
-    networks = list(networks)
-    for network in networks:
-        adapters.set_strength(network, strength)
-    try:
-        yield
-    finally:
-        for network in networks:
-            adapters.set_strength(network, 1.0)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from elf import __version__, objective
+from elf.adapters import at_strength
 from elf.bases import Base, open_base
 from elf.environment import versions
 from elf.errors import ElfError
@@ -16,6 +17,7 @@ from elf.evaluation.attributes import refuse_unknown_concept
 from elf.evaluation.losses import as_trained, loss_curve, loss_rows
 from elf.evaluation.measuring import Measuring, Models, nearest_pictures
 from elf.evaluation.plan import BASE, Plan, Variant, adapter_names, check_sampling
+from elf.evaluation.rows import weight_rows
 from elf.evaluation.schema import Metrics, Row, Verdict
 from elf.evaluation.sheet import write_sheet
 from elf.evaluation.store import PictureStore, picture_key
@@ -23,7 +25,7 @@ from elf.evaluation.verdict import indicative, judge
 from elf.export.trained import Trained
 from elf.generation import GenerationConfig
 from elf.modules.diffusion import DiffusionModule
-from elf.modules.evaluating import Evaluation, at_strength
+from elf.modules.evaluating import Evaluation
 from elf.objective import ObjectiveConfig
 from elf.training.adapter_norms import relative_change
 from elf.training.identity import flatten
@@ -182,7 +184,7 @@ class ImageEvaluation(Evaluation[DiffusionModule]):
         subject._base_errors = self._base_errors
         networks = subject.denoiser.parts.values()
         for variant in self._of(number):
-            with at_strength(networks, variant.strength or 1.0):
+            with at_strength(networks, variant.factor):
                 self._weight_changes[variant.name] = relative_change(networks)
         strata = objective.strata(
             subject.validation_strata, subject.objective.timesteps, subject.denoiser.timesteps
@@ -254,11 +256,7 @@ class ImageEvaluation(Evaluation[DiffusionModule]):
         """Return what does not need a picture: ‖ΔW‖ / ‖W‖, and the losses."""
         found = []
         for number, losses in enumerate(self._losses):
-            found += [
-                Row("weight_change", variant.name, None, self._weight_changes[variant.name],
-                    None, None, None, None, "‖ΔW‖ / ‖W‖ of the adapted layers")
-                for variant in self._of(number)
-            ]  # fmt: skip
+            found += weight_rows(self._weight_changes, self._of(number))
             found += loss_rows(losses, self._of(number))
         return found
 

@@ -11,8 +11,8 @@ from jaxtyping import Float32
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 
+from elf.caching.fileindex import FileIndex
 from elf.errors import ElfError
-from elf.labels.fileindex import FileIndex
 from elf.reader import Batch, Item
 from elf.taggers import (
     FlorenceCaptioner,

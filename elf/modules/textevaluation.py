@@ -13,6 +13,7 @@ from elf.evaluation import schema
 from elf.evaluation.adapterfile import open_adapter
 from elf.evaluation.kept import Kept
 from elf.evaluation.plan import BASE, Variant, adapter_names
+from elf.evaluation.rows import weight_rows
 from elf.evaluation.schema import TEXT, Row, TextMetrics, Verdict
 from elf.evaluation.textrows import (
     Documents,
@@ -21,7 +22,6 @@ from elf.evaluation.textrows import (
     document_rows,
     old_answer_rows,
     old_document_rows,
-    weight_rows,
 )
 from elf.evaluation.textverdict import TextAtStrength, indicative
 from elf.evaluation.verdict import judge

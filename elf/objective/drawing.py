@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from elf.objective.config import ObjectiveConfig
+from elf.objective.diffusion import draw_noise, draw_uniform, generators
 from elf.objective.noising import offset_noise, perturb
 from elf.objective.timesteps import timesteps_at
-from elf.training.diffusion import draw_noise, draw_uniform, generators
 
 
 def draw(batch: Mapping[str, Any], config: ObjectiveConfig, count: int) -> dict[str, Tensor]:

@@ -13,8 +13,6 @@ import torch
 
 from elf.errors import ElfError
 
-GIB = 1 << 30
-
 
 class Card(NamedTuple):
     """A graphics card.

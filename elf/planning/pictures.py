@@ -13,13 +13,13 @@ from elf.images import BadImage
 from elf.preparation.buckets import NoBucket, Size
 from elf.preparation.encoding import Picture
 from elf.preparation.measuring import Placing
-from elf.preparation.prepare import find_sources, wanted_texts
+from elf.preparation.prepare import find_sources
 from elf.preparation.prepared import Example, Prepared
 from elf.preparation.rendering import decoding_in_threads, header_size
+from elf.preparation.selecting import learnt, samples_of, select
 from elf.preparation.sets import PictureSet, times_an_epoch
 from elf.preparation.settings import Settings
 from elf.preparation.sources import Dropped, Source
-from elf.preparation.splitting import held_out
 from elf.training.epoch import batches
 
 
@@ -118,24 +118,18 @@ def of_sources(settings: Settings, sets: Sequence[PictureSet], placing: Placing)
         looked_at = list(threads.map(look, found))
     chosen = [each for each in looked_at if isinstance(each, Picture)]
     dropped = [*left_out, *(each for each in looked_at if isinstance(each, Dropped))]
-    unrelated = {each.source.id for each in chosen if sets[each.source.set].unrelated}
-    classes = {each.source.id for each in chosen if sets[each.source.set].regularisation}
-    learnt = [each.source.id for each in chosen if each.source.id not in unrelated | classes]
-    if not learnt:
+    if not learnt(sets, chosen):
         why = f", and {len(dropped)} were left out ({dropped[0].reason})" if dropped else ""
         raise ElfError(f"no picture is left to train on{why}")
-    held = held_out(learnt, settings.held_out) | unrelated
-    cached = Counter(each.placed.bucket for each in chosen)
-    cached.update(each.placed.bucket for each in chosen if sets[each.source.set].flip)
-    live = settings.text_states == "live"
-    trained = [each for each in chosen if each.source.id not in held]
+    selection = select(settings, sets, chosen)
+    latents = [*selection.cached(flipped=False), *selection.cached(flipped=True)]
     return _counted(
         sets,
-        [(each.placed.bucket, each.source.set) for each in trained],
-        len(held),
+        [(each.placed.bucket, each.source.set) for each in selection.trained()],
+        len(selection.held),
         [each.placed.loss for each in chosen],
-        cached,
-        0 if live else len(wanted_texts(sets, chosen, held)),
+        Counter(each.placed.bucket for each in latents),
+        len(selection.texts),
         any(each.source.mask is not None for each in chosen),
         dropped,
     )
@@ -152,14 +146,11 @@ def _counted(
     dropped: Sequence[Dropped] = (),
 ) -> Pictures:
     times = times_an_epoch(sets, np.array([number for _, number in trained], np.int64))
-    samples: Counter[Size] = Counter()
-    for (bucket, _), count in zip(trained, times.tolist(), strict=True):
-        samples[bucket] += count
     return Pictures(
         trained=len(trained),
         held_out=held,
         buckets=dict(Counter(bucket for bucket, _ in trained)),
-        samples=dict(samples),
+        samples=samples_of((bucket for bucket, _ in trained), times),
         crop_loss=float(np.mean(losses)),
         cached=cached,
         texts=texts,

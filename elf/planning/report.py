@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from elf.planning.cards import GIB
+from elf.memory import GIB
 from elf.planning.memory import Memory
 from elf.planning.pictures import Pictures
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from elf.draws import Words, draw_seed, id_words, uniform
 from elf.preparation.captionoptions import NOTHING, CaptionOptions
 from elf.preparation.trigger import has_trigger, without_trigger
-from elf.training.epoch import Indices, Words, draw_seed, id_words, uniform
+from elf.training.epoch import Indices
 
 
 @dataclass(frozen=True)

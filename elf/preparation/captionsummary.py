@@ -6,7 +6,7 @@ from pathlib import Path
 
 from elf.bases.chunks import CAPTION_TOKENS
 from elf.preparation.encoding import Encoder
-from elf.preparation.making import Selection
+from elf.preparation.selecting import Selection
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from elf.counted import counted
+from elf.counted import counted, some
 from elf.preparation.buckets import Size
 from elf.preparation.captionsummary import CaptionSummary
 from elf.preparation.encoding import Picture
-from elf.preparation.making import Selection
+from elf.preparation.selecting import Selection, samples_of
 from elf.preparation.sets import times_an_epoch
 from elf.preparation.sources import Dropped
 from elf.training.epoch import Indices
@@ -58,11 +58,10 @@ class Summary:
         crop_loss: Mean share of a resized picture that was cropped away, 0-1.
         dropped: What was left out, and why.
         texts: What captions training has.
-        rendered: Pictures, ``latents`` (flipped ones too), ``captions`` and ``masks`` made in this
-            run; the rest was there.
-        latents: 〃
-        captions: 〃
-        masks: 〃
+        rendered: Pictures made in this run; the rest was there.
+        latents: Made in this run, those of mirrored pictures too.
+        captions: Whose states were made in this run.
+        masks: Made in this run.
         samples: How many times pictures of each bucket stand in an epoch.
         batch: Pictures a step in training.
         sets: What became of each set.
@@ -144,12 +143,10 @@ class Summary:
         reasons = Counter((dropped.set, dropped.reason) for dropped in self.dropped)
         several = len(self.sets) > 1
         where = {number: f" (set {number})" if several else "" for number, _ in reasons}
-        more = len(self.dropped) - _SHOWN
         return [
             f"dropped    {len(self.dropped)}",
             *(f"  {count} × {why}{where[n]}" for (n, why), count in reasons.most_common()),
-            *(f"  {drop.path}: {drop.reason}" for drop in self.dropped[:_SHOWN]),
-            *[f"  ... and {more} more"] * (more > 0),
+            *some([f"  {drop.path}: {drop.reason}" for drop in self.dropped], _SHOWN),
         ]
 
 
@@ -170,15 +167,9 @@ def summarise(
         texts: What captions training has.
     """
     sets, chosen, held = selection.sets, selection.pictures, selection.held
-    trained = sorted(
-        (picture for picture in chosen if picture.source.id not in held),
-        key=lambda picture: picture.source.id,
-    )
+    trained = selection.trained()
     numbers: Indices = np.array([picture.source.set for picture in trained], np.int64)
     times = times_an_epoch(sets, numbers)
-    samples: Counter[Size] = Counter()
-    for picture, count in zip(trained, times.tolist(), strict=True):
-        samples[picture.placed.bucket] += count
     return Summary(
         pictures=len(trained),
         held_out=len(held),
@@ -189,7 +180,7 @@ def summarise(
         latents=made["latents"] + made["flipped"],
         captions=made["captions"],
         masks=made["masks"],
-        samples=dict(samples),
+        samples=samples_of((picture.placed.bucket for picture in trained), times),
         batch=batch,
         sets=[_of_set(number, selection, numbers, times, dropped) for number in range(len(sets))],
         texts=texts,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from elf.errors import ElfError
-from elf.labels.manifest import MANIFEST
+from elf.labels.records import MANIFEST
 from elf.preparation.captionoptions import CaptionKind
 from elf.preparation.labelled import labelled_caption, read_manifest
 from elf.preparation.prepared import REMEDY, Prepared

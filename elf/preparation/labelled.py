@@ -8,16 +8,14 @@ from typing import Any, NamedTuple
 from elf.counted import counted
 from elf.errors import ElfError
 from elf.files import iterate_log, read_log
-from elf.images import LabelledPictures, picture_id
+from elf.images import LabelledPictures, is_picture_id, picture_id
 from elf.labels.decisions import DECISIONS, apply_decision, is_left_out, read_decisions
-from elf.labels.records import QUARANTINE, problem
+from elf.labels.records import MANIFEST, QUARANTINE, Record, problem
 from elf.preparation.captionoptions import CaptionKind
 from elf.preparation.captions import without_sentence
 from elf.preparation.masks import Masks
 from elf.preparation.sets import PictureSet
 from elf.preparation.sources import Dropped, Found, Location, Source, Unusable
-
-Record = dict[str, Any]
 
 
 def read_labelled(each: PictureSet, number: int = 0) -> Found:
@@ -44,13 +42,13 @@ def read_labelled(each: PictureSet, number: int = 0) -> Found:
     sources: dict[str, Source] = {}
     dropped = []
     for record in records:
-        name, path = record["id"], record["path"]
+        key, path = record["id"], record["path"]
         parts = PurePosixPath(path)
         try:
             if parts.is_absolute() or ".." in parts.parts:
                 raise Unusable("its path leads out of the pictures' folder")
-            now = present.path("" if name in replaced else path, name)
-            if name in replaced and now in ("", path):
+            now = present.path("" if key in replaced else path, key)
+            if key in replaced and now in ("", path):
                 raise Unusable("another picture has its name now")
             if now in owners:
                 raise Unusable(f"the mask of {owners[now]}")
@@ -59,9 +57,9 @@ def read_labelled(each: PictureSet, number: int = 0) -> Found:
             dropped.append(Dropped(path, str(error), number))
             continue
         location = Location(pictures / now)
-        mask = masks.of(now, name)
-        sources[name] = Source(
-            name, now, words.text, location, number, mask, words.sentence, words.trigger
+        mask = masks.of(now, key)
+        sources[key] = Source(
+            key, now, words.text, location, number, mask, words.sentence, words.trigger
         )
     labelled = {record["path"] for record in records}
     labelled |= {source.path for source in sources.values()}
@@ -74,7 +72,7 @@ def read_labelled(each: PictureSet, number: int = 0) -> Found:
             known = _id_of(pictures / path) in ids
             why = f"not labelled, {refused[path]}" if path in refused else "not labelled"
             dropped.append(Dropped(path, "the same picture twice" if known else why, number))
-    found = [sources[name] for name in sorted(sources)]
+    found = [sources[key] for key in sorted(sources)]
     masks.require_use(found, number)
     return found, dropped
 
@@ -85,7 +83,7 @@ def read_manifest(labels: Path) -> list[Record]:
     Raises:
         ElfError: If there are none, one has no id or path, or a decision is not in them yet.
     """
-    manifest = labels / "manifest.jsonl"
+    manifest = labels / MANIFEST
     remedy = "run `elf predict` on the pictures first"
     if not manifest.exists():
         raise ElfError(f"{manifest} is missing: {remedy}")
@@ -93,7 +91,7 @@ def read_manifest(labels: Path) -> list[Record]:
     if not records:
         raise ElfError(f"{manifest} is empty, so nothing is labelled: {remedy}")
     for line, record in enumerate(records, 1):
-        if not _is_id(record.get("id")) or not isinstance(record.get("path"), str):
+        if not is_picture_id(record.get("id")) or not isinstance(record.get("path"), str):
             raise ElfError(f"{manifest}, line {line}: no id or no path; delete that line")
         if wrong := problem({"tags": [], **record}):
             raise ElfError(f"{manifest}, line {line}: {wrong}; mend or delete that line")
@@ -141,10 +139,6 @@ def _id_of(path: Path) -> str:
         return picture_id(path.read_bytes())
     except (OSError, ValueError):  # no file's name holds a NUL or half a character
         return ""
-
-
-def _is_id(name: object) -> bool:
-    return isinstance(name, str) and len(name) == 16 and set(name) <= set("0123456789abcdef")
 
 
 class Words(NamedTuple):

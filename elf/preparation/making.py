@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,7 @@ from elf.preparation.encoding import (
 from elf.preparation.masks import MaskReader
 from elf.preparation.prepared import write_prepared
 from elf.preparation.rendering import decoding_in_threads, render
+from elf.preparation.selecting import Selection
 from elf.preparation.sets import PictureSet
 from elf.preparation.settings import Settings
 from elf.preparation.shards import Sample
@@ -38,23 +38,6 @@ class NotWhole(Exception):
 
 REFUSALS = (ElfError, NotWhole, OSError)
 """What one of several processes may meet; the others end with it."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What is to be in the shards.
-
-    Attributes:
-        sets: The sets.
-        pictures: The pictures that are left.
-        held: Ids of those that are kept for validation.
-        texts: All that text states are cached of; none if they are made while training.
-    """
-
-    sets: Sequence[PictureSet]
-    pictures: Sequence[Picture]
-    held: set[str]
-    texts: set[str]
 
 
 def make_shards(
@@ -101,8 +84,7 @@ def make_shards(
             flip = kind == "flipped"
             items = [
                 Item(p.source.id, caches.latent_stamp(names["vae"], p.source.id, p.placed, flip), p)
-                for p in selection.pictures
-                if not flip or (selection.sets[p.source.set].flip and p.source.id not in held)
+                for p in selection.cached(flip)
             ]
             encode = partial(encode_pictures, encoder, batch_size, stored, threads, flipped=flip)
             with decoding_in_threads():

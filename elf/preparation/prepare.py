@@ -1,7 +1,7 @@
 """`elf prepare`: pictures with captions → shards in buckets, cached latents and text states.
 
-The captions come from the labels, the sizes from the pictures, and both decide what a shard holds;
-nothing else does, so that a second run with nothing changed has nothing to do.
+Captions, pictures, masks, settings and the models decide what a shard holds; a second run with none
+of them changed has nothing to do.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from elf.preparation.captionsummary import summarise_captions
 from elf.preparation.datasummary import Summary, summarise
 from elf.preparation.encoding import Encoder, Picture
 from elf.preparation.labelled import read_labelled
-from elf.preparation.making import REFUSALS, NotWhole, Selection, changed, make_shards
+from elf.preparation.making import REFUSALS, NotWhole, changed, make_shards
 from elf.preparation.masks import MaskReader
 from elf.preparation.measuring import Placing, make_placing, measure, warn_of_lost_area
+from elf.preparation.selecting import Selection, learnt, select
 from elf.preparation.sets import PictureSet
 from elf.preparation.settings import Settings
 from elf.preparation.shardset import ShardFolder
 from elf.preparation.sources import Dropped, Found, Source, refuse_shared
-from elf.preparation.splitting import held_out
 from elf.preparation.tarsources import read_tars
 from elf.preparation.trigger import has_trigger
 from elf.processes import gather, place, together
@@ -137,7 +137,7 @@ def _select(
     chosen: Sequence[Picture],
     dropped: Sequence[Dropped],
 ) -> Selection:
-    """Return what is to be in the shards."""
+    """Return what is to be in the shards, or say why there is nothing to learn."""
     if not chosen:
         ((reason, count),) = Counter(drop.reason for drop in dropped).most_common(1)
         first = next(drop.path for drop in dropped if drop.reason == reason)
@@ -146,22 +146,14 @@ def _select(
             f"({first} first) because: {reason}; mend that, or name other pictures"
         )
     warn_of_lost_area(settings, [picture.size for picture in chosen])
-    unrelated = {p.source.id for p in chosen if sets[p.source.set].unrelated}
-    learnt = [
-        p.source.id
-        for p in chosen
-        if not sets[p.source.set].regularisation and p.source.id not in unrelated
-    ]
-    if not learnt:
+    if not learnt(sets, chosen):
         raise ElfError(
             "no picture is left to train on but regularisation or unrelated pictures; add some, or "
             "see above why others were dropped"
         )
     key = "sets[{}].trigger" if settings.sets else "trigger"
     _require_triggers(sets, chosen, key)
-    held = held_out(learnt, settings.held_out) | unrelated
-    texts = wanted_texts(sets, chosen, held) if settings.text_states == "cached" else set()
-    return Selection(sets, chosen, held, texts)
+    return select(settings, sets, chosen)
 
 
 def find_sources(sets: Sequence[PictureSet], threads: ThreadPoolExecutor) -> Found:
@@ -205,13 +197,3 @@ def _require_triggers(sets: Sequence[PictureSet], chosen: Sequence[Picture], key
                 ElfWarning,
                 stacklevel=3,
             )
-
-
-def wanted_texts(sets: Sequence[PictureSet], chosen: Sequence[Picture], held: set[str]) -> set[str]:
-    """Return all that text states are wanted of: captions, those without trigger, the empty one."""
-    texts = {""}
-    for picture in chosen:
-        source, each = picture.source, sets[picture.source.set]
-        captions = each.captions(source.caption, source.sentence, source.trigger)
-        texts |= captions.cached(source.id, source.id not in held, each.trigger)
-    return texts

@@ -14,10 +14,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from elf.draws import id_words
 from elf.errors import ElfError
 from elf.preparation.caches import stamp
 from elf.preparation.shards import Entry, Index, Reader, Sample, index_path, verify, write_shard
-from elf.training.epoch import id_words
 
 KINDS = ("train", "heldout", "latents", "flipped", "masks", "captions")
 _OURS = re.compile(rf"({'|'.join(KINDS)})-\d{{5}}-of-\d{{5}}\.(tar|index\.json)")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from elf.training.epoch import Words, id_words, uniform
+from elf.draws import Words, id_words, uniform
 
 _FEW = 8  # with fewer samples none is held out only to have one
 

@@ -90,15 +90,15 @@ def _look(
     path = "".join(c if c.isprintable() else "?" for c in f"{tar.name}/{entry.key}")
     try:
         location = _picture(entry, tar)
-        name = picture_id(location.read())
+        key = picture_id(location.read())
         if labels is None:
             words = Words(own_caption(_text(entry, tar), each))
-        elif name in records:
-            words = labelled_caption(labels, records[name], each.caption or "tags")
+        elif key in records:
+            words = labelled_caption(labels, records[key], each.caption or "tags")
         else:
             raise Unusable("not labelled")
         mask = _mask(entry, tar, path, each)
-        return Source(name, path, words.text, location, number, mask, words.sentence, words.trigger)
+        return Source(key, path, words.text, location, number, mask, words.sentence, words.trigger)
     except (BadImage, Unusable) as error:
         return Dropped(path, str(error), number)
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from elf.autocasting import computing_type
 from elf.errors import ElfError
 from elf.quantized.codes import Kind, decode, encode, fits
-from elf.training.autocasting import computing_type
 
 
 class QuantizedLinear(nn.Linear):

@@ -12,7 +12,7 @@ import torch
 
 from elf import __version__
 from elf.bases import open_base
-from elf.command_parser import CommandParser
+from elf.configuration.command_parser import CommandParser
 from elf.errors import ElfError
 from elf.language.detect import is_language_model
 from elf.listening import check_place

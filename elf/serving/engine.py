@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from elf import __version__
+from elf.adapters.slot import AdapterSlot
 from elf.bases import Base
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, SamplingStopped, generate
+from elf.memory import is_out_of_memory
 from elf.serving.catalog import Served
 from elf.serving.request import Limits, Request, infotext
-from elf.slot import AdapterSlot
-from elf.taggers.microbatch import is_out_of_memory
 
 Progress = Callable[[int, int], None]
 """Is told after each denoising step how many of how many are done."""

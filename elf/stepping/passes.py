@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from elf.errors import ElfWarning
+from elf.stepping.capture import Recorder
 from elf.stepping.gradients import Gradients
 from elf.stepping.static import Batch, Form, StaticBatch, form_of
-from elf.training.capture import Recorder
 
 KEPT = 64
 """Graphs that are kept; the one that was not used for the longest time goes first."""

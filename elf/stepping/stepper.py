@@ -6,12 +6,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from elf.autocasting import without_autocast
+from elf.stepping.capture import Recorder
 from elf.stepping.gradients import Gradients
 from elf.stepping.passes import Passes, Step
 from elf.stepping.static import Batch
 from elf.stepping.update import Update
-from elf.training.autocasting import without_autocast
-from elf.training.capture import Recorder
 
 Errors = Callable[[Batch], tuple[Tensor, Tensor]]
 

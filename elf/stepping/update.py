@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from elf.errors import ElfWarning
+from elf.stepping.capture import Recorder
 from elf.stepping.gradients import Gradients
-from elf.training.capture import Recorder
 from elf.training.optimization import clip_gradients
 
 CAPTURED = (torch.optim.Adam, torch.optim.AdamW)

@@ -5,22 +5,14 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from elf.dtypes import DType
 from elf.errors import ElfError
 from elf.pretrained import model_folder
 from elf.taggers.microbatch import Tagger
 from elf.taggers.preprocess import WDPreprocess
 from elf.taggers.timm_network import import_timm
 from elf.taggers.wd import FILES as ONNX_FILES
-from elf.taggers.wd import (
-    WHAT,
-    Backend,
-    DType,
-    WDConfig,
-    WDTagger,
-    placed,
-    wd_folder,
-    wd_preprocess,
-)
+from elf.taggers.wd import WHAT, Backend, WDConfig, WDTagger, placed, wd_folder, wd_preprocess
 from elf.taggers.wd_torch import FILES as TORCH_FILES
 from elf.taggers.wd_torch import TorchTagger, torch_preprocess
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from elf.errors import ElfWarning
+from elf.stepping.capture import Recorder
 from elf.taggers.florence_encoder import BACKENDS, Encoder
 from elf.taggers.florence_step import Greedy, State, TokenStep, UnsupportedError
-from elf.training.capture import Recorder
 
 CHECK = 4
 """Tokens from one question whether all texts ended to the next, whose answer comes one later."""

@@ -11,8 +11,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from elf.errors import ElfWarning
-from elf.taggers.microbatch import is_out_of_memory
-from elf.training.capture import Recorder
+from elf.memory import is_out_of_memory
+from elf.stepping.capture import Recorder
 
 Run = Callable[[Tensor], Tensor]
 

@@ -8,21 +8,13 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from elf.errors import ElfError, ElfWarning
+from elf.memory import is_out_of_memory
 from elf.taggers.tags import TagList
 
 Outputs = Float32[np.ndarray, "batch outputs"]
 
 UNLIMITED = 1 << 30
 """Pictures at once where nothing is known of the memory."""
-
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "failed to allocate memory",
-    "can't allocate memory",
-    "alloc_failed",  # cuBLAS's and cuDNN's workspaces
-    "bad_alloc",
-    "bfcarena",
-)
 
 
 class Tagger(ABC):
@@ -113,13 +105,6 @@ class Tagger(ABC):
             ElfWarning,
             stacklevel=4,
         )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of onnxruntime or torch says that memory ran out."""
-    text = str(error).lower()
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def fitting_batch(free: int, picture: int) -> int:

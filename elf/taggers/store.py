@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from elf.labels.fileindex import FileIndex
-from elf.labels.tagcache import ResultCache
+from elf.caching.fileindex import FileIndex
+from elf.caching.tagcache import ResultCache
 from elf.taggers.backend import WDSource
 from elf.taggers.florence import FILES as FLORENCE_FILES
 from elf.taggers.florence import FlorenceConfig

@@ -23,7 +23,6 @@ WHAT = "tagger (model.wd.model)"
 FILES = ("model.onnx", "selected_tags.csv")
 Provider = Literal["auto", "cpu", "cuda"]
 Backend = Literal["onnx", "torch"]
-DType = Literal["float16", "bfloat16", "float32"]
 
 MAX_FEATURES = 4096
 """Wider inner tensors are not kept as embeddings."""

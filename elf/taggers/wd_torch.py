@@ -12,20 +12,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from elf.dtypes import DType
 from elf.errors import ElfError, ElfWarning
+from elf.memory import is_out_of_memory
 from elf.taggers.graphs import MOST, MOST_COMPILED, CudaGraphs
-from elf.taggers.microbatch import (
-    UNLIMITED,
-    Outputs,
-    Tagger,
-    fitting_batch,
-    free_memory,
-    is_out_of_memory,
-)
+from elf.taggers.microbatch import UNLIMITED, Outputs, Tagger, fitting_batch, free_memory
 from elf.taggers.preprocess import WDPreprocess
 from elf.taggers.tags import TagList
 from elf.taggers.timm_network import CONFIG, WEIGHTS, PixelNetwork, TimmSettings, load_network
-from elf.taggers.wd import DType, Provider, placed
+from elf.taggers.wd import Provider, placed
 
 FILES = (WEIGHTS, CONFIG, "selected_tags.csv")
 

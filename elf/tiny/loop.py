@@ -1,4 +1,4 @@
-"""What the four training recipes share: schedule, averaging and a line of progress."""
+"""What the training recipes share: schedule, averaging and a line of progress."""
 
 import copy
 import math

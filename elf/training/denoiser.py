@@ -14,11 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elf import objective
+from elf.autocasting import without_autocast
 from elf.bases import Base, added_time_ids, encode_tokens
-from elf.objective import ObjectiveConfig
-from elf.training import diffusion
+from elf.objective import ObjectiveConfig, diffusion
 from elf.training.adapted import AdaptedNetworks
-from elf.training.autocasting import without_autocast
 from elf.training.compiling import uncompiled
 
 Batch = Mapping[str, Any]

@@ -1,27 +1,18 @@
-"""The order of an epoch as a pure function of the seed, and seeds for all that is drawn in it.
+"""The order of an epoch as a pure function of the seed.
 
 Nothing here has state: batch 1,000 of epoch 7 is computed, not reached. So a resume needs only
-the numbers (seed, epoch, batch), any number of ranks and workers sees the same global batches, and
-what is drawn for a sample depends on the sample alone.
-
-Random numbers are splitmix64's (Steele, Lea and Flood, "Fast splittable pseudorandom number
-generators", OOPSLA 2014) over integers: the same on every machine and with every numpy, whose own
-generators may change their streams between versions.
+the numbers (seed, epoch, batch), and any number of ranks and workers sees the same global batches.
 """
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-Indices = npt.NDArray[np.int64]
-Words = npt.NDArray[np.uint64]
+from elf.draws import mix, stream_key
 
-_GAMMA = 0x9E3779B97F4A7C15
-_MASK = (1 << 64) - 1
+Indices = npt.NDArray[np.int64]
+
 _CHUNK = 1 << 20  # samples hashed at a time, to bound the memory of intermediate results
 _ORDER, _ROWS = 1, 2  # streams: what a hash is used for
 
@@ -42,26 +33,6 @@ class Epoch:
     occurrence: npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
     fills: int
     dropped: int
-
-
-def mix(words: Words) -> Words:
-    """Return splitmix64's finalizer of each 64-bit word."""
-    words = words + np.uint64(_GAMMA)
-    words ^= words >> np.uint64(30)
-    words *= np.uint64(0xBF58476D1CE4E5B9)
-    words ^= words >> np.uint64(27)
-    words *= np.uint64(0x94D049BB133111EB)
-    words ^= words >> np.uint64(31)
-    return words
-
-
-@lru_cache(1024)  # a few are asked for again and again, for each batch and each caption
-def _key(*numbers: int) -> np.uint64:
-    """Fold integers into one word; each enters through the mixer, so their order matters."""
-    word = np.zeros(1, np.uint64)
-    for number in numbers:
-        word = mix(word ^ np.uint64(number & _MASK))
-    return np.uint64(word[0])
 
 
 def batches(counts: npt.ArrayLike, global_batch: int, drop: bool = False) -> int:
@@ -149,7 +120,7 @@ def _order(
     # A sample's word: 32 bits of hash, then its index. Sorted in place, the words are the shuffled
     # samples, in half the time and a third of the memory that sorting indices by hash takes.
     words = np.arange(len(buckets), dtype=np.uint64)
-    key = _key(_ORDER, seed, epoch)
+    key = stream_key(_ORDER, seed, epoch)
     for start in range(0, len(words), _CHUNK):
         part = words[start : start + _CHUNK]
         part |= mix(part ^ key) << np.uint64(32)
@@ -170,48 +141,7 @@ def _order(
             times[start:stop] = time
         first = last
     del words, members
-    shuffled = np.argsort(mix(np.arange(total, dtype=np.uint64) ^ _key(_ROWS, seed, epoch)))
+    shuffled = np.argsort(mix(np.arange(total, dtype=np.uint64) ^ stream_key(_ROWS, seed, epoch)))
     fills = int(np.count_nonzero(occurrence))
     dropped = len(buckets) - (rows.size - fills)
     return Epoch(rows[shuffled], occurrence[shuffled], fills, dropped)
-
-
-def id_words(ids: Sequence[str]) -> Words:
-    """Return each id as a 64-bit word: the number itself where it is 16 hex digits, else a hash."""
-    try:
-        if all(len(name) == 16 for name in ids):
-            return np.frombuffer(bytes.fromhex("".join(ids)), ">u8").astype(np.uint64)
-    except ValueError:
-        pass  # the key of a tar that others wrote
-    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
-    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
-
-
-def draw_seed(
-    seed: int, epoch: int, ids: Sequence[str] | Words, occurrence: npt.ArrayLike = 0
-) -> Indices:
-    """Return the seed from which everything about each sample of a batch is drawn.
-
-    It depends on these four and nothing else: not on the batch, the rank, the worker or any
-    generator. A sample that stands twice in an epoch gets two seeds.
-
-    Args:
-        seed: Of the run.
-        epoch: Number of the epoch, from 0.
-        ids: (B,) ids of samples, or their ``id_words``.
-        occurrence: (B,) how many times each stood in this epoch before.
-
-    Returns:
-        (B,) seeds from 0 to 2⁶³ − 1, which ``torch.Generator.manual_seed`` takes.
-    """
-    words = ids if isinstance(ids, np.ndarray) else id_words(ids)
-    words = mix(words ^ _key(seed, epoch))
-    words = mix(words ^ np.asarray(occurrence).astype(np.uint64))
-    return (words >> np.uint64(1)).astype(np.int64)
-
-
-def uniform(seeds: Indices, purpose: str) -> npt.NDArray[np.float64]:
-    """Return one number in [0, 1) for each seed, independent of those for other purposes."""
-    stream = int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "big")
-    words = mix(seeds.astype(np.uint64) ^ _key(stream))
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -11,9 +11,8 @@ from collections.abc import Hashable
 from statistics import median
 from typing import NamedTuple
 
+from elf.memory import GIB
 from elf.platforms import can_forbid_lending
-
-GIB = 1 << 30
 
 FIRST = 2
 """Steps of a form that do not count: kernels are chosen, compiled and captured in them."""

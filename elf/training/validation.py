@@ -11,31 +11,20 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from jaxtyping import Float
-from scipy import stats
 
-from elf.metrics import Interval
-from elf.training.validationsets import HELD_OUT, PREFIX, TRAINED
+from elf.metrics import Interval, ratio_difference
+from elf.processes import gather
+from elf.training.validationsets import HELD_OUT, PREFIX, gap
 
 Array = np.ndarray
 Errors = npt.NDArray[np.float64]
 
 
-def ratio_of_means(
-    adapter: Float[Array, " N"], base: Float[Array, " N"], confidence: float = 0.95
-) -> Interval:
-    """Return mean(adapter) / mean(base) with an interval over the pictures, which are paired.
-
-    By the delta method (Cochran, Sampling Techniques, section 6.4): the standard error is that of
-    the mean of adapter − ratio · base, over the mean of base; Student's t at N − 1.
-    """
-    ratio = float(adapter.mean() / base.mean())
-    if len(adapter) < 2:
-        return Interval(ratio, float("nan"), float("nan"))
-    error = stats.sem(adapter - ratio * base) / base.mean()
-    margin = float(error * stats.t.ppf((1 + confidence) / 2, len(adapter) - 1))
-    return Interval(ratio, ratio - margin, ratio + margin)
+def ratio_of_means(adapter: Float[Array, " N"], base: Float[Array, " N"]) -> Interval:
+    """Return mean(adapter) / mean(base) with an interval over the pictures, which are paired."""
+    change = ratio_difference(adapter - base, base)
+    return Interval(1 + change.mean, 1 + change.low, 1 + change.high)
 
 
 class PictureErrors:
@@ -90,22 +79,17 @@ class ValidationRun:
 
     def gather(self) -> None:
         """Bring the pictures of all processes together, in each of them."""
-        shares: list[ValidationRun | None] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(shares, self)
+        shares = gather(self.sets)
         for name, errors in self.sets.items():
-            errors.update(share.sets[name] for share in shares if share)
+            errors.update(share[name] for share in shares)
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of the sets that have pictures, and the gap between new and trained.
 
-        The gap is what the adapter learnt of the training pictures themselves: the ratio to the
-        base of held-out pictures less that of trained ones.
+        The gap is what the adapter learnt of the training pictures themselves.
         """
         found: dict[str, float] = {}
         for name, errors in self.sets.items():
             if len(errors):
                 found |= errors.metrics(PREFIX[name], strata=name == HELD_OUT)
-        held_out, trained = (f"{PREFIX[name]}/ratio" for name in (HELD_OUT, TRAINED))
-        if held_out in found and trained in found:
-            found["val/gap"] = found[held_out] - found[trained]
-        return found
+        return found | gap(found)

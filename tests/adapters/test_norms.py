@@ -11,9 +11,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from elf import adapters
-from elf.adapters import AdapterConfig
+from elf.adapters import AdapterConfig, dora
 from elf.adapters.norms import closed_form, dora_layers
-from elf.training import dora
 
 Fill = Callable[[nn.Module], None]
 Predict = Callable[[nn.Module], torch.Tensor]

@@ -12,10 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from elf import adapters, trainer
-from elf.adapters import AdapterConfig
+from elf.adapters import AdapterConfig, at_strength
 from elf.adapters.factored import NAME
 from elf.callbacks import SamplePictures, SamplePrompt
-from elf.callbacks.sampling import at_strength
 from elf.errors import ElfError
 from elf.generation import GenerationConfig, SamplingStopped, generate
 from elf.modules import DiffusionModule
@@ -269,13 +268,13 @@ def test_strength_0_is_the_base_and_others_are_undone(
         nn.init.normal_(layer.lora_B[NAME].weight, std=0.05, generator=random)
     full = prediction()
     assert not torch.allclose(full, base, atol=1e-3)
-    with at_strength(unet, 0):
+    with at_strength([unet], 0):
         torch.testing.assert_close(prediction(), base)
-    with at_strength(unet, 0.5):
+    with at_strength([unet], 0.5):
         half = prediction()
     assert (half - base).norm() < 0.9 * (full - base).norm()
     assert torch.equal(prediction(), full)
-    with pytest.raises(KeyError), at_strength(unet, 0.5):
+    with pytest.raises(KeyError), at_strength([unet], 0.5):
         raise KeyError
     assert torch.equal(prediction(), full)
 

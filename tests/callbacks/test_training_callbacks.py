@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from elf import trainer
 from elf.callbacks import AdapterCheckpoint, Randomness
 from elf.errors import ElfError
-from elf.generation import GenerationConfig, grid
+from elf.generation import GenerationConfig
 from elf.training.checkpoints import read_checkpoint
 
 
@@ -70,16 +69,6 @@ def test_generator_states_go_round(tmp_path: Path) -> None:
     torch.manual_seed(5)
     restored.on_train_start(None, None)
     assert (random.random(), np.random.rand(), torch.rand(2).tolist()) == expected
-
-
-def test_pictures_make_a_grid() -> None:
-    pictures = [Image.new("RGB", (10, 20), color) for color in ("red", "green", "blue")]
-    sheet = grid(pictures, columns=2)
-    assert sheet.size == (2 * 10 + 2, 2 * 20 + 2)
-    assert sheet.getpixel((0, 0)) == (255, 0, 0)
-    assert sheet.getpixel((12, 0)) == (0, 128, 0)
-    assert sheet.getpixel((0, 22)) == (0, 0, 255)
-    assert sheet.getpixel((12, 22)) == (255, 255, 255)
 
 
 def test_generation_defaults_are_the_bases_own_size() -> None:

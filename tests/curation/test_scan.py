@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import elf.labels.fileindex
+import elf.caching.fileindex
 from elf.curation import scan as module
 from elf.curation.facts import VERSION
 from elf.curation.scan import Scanner, Thumbnails
@@ -67,7 +67,7 @@ def test_what_is_in_a_folder(root, scene, saved):
 
 def test_an_unchanged_folder_is_not_opened_again(root, monkeypatch):
     first = scan(root)
-    monkeypatch.setattr(elf.labels.fileindex, "sha256_file", never)
+    monkeypatch.setattr(elf.caching.fileindex, "sha256_file", never)
     monkeypatch.setattr(module.Scanner, "_open", never)
     monkeypatch.setattr(module, "look_at", never)
     again = scan(root)
@@ -118,7 +118,7 @@ def test_thumbnails_are_made_once_and_again_if_missing_or_torn(root, monkeypatch
 
 
 def test_a_file_that_cannot_be_read_has_a_reason_and_is_tried_again(root, monkeypatch):
-    real = elf.labels.fileindex.sha256_file
+    real = elf.caching.fileindex.sha256_file
 
     def refusing(path):
         if Path(path).name == "b.JPG":
@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read_has_a_reason_and_is_tried_again(root, monkey
         return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(elf.labels.fileindex, "sha256_file", refusing)
+        patch.setattr(elf.caching.fileindex, "sha256_file", refusing)
         found = scan(root)
     assert found.bad["sub/deep/b.JPG"] == "could not be read (Permission denied)"
     assert "sub/deep/b.JPG" not in scan(root).bad

@@ -14,9 +14,9 @@ from lightning.pytorch.trainer.states import RunningStage
 
 from elf.datamodules.reading import BatchReading
 from elf.datamodules.shards import ShardDataModule
+from elf.draws import draw_seed
 from elf.errors import ElfError
 from elf.preparation.prepared import read_prepared
-from elf.training.epoch import draw_seed
 
 pytestmark = [
     # lightning 2.6.6 with torch 2.14: a rename inside torch.utils._pytree

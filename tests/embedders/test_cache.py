@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from elf.caching.tagcache import ResultCache
 from elf.embedders import CLIPEmbedder, EmbeddingCache, open_pictures, pixel_key
 from elf.errors import ElfError
-from elf.labels.tagcache import ResultCache
 
 
 class Counting(CLIPEmbedder):

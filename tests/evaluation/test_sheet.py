@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from elf.evaluation.sheet import PAIRS, enlarged, shown_pairs, write_sheet
+from elf.evaluation.sheet import PAIRS, enlarged, grid, shown_pairs, write_sheet
 
 
 def test_a_few_pairs_are_all_shown() -> None:
@@ -36,3 +36,13 @@ def test_base_and_adapter_stand_side_by_side(tmp_path: Path) -> None:
     with Image.open(tmp_path / "grid.png") as sheet:
         assert sheet.size == (2 * 130 - 2, 128)
         assert sheet.getpixel((5, 5)) == (255, 0, 0) and sheet.getpixel((135, 5)) == (0, 0, 255)
+
+
+def test_pictures_make_a_grid() -> None:
+    pictures = [Image.new("RGB", (10, 20), color) for color in ("red", "green", "blue")]
+    sheet = grid(pictures, columns=2)
+    assert sheet.size == (2 * 10 + 2, 2 * 20 + 2)
+    assert sheet.getpixel((0, 0)) == (255, 0, 0)
+    assert sheet.getpixel((12, 0)) == (0, 128, 0)
+    assert sheet.getpixel((0, 22)) == (0, 0, 255)
+    assert sheet.getpixel((12, 22)) == (255, 255, 255)

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from elf.evaluation.plan import Variant
+from elf.evaluation.rows import weight_rows
 from elf.evaluation.schema import Row
 from elf.evaluation.textrows import (
     Documents,
@@ -13,7 +14,6 @@ from elf.evaluation.textrows import (
     document_rows,
     old_answer_rows,
     old_document_rows,
-    weight_rows,
 )
 from elf.language.validation import DocumentErrors
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from elf.caching.fileindex import FileIndex
 from elf.curation.verdicts import accept, apply_file, read_verdicts
 from elf.errors import ElfError
 from elf.files import read_log, sha256_file
 from elf.images import picture_id
 from elf.labels.decisions import DECISIONS, add_decisions, read_decisions
-from elf.labels.fileindex import FileIndex
-from elf.labels.manifest import LabelFolder, labelled_ids, read_records
+from elf.labels.manifest import LabelFolder
+from elf.labels.records import labelled_ids, read_records
 from elf.preparation.labelled import read_labelled
 from elf.preparation.prepare import prepare
 from elf.preparation.sets import PictureSet
@@ -199,7 +200,7 @@ def test_choices_of_a_contact_sheet_that_were_cut_are_not_taken(tmp_path):
 
 
 def test_an_index_of_files_that_was_cut_costs_only_reading_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("elf.labels.fileindex.FINE", 0)
+    monkeypatch.setattr("elf.caching.fileindex.FINE", 0)
     paths = [tmp_path / f"{number}.png" for number in range(4)]
     for number, path in enumerate(paths):
         write_picture(path, number)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from elf.cli import main
 from elf.files import read_log
-from elf.labels.manifest import LabelFolder, labelled_ids
+from elf.labels.manifest import LabelFolder
+from elf.labels.records import labelled_ids
 
 pytestmark = [
     pytest.mark.fault(1),

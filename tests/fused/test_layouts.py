@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elf.training import dora
+from elf.adapters import dora
 
 pytest.importorskip("triton")
 if torch.cuda.is_available():

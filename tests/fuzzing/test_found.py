@@ -14,13 +14,13 @@ from PIL import Image
 
 from elf.bases.header import Header
 from elf.bases.schedule import noise_schedule, overridden, sampler
+from elf.caching.fileindex import FileIndex
 from elf.callbacks.run_record import record
 from elf.checked import write_checked
 from elf.curation.verdicts import read_verdicts
 from elf.errors import ElfError
 from elf.export.reading import read_adapter, read_origin
 from elf.images import picture_id
-from elf.labels.fileindex import FileIndex
 from elf.labels.journal import Journal
 from elf.labels.manifest import LabelFolder
 from elf.labels.records import read_records

@@ -109,7 +109,7 @@ def test_captured_steps_are_the_same_with_expandable_segments(
 
 REPEATED = """
 import torch
-from elf.training.capture import Recorder
+from elf.stepping.capture import Recorder
 
 device = torch.device("cuda", torch.cuda.current_device())
 record = Recorder(device)

@@ -7,7 +7,7 @@ import torch
 
 from elf.bases import Base, encode_tokens, open_base, tokenize
 from elf.generation import GenerationConfig, generate
-from elf.training.capture import Recorder
+from elf.stepping.capture import Recorder
 
 pytestmark = [
     pytest.mark.gpu,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elf.training.capture import Recorder
+from elf.stepping.capture import Recorder
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,7 +8,7 @@ from torch import nn
 
 from elf import adapters
 from elf.adapters import AdapterConfig
-from elf.training.dora import Axis
+from elf.adapters.dora import Axis
 
 pytestmark = [
     pytest.mark.gpu,

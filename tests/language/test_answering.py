@@ -234,7 +234,7 @@ def test_an_adapter_that_does_not_fit_leaves_none(
         real(network, state)
         raise RuntimeError("no more")
 
-    monkeypatch.setattr("elf.slot.adapters.load_adapter_state", failing)
+    monkeypatch.setattr("elf.adapters.slot.adapters.load_adapter_state", failing)
     with pytest.raises(RuntimeError, match="no more"):
         speaker.take(trained["lora"])
     monkeypatch.undo()

@@ -1,7 +1,7 @@
 import random
 
+from elf.draws import id_words
 from elf.preparation.splitting import held_out, held_out_words
-from elf.training.epoch import id_words
 
 
 def test_copies_share_their_fate_and_count_once():

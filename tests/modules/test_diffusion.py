@@ -16,8 +16,8 @@ from elf import adapters, trainer
 from elf.errors import ElfError
 from elf.images import picture_id
 from elf.modules import DiffusionModule
+from elf.objective.diffusion import add_noise
 from elf.training.checkpoints import read_checkpoint
-from elf.training.diffusion import add_noise
 
 
 def fit(training: list[str], folder: Path, *more: str) -> trainer.ElfCLI:

@@ -11,7 +11,7 @@ import pytest
 from lightning.pytorch import Trainer
 from PIL import Image
 
-import elf.labels.fileindex
+import elf.caching.fileindex
 from elf.callbacks.labels import LabelWriter
 from elf.datamodules.images import PictureFolder
 from elf.files import read_log
@@ -79,7 +79,7 @@ def forbidden(monkeypatch):
     monkeypatch.setattr("elf.taggers.backend.WDTagger", fail)
     monkeypatch.setattr("elf.modules.tagger.FlorenceCaptioner", fail)
     monkeypatch.setattr(Preprocess, "open", fail)
-    monkeypatch.setattr(elf.labels.fileindex, "sha256_file", fail)
+    monkeypatch.setattr(elf.caching.fileindex, "sha256_file", fail)
     real = Path.read_bytes
     monkeypatch.setattr(
         Path, "read_bytes", lambda path: fail() if path.suffix == ".png" else real(path)

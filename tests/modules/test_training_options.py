@@ -19,10 +19,10 @@ from elf.errors import ElfError
 from elf.export import export_diffusers
 from elf.modules import DiffusionModule
 from elf.objective import HuberConfig
+from elf.objective.diffusion import draw_uniform, generators
 from elf.objective.timesteps import timesteps_at
 from elf.preparation.shards import Reader
 from elf.training.checkpoints import evaluated_state, read_checkpoint
-from elf.training.diffusion import draw_uniform, generators
 
 STEPS, STOP = 4, 2
 

@@ -5,8 +5,8 @@ import torch
 
 from elf.bases import open_base
 from elf.bases.configs import CONFIGS
+from elf.objective import diffusion
 from elf.quantized import Kind, QuantizedLinear, quantize
-from elf.training import diffusion
 
 PROMPTS = ["wood_elf, portrait, forest", "wood_elf, full body, snow", "portrait, forest"]
 

@@ -108,7 +108,7 @@ def test_an_adapter_that_fails_half_way_leaves_none(
         real(network, state)
         raise RuntimeError("no more")
 
-    monkeypatch.setattr("elf.slot.adapters.load_adapter_state", failing)
+    monkeypatch.setattr("elf.adapters.slot.adapters.load_adapter_state", failing)
     with pytest.raises(RuntimeError, match="no more"):
         pixels(engine, adapter="dora")
     monkeypatch.undo()

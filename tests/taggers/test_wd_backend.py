@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import elf.taggers.timm_network
+from elf.caching.fileindex import FileIndex
 from elf.errors import ElfError
 from elf.files import sha256_file
-from elf.labels.fileindex import FileIndex
 from elf.taggers import WDConfig, WDPreprocess
 from elf.taggers.backend import WDSource, find_source, possible_sources
 from elf.taggers.outputs import FORMAT

@@ -12,13 +12,13 @@ from PIL import Image
 from spoiling import spoiled_lines
 
 from elf.answers import AnswerLog
+from elf.caching.fileindex import FileIndex
+from elf.caching.tagcache import ResultCache
 from elf.curation.verdicts import apply_file, read_verdicts
 from elf.images import picture_id
 from elf.labels import manifest
-from elf.labels.fileindex import FileIndex
 from elf.labels.journal import Journal
 from elf.labels.manifest import LabelFolder
-from elf.labels.tagcache import ResultCache
 from elf.preparation.labelled import read_labelled
 from elf.preparation.sets import PictureSet
 from elf.rename import rename, undo

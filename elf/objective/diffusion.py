@@ -4,13 +4,9 @@ Symbols follow the papers: x₀ latents, ε noise, t timestep, ᾱ_t the product
 Shapes: B samples, C latent channels, h × w latent pixels, T training timesteps.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
-
-PredictionType = Literal["epsilon", "v_prediction"]
 
 
 def generators(seeds: Int[Tensor, " B"], stream: int = 0) -> list[torch.Generator]:

@@ -11,8 +11,8 @@ import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from elf.configuration.kohya import KEYS, UNNEEDED
 from elf.errors import ElfError
-from elf.kohya import KEYS, UNNEEDED
 from elf.resources import shipped
 
 ALLOWED = (

@@ -168,7 +168,7 @@ def less(
 ) -> Float[Tensor, "*tokens out"]:
     """Return y − (1 − g) ⊙ (y − b), without a gradient; see `scaled`."""
     if has_kernels(output):
-        from elf.training.dora_kernels import scale
+        from elf.adapters.dora_kernels import scale
 
         return scale(output.contiguous(), lost, bias)
     result = torch.addcmul(output, output, lost, value=-1)
@@ -186,7 +186,7 @@ def less_backward(
 ) -> tuple[Float[Tensor, "*tokens out"], Float[Tensor, " out"]]:
     """Return the gradients of y and m, by that of `less`, which may come in parts side by side."""
     if has_kernels(output):
-        from elf.training.dora_kernels import scale_backward
+        from elf.adapters.dora_kernels import scale_backward
 
         flat = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
         flat = [grad if grad.stride(-1) == 1 else grad.contiguous() for grad in flat]

@@ -1,17 +1,43 @@
-"""The parser of the commands that need no trainer: options, ``--config FILE``, one-line errors."""
+"""The parser of the commands that need no trainer: options, ``--config FILE``, one-line errors.
+
+Configs are UTF-8 on every system; jsonargparse reads them in the encoding of the country, until
+this is imported.
+"""
 
 from argparse import ArgumentError
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Path as ConfigPath  # type: ignore[attr-defined]
 
-from elf.config_errors import explain, refuse_circular
+from elf.configuration.config_errors import explain, refuse_circular
 from elf.errors import ElfError
 from elf.resources import resolve_configs
-from elf.utf8configs import read_configs_as_utf8
+
+
+def read_configs_as_utf8() -> None:
+    """Let jsonargparse read files as UTF-8; calling it again changes nothing.
+
+    On Windows, where Python before 3.15 takes another encoding, prompts and trigger words with
+    letters beyond ASCII would be other words, and nothing would say so.
+    """
+    original = ConfigPath.read_text
+    if getattr(original, "is_of_elf", False):
+        return
+
+    def read_text(self: Any) -> str:
+        absolute = Path(self.absolute)
+        if absolute.is_file() and not (self.is_url or self.is_fsspec):
+            return absolute.read_text("utf-8")
+        text: str = original(self)
+        return text
+
+    read_text.is_of_elf = True  # type: ignore[attr-defined]
+    ConfigPath.read_text = read_text  # type: ignore[method-assign]
+
 
 read_configs_as_utf8()  # for LightningCLI's parsers, too
 

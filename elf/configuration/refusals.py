@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 
-from elf.config_errors import place_of
+from elf.configuration.config_errors import place_of
 from elf.errors import ElfError
 
 

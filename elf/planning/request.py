@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from elf.configuration.refusals import refuse_half_precision_on_cpu
 from elf.errors import ElfError
 from elf.kernels import can_compile_here
 from elf.planning import Choice, PlannedTraining, card_at_hand, find_card
@@ -13,7 +14,6 @@ from elf.planning.pictures import Pictures, of_prepared, of_sources
 from elf.preparation.measuring import make_placing
 from elf.preparation.prepared import read_prepared
 from elf.preparation.remote import is_remote, local_path
-from elf.refusals import refuse_half_precision_on_cpu
 from elf.training.building import base_dtype
 from elf.training.schedules import length, run_length
 

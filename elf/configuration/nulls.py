@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import NoneType
 from typing import Any
 
-from elf.config_errors import place_of
+from elf.configuration.config_errors import place_of
 from elf.errors import ElfError
 
 

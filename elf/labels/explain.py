@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from elf.errors import ElfError
-from elf.labels.manifest import MANIFEST, read_records
+from elf.labels.records import MANIFEST, read_records
 from elf.taggers.outputs import UNITS, CaptionOutput, ScoreOutput
 from elf.taggers.select import Selection, Selector
 

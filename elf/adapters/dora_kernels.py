@@ -30,7 +30,7 @@ def _norms(
     table, places, scale, rank, kind: tl.constexpr, to: tl.constexpr, aligned: tl.constexpr,
     tall: tl.constexpr, deep: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
-    """Write n and 1 - m / n of some rows of a layer; see `elf.training.dora.norms`."""
+    """Write n and 1 - m / n of some rows of a layer; see `elf.adapters.dora.norms`."""
     layer = table + tl.load(places + 2 * tl.program_id(0)) * 9
     row = tl.load(places + 2 * tl.program_id(0) + 1) + tl.arange(0, tall)
     weight = tl.load(layer).to(tl.pointer_type(kind))

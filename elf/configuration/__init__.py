@@ -1,0 +1,1 @@
+"""Reading what a user wrote, and saying in one line what is wrong with it."""
