@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from elf import adapters
 from elf.adapters import AdapterConfig
-from elf.adapters.presets import preset
+from elf.adapters.presets import UNET
 
 VARIANTS = ("lora", "peft dora", "dora", "dora, norms in each pass", "dora input")
 RANK, TEXT = 16, 77
@@ -67,7 +67,7 @@ class Side:
 
     def __init__(self, variant: str, base: nn.Module, options: argparse.Namespace) -> None:
         network = sharing(base)
-        targets = preset("unet", options.targets)
+        targets = UNET[options.targets]
         if variant == "peft dora":
             network.requires_grad_(False)
             settings = LoraConfig(
