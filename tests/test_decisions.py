@@ -44,6 +44,7 @@ def test_later_lines_win_key_by_key(tmp_path):
     ("line", "message"),
     [
         ({"id": "x", "keep": True}, r"decisions.jsonl, line 1: no `id` of 16 hex digits; mend or"),
+        ({"id": int("1" * 16), "keep": True}, r"decisions.jsonl, line 1: no `id` of 16 hex digits"),
         ({"id": ID, "keep": "no"}, r"line 1: `keep` must be true, false or null; mend"),
         ({"id": ID, "tags": "a, b"}, r"line 1: `tags` must be a list of strings or null; mend"),
         ({"id": ID, "tags": [1]}, r"line 1: `tags` must be a list of strings or null; mend"),

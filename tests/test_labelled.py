@@ -136,6 +136,7 @@ def test_a_picture_in_quarantine_is_dropped_with_the_reason_that_stands_there(
     folder.add(b"one", "1.png")
     (folder.root / "raw/2.png").write_bytes(b"two")
     note = {"path": "2.png", "reason": "no picture, or one that cannot be read"}
-    (folder.root / "labels/quarantine.jsonl").write_text(json.dumps(note) + "\n")
+    notes = [{"path": ["2.png"], "reason": "a path that is none"}, note]
+    (folder.root / "labels/quarantine.jsonl").write_text("\n".join(map(json.dumps, notes)) + "\n")
     wanted = Dropped("2.png", "not labelled, no picture, or one that cannot be read")
     assert read_labelled(folder.set)[1] == [wanted]

@@ -103,7 +103,7 @@ def apply_file(labels: Path, file: Path) -> tuple[int, int]:
 def _problem(line: dict[str, Any]) -> str:
     for strange in sorted(line.keys() - _KNOWN):
         return f"has {strange!r}"
-    if not is_picture_id(str(line.get("id"))):
+    if not is_picture_id(line.get("id")):
         return "has no `id` of 16 hex digits"
     if not isinstance(line.get("keep", ""), bool | None):
         return "`keep` must be true, false or null"

@@ -49,7 +49,7 @@ def read_decisions(folder: str | Path) -> dict[str, Decision]:
 
 
 def _problem(line: Record) -> str:
-    if not is_picture_id(str(line.get("id"))):
+    if not is_picture_id(line.get("id")):
         return "no `id` of 16 hex digits"
     good = {
         "keep": isinstance(line.get("keep"), bool | None),

@@ -47,7 +47,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, bytes]]:
                 raise ElfError(
                     f"{path}, line {number}: not a JSON object; mend or delete that line"
                 )
-            if not is_picture_id(str(record.get("id"))):
+            if not is_picture_id(record.get("id")):
                 raise ElfError(f"{path}, line {number}: no `id` of 16 hex digits; mend that line")
             yield record["id"], line if line.endswith(b"\n") else line + b"\n"
 

@@ -65,7 +65,7 @@ def read_labelled(each: PictureSet, number: int = 0) -> Found:
     labelled |= {source.path for source in sources.values()}
     ids = {record["id"] for record in records}
     refused = {
-        record.get("path"): record.get("reason") for record in iterate_log(labels / QUARANTINE)
+        str(each.get("path")): each.get("reason") for each in iterate_log(labels / QUARANTINE)
     }
     for path in masks.pictures:
         if path not in labelled:
