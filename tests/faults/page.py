@@ -4,6 +4,7 @@
     pytest -m "fault and slow" -n0 --junitxml=long.xml      # the long one: hours
     python tests/faults/page.py short.xml long.xml          # takes the figures in, writes the page
 
+A test's cases may be spread over several reports; those that are given together are added up.
 Tests say with ``@pytest.mark.fault(NUMBER, …)`` what they hold; that is read from their source. The
 figures are kept in figures.json beside this file.
 """
@@ -179,32 +180,56 @@ def _columns(marks: list[ast.expr]) -> tuple[str, ...]:
     return COLUMNS if any("pytest.mark.slow" in mark for mark in said) else ("short",)
 
 
-def counted(report: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return what a JUnit report says of tests of faults: figures by test and column.
+class Case(NamedTuple):
+    """What one case of a test has counted."""
+
+    test: str
+    column: str
+    day: str
+    figures: list[tuple[str, float]]
+
+
+def cases(report: Path) -> dict[str, Case]:
+    """Return what a JUnit report says of tests of faults, by their names with parameters.
 
     Raises:
         SystemExit: If one of them failed: there is no figure of that.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    found = {}
     for suite in ElementTree.parse(report).getroot().iter("testsuite"):
-        day = suite.attrib["timestamp"][:10]
         for case in suite.iter("testcase"):
             pairs = [(p.attrib["name"], p.attrib["value"]) for p in case.iter("property")]
             column = dict(pairs).get("column")
             if column is None or case.find("skipped") is not None:
                 continue
-            name = f"{case.attrib['classname'].replace('.', '/')}.py::"
-            name += case.attrib["name"].split("[")[0]
+            path = case.attrib["classname"].replace(".", "/")
+            test = f"{path}.py::{case.attrib['name'].split('[')[0]}"
             if case.find("failure") is not None or case.find("error") is not None:
-                raise SystemExit(f"{report}: {name} failed")
-            entry = found[name].setdefault(column, {"date": day, "cases": 0, "figures": Counter()})
-            entry["cases"] += 1
-            for key, value in pairs:
-                if key not in ("fault", "column"):
-                    figures, number = entry["figures"], float(value)
-                    figures[key] = (
-                        max(figures[key], number) if key[:5] == "most_" else figures[key] + number
-                    )
+                raise SystemExit(f"{report}: {test} failed")
+            figures = [(key, float(n)) for key, n in pairs if key not in ("fault", "column")]
+            day = suite.attrib["timestamp"][:10]
+            found[f"{path} {case.attrib['name']}"] = Case(test, column, day, figures)
+    return found
+
+
+def counted(reports: list[Path]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what reports say together: figures by test and column; the last says what a case is.
+
+    Raises:
+        SystemExit: If a test failed.
+    """
+    known = {name: case for report in reports for name, case in cases(report).items()}
+    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for case in known.values():
+        entry = found[case.test].setdefault(
+            case.column, {"date": case.day, "cases": 0, "figures": Counter()}
+        )
+        entry["cases"] += 1
+        entry["date"] = max(entry["date"], case.day)
+        figures = entry["figures"]
+        for key, number in case.figures:
+            most = key.startswith("most_")
+            figures[key] = max(figures[key], number) if most else figures[key] + number
     return found
 
 
@@ -212,14 +237,13 @@ def take_in(reports: list[Path]) -> None:
     """Put the figures of reports into figures.json, in the place of older ones."""
     kept = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
     columns_of = {test.name: test.columns for test in held()}
-    for report in reports:
-        for name, columns in counted(report).items():
-            for column, entry in columns.items():
-                figures = {
-                    key: round(value) if value == round(value) else round(value, 1)
-                    for key, value in entry["figures"].items()
-                }
-                kept.setdefault(name, {})[column] = {**entry, "figures": figures}
+    for name, columns in counted(reports).items():
+        for column, entry in columns.items():
+            figures = {
+                key: round(value) if value == round(value) else round(value, 1)
+                for key, value in entry["figures"].items()
+            }
+            kept.setdefault(name, {})[column] = {**entry, "figures": figures}
     kept = {  # what is no more, or has gone to the other column, goes
         name: {column: kept[name][column] for column in kept[name] if column in columns_of[name]}
         for name in sorted(kept.keys() & columns_of.keys())

@@ -55,7 +55,12 @@ REPORT = """<testsuites><testsuite timestamp="2026-01-02T03:04:05+00:00">
 def test_a_report_is_added_up(tmp_path):
     report = tmp_path / "report.xml"
     report.write_text(REPORT)
-    (columns,) = page.counted(report).values()
+    again = tmp_path / "again.xml"  # another case, and one of the same once more
+    again.write_text(REPORT.replace("test_x[1]", "test_x[3]").replace("2026-01-02", "2026-01-05"))
+    (columns,) = page.counted([report, again]).values()
+    assert columns["long"]["cases"] == 3 and columns["long"]["figures"]["kills"] == 70
+    assert columns["long"]["date"] == "2026-01-05"
+    (columns,) = page.counted([report]).values()
     entry = columns["long"]
     assert (entry["date"], entry["cases"]) == ("2026-01-02", 2)
     assert dict(entry["figures"]) == {"of": 200, "kills": 50, "most_megabytes": 5}
@@ -63,4 +68,4 @@ def test_a_report_is_added_up(tmp_path):
     assert page._said(entry, "long") == "**50 of 200** kills, at most 5 megabytes"
     report.write_text(REPORT.replace("</properties>", "</properties><failure/>", 1))
     with pytest.raises(SystemExit, match=r"tests/test_a\.py::test_x failed"):
-        page.counted(report)
+        page.counted([report])
