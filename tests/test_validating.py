@@ -303,6 +303,7 @@ def test_figures_that_cannot_be_written_are_told(run: Path) -> None:
     assert len(rows(run / "validation.csv")) == 1
 
 
+@pytest.mark.slow
 def test_loggers_show_the_same_figures(run: Path) -> None:
     before = (run / "metrics.csv").read_bytes()
     for _ in range(2):  # the second takes the place of the first

@@ -82,6 +82,7 @@ def test_base_and_adapter_are_measured_in_pairs(
         assert grid.width == 8 * 130 - 2  # 64 px pictures at twice their size, 2 px apart
 
 
+@pytest.mark.slow
 def test_the_same_evaluation_gives_the_same_figures(given: Given, tmp_path: Path) -> None:
     for size in (3, 8):
         more = f"--data.batch_size={size}"
