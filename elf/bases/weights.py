@@ -96,7 +96,16 @@ def _index(part: str, variant: str | None) -> str:
 
 
 def _shards(index: Path) -> list[str]:
-    return sorted(set(read_json(index).get("weight_map", {}).values()))
+    """Return the names of the files beside an index in which weights are.
+
+    Raises:
+        ElfError: If it names none, or one elsewhere.
+    """
+    found = read_json(index).get("weight_map")
+    names = list(found.values()) if isinstance(found, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise ElfError(f"base model: {index} is damaged: its weight_map names no files beside it")
+    return sorted(set(names))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from elf.bases import open_base
 from elf.bases.header import Header
 from elf.bases.schedule import noise_schedule, overridden, sampler
 from elf.caching.fileindex import FileIndex
@@ -215,6 +218,40 @@ def test_a_schedule_of_no_number_of_steps(steps: Any) -> None:
 def test_a_schedule_of_other_values(make: Callable[..., Any], values: dict[str, Any]) -> None:
     with pytest.raises(ElfError, match="its scheduler's configuration gives no noise schedule"):
         make(values)
+
+
+@pytest.mark.parametrize(
+    "told", [[], {}, {"a": 1}, {"a": "../model.safetensors"}, {"a": "/etc/passwd"}, None]
+)
+def test_an_index_of_weights_that_names_none_beside_it(
+    tiny_models: dict[str, Path], tmp_path: Path, told: Any
+) -> None:
+    base = Path(shutil.copytree(tiny_models["base"], tmp_path / "base"))
+    (base / "unet/diffusion_pytorch_model.safetensors").unlink()
+    index = base / "unet/diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": told}))
+    message = f"base model: {index} is damaged: its weight_map names no files beside it"
+    with pytest.raises(ElfError, match=re.escape(message)):
+        open_base(str(base)).unet(torch.float32)
+
+
+def test_a_configuration_that_is_too_deep(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    base = Path(shutil.copytree(tiny_models["base"], tmp_path / "base"))
+    (base / "unet/config.json").write_text("[" * 100_000)
+    with pytest.raises(ElfError, match=r"unet/config\.json is damaged; download it again"):
+        open_base(str(base))
+
+
+@pytest.mark.parametrize("value", [[1], "wide", {"a": 1}, -4])
+def test_a_text_encoder_of_no_width(
+    tiny_models: dict[str, Path], tmp_path: Path, value: Any
+) -> None:
+    base = Path(shutil.copytree(tiny_models["base"], tmp_path / "base"))
+    config = base / "text_encoder/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": value}))
+    with pytest.raises(ElfError, match=r"could not be loaded \(.+\); download it again") as error:
+        open_base(str(base)).text_encoder("text_encoder", torch.float32)
+    assert "\n" not in str(error.value)
 
 
 def test_a_sampler_is_one_of_diffusers_samplers() -> None:
