@@ -103,7 +103,7 @@ PROMISES = {
     14: Promise(
         "damaged tars, YAML, rows of text, safetensors",
         "taken, or refused in one line",
-        "5,000 files", "500,000 files",
+        "5,000 files of a kind", "500,000 files of a kind",
     ),
     15: Promise(
         "hostile files: a pickle in a tar, `pipe:` for a path, members that lead out of their "

@@ -174,6 +174,18 @@ def test_a_checkpoint_holds_no_base(training: list[str], tmp_path: Path) -> None
             "trainer.accumulate_grad_batches is 3 here and 1 in the checkpoint",
         ),
         ("--data.batch_size=3", "this checkpoint was trained with global batch 4, now it is 3"),
+        *(
+            pytest.param(change, message, marks=pytest.mark.slow)
+            for change, message in (
+                ("--model.adapter.rank=4", "model.adapter.rank is 4 here and 8 in the checkpoint"),
+                ("--model.adapter.kind=dora", "model.adapter.kind is 'dora' here and 'lora' in"),
+                (
+                    "--model.objective.weighting=none",
+                    "model.objective.weighting is 'none' here and 'min_snr' in",
+                ),
+                ("--data.seed=5", "this checkpoint was trained with data.seed 0, now it is 5"),
+            )
+        ),
     ],
 )
 def test_a_run_does_not_go_on_as_another(
