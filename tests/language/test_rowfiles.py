@@ -148,10 +148,15 @@ def damaged(data, draw):
 
 
 @pytest.mark.fault(14)
-@pytest.mark.parametrize("cases", [500, pytest.param(50_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("seed", "cases"),
+    [(0, 5_000)] + [pytest.param(seed, 50_000, marks=pytest.mark.slow) for seed in range(1, 11)],
+)
 @pytest.mark.timeout(3600)
-def test_any_damage_is_taken_or_refused_in_one_line_with_its_place(tmp_path, chat, cases, figures):
-    draw, cases = random.Random(cases), figures.part(cases)
+def test_any_damage_is_taken_or_refused_in_one_line_with_its_place(
+    tmp_path, chat, seed, cases, figures
+):
+    draw, cases = random.Random(seed), figures.part(cases)
     rows = [chat("s:Be brief.", "u:Hi 😀", "a:Hello"), {"prompt": "a", "completion": "b"},
             {"text": "é" * 9}]  # fmt: skip
     good = b"".join(
