@@ -13,3 +13,8 @@ class ElfWarning(UserWarning):
 
     The command line prints the message alone, where Python would say which line of code warned.
     """
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """Return what a library's error says first, of so many characters; its class if nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

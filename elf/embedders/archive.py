@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elf.errors import ElfError
+from elf.errors import ElfError, first_line
 
 MOST_PICKLE = 1 << 24
 """Bytes of a ``data.pkl`` at the most: a ResNet-50's has some 100 kB."""
@@ -80,7 +80,7 @@ def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
     except ElfError:
         raise
     except Exception as error:  # a stranger's file: zipfile and pickle raise anything on one
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error, 160)
         raise ElfError(f"{path}: no whole archive of torch's ({reason}); {remedy}") from None
 
 

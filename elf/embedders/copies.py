@@ -15,7 +15,7 @@ from elf.embedders.interface import Kind, weights_folder
 from elf.embedders.network import NetworkEmbedder
 from elf.embedders.preprocessing import Preprocessing
 from elf.embedders.sscd import Architecture, build
-from elf.errors import ElfError
+from elf.errors import ElfError, first_line
 from elf.pretrained import expanded, is_local
 
 WHAT = "copy embedder"
@@ -103,6 +103,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error, 160)
         raise ElfError(f"{path}: could not be read ({reason}); {WAY}") from None
     return state

@@ -14,7 +14,7 @@ from elf.language.rows import (
     Row,
     Turn,
     checked_text,
-    checked_turn,
+    checked_turns,
     json_name,
     json_object,
     refuse,
@@ -86,10 +86,7 @@ def parse_prompt(data: bytes, where: str) -> Prompt:
 
 
 def _chat(value: object, where: str) -> tuple[Turn, ...]:
-    if not isinstance(value, list) or not value:
-        what = "empty" if value == [] else json_name(value)
-        refuse(where, f"`messages` is {what}", "give a list of messages with role and content")
-    turns = tuple(checked_turn(message, where, number) for number, message in enumerate(value, 1))
+    turns = checked_turns(value, where)
     if turns[-1].role == "assistant":
         refuse(
             where,

@@ -115,13 +115,22 @@ def _row(kind: Kind, turns: tuple[Turn, ...], where: str) -> Row:
 
 
 def _chat(value: object, where: str) -> tuple[Turn, ...]:
-    if not isinstance(value, list) or not value:
-        what = "empty" if value == [] else json_name(value)
-        refuse(where, f"`messages` is {what}", "give a list of messages with role and content")
-    turns = tuple(checked_turn(message, where, number) for number, message in enumerate(value, 1))
+    turns = checked_turns(value, where)
     if all(turn.role != "assistant" for turn in turns):
         refuse(where, "no assistant turn", "a chat is trained on what the assistant says")
     return turns
+
+
+def checked_turns(value: object, where: str) -> tuple[Turn, ...]:
+    """Return the messages of a chat.
+
+    Raises:
+        ElfError: If they are no list, or one is no message, or not of words alone.
+    """
+    if not isinstance(value, list) or not value:
+        what = "empty" if value == [] else json_name(value)
+        refuse(where, f"`messages` is {what}", "give a list of messages with role and content")
+    return tuple(checked_turn(message, where, number) for number, message in enumerate(value, 1))
 
 
 def checked_turn(message: object, where: str, number: int) -> Turn:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from elf.errors import ElfWarning
+from elf.errors import ElfWarning, first_line
 from elf.stepping.capture import Recorder
 from elf.stepping.gradients import Gradients
 from elf.stepping.static import Batch, Form, StaticBatch, form_of
@@ -110,9 +110,9 @@ class Passes:
             # What is made once and kept is made in the first run, on memory of its own.
             replay = recorder(run, warm_up_in_pool=self.captures > 0)
         except (RuntimeError, torch.OutOfMemoryError) as error:
-            reason = str(error).strip().splitlines()[0]
             warnings.warn(
-                f"this step runs without a CUDA graph, as it cannot be captured: {reason}",
+                "this step runs without a CUDA graph, as it cannot be captured: "
+                f"{first_line(error)}",
                 ElfWarning,
                 stacklevel=2,
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from elf.errors import ElfWarning
+from elf.errors import ElfWarning, first_line
 from elf.stepping.capture import Recorder
 from elf.stepping.gradients import Gradients
 from elf.training.optimization import clip_gradients
@@ -115,7 +115,7 @@ class Update:
             with self._unchanged(), _on_the_device(self._optimizer, self._rates):
                 replay = recorder(run)
         except (RuntimeError, torch.OutOfMemoryError) as error:
-            self._give_up(f"it cannot be captured: {str(error).strip().splitlines()[0]}")
+            self._give_up(f"it cannot be captured: {first_line(error)}")
             return None
         self._norm, self._fixed = norms[0], fixed_options(self._optimizer)
         return replay

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from elf.errors import ElfWarning
+from elf.errors import ElfWarning, first_line
 from elf.memory import is_out_of_memory
 from elf.stepping.capture import Recorder
 
@@ -85,7 +85,7 @@ class CudaGraphs:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            return f"could not be captured ({str(error).splitlines()[0][:120]})"
+            return f"could not be captured ({first_line(error, 120)})"
         replay()
         captured, expected = outputs[-1], self._run(inputs)
         difference = float(((captured - expected).abs() / (1 + expected.abs())).max())

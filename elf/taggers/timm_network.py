@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from elf.errors import ElfError
+from elf.errors import ElfError, first_line
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 ONNX = "take the ONNX file (--model.wd.backend onnx)"
@@ -109,7 +109,7 @@ def load_network(folder: Path, settings: TimmSettings, tags: int) -> nn.Module:
     except Exception as error:  # whatever a network's constructor makes of unknown arguments
         raise ElfError(
             f"{config}: timm {timm.__version__} could not build {settings.architecture} of it "
-            f"({_first_line(error)}); {AGAIN}"
+            f"({first_line(error)}); {AGAIN}"
         ) from None
     _load(network, path)
     return network.eval().requires_grad_(False)
@@ -125,7 +125,7 @@ def _load(network: nn.Module, path: Path) -> None:
         computed = {name for name, _ in network.named_buffers()} - network.state_dict().keys()
         network.load_state_dict({k: v for k, v in state.items() if k not in computed})
     except (SafetensorError, OSError, ValueError) as error:
-        raise ElfError(f"{path}: could not be loaded ({_first_line(error)}); {AGAIN}") from None
+        raise ElfError(f"{path}: could not be loaded ({first_line(error)}); {AGAIN}") from None
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise ElfError(
@@ -146,14 +146,10 @@ def import_timm() -> Any:
             import timm
     except ImportError as error:
         raise ElfError(
-            f"model.wd.backend: torch needs timm ({_first_line(error)}); `pip install timm`, or "
+            f"model.wd.backend: torch needs timm ({first_line(error)}); `pip install timm`, or "
             f"{ONNX}"
         ) from None
     return timm
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class PixelNetwork(nn.Module):

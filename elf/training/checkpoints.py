@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from elf.errors import ElfError
+from elf.errors import ElfError, first_line
 from elf.files import atomic_path, explain_disk_errors
 
 
@@ -73,7 +73,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ElfError(f"no checkpoint {path}; `elf fit` writes them into checkpoints/") from None
     except Exception as error:  # torch.load raises anything on damaged files
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        first = first_line(error, 120)
         if isinstance(error, pickle.UnpicklingError):  # torch tells of its own versions instead
             first = "it holds something else than tensors and plain values"
         elif "PytorchStreamReader" in first:

@@ -12,7 +12,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from elf.errors import ElfWarning
+from elf.errors import ElfWarning, first_line
 from elf.files import write_atomic
 from elf.platforms import netrc_file
 
@@ -94,9 +94,9 @@ class WandbRun(WandbLogger):
         except Exception as error:
             if what not in self._troubles:
                 self._troubles.add(what)
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
                 warnings.warn(
-                    f"W&B: {what} ({first}); training goes on, and all is in the run's folder",
+                    f"W&B: {what} ({first_line(error)}); training goes on, and all is in the "
+                    "run's folder",
                     ElfWarning,
                     stacklevel=2,
                 )
