@@ -12,7 +12,6 @@ import pytest
 from elf.checked import read_checked, write_checked
 from elf.errors import ElfError
 from elf.preparation.shards import (
-    STAMPS,
     Reader,
     Sample,
     index_path,
@@ -22,6 +21,7 @@ from elf.preparation.shards import (
     write_index,
     write_shard,
 )
+from elf.stamps import STAMPS
 
 
 def samples(count=3, size=700):
@@ -195,7 +195,7 @@ def test_verifying_works_in_a_folder_that_cannot_be_written(tmp_path, monkeypatc
         raise PermissionError
 
     write_shard(tmp_path / "a.tar", samples())
-    monkeypatch.setattr("elf.preparation.shards.write_atomic", refuse)
+    monkeypatch.setattr("elf.stamps.write_atomic", refuse)
     verify([tmp_path / "a.tar"])
 
 

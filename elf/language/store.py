@@ -6,10 +6,10 @@ is replaced in one instant when new ones are whole, so that a kill leaves the ol
 
 import contextlib
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,13 @@ import numpy.typing as npt
 from elf.checked import canonical, read_checked
 from elf.draws import Words
 from elf.errors import ElfError
-from elf.files import write_atomic
 from elf.language.arrays import Array, map_array
 from elf.language.settings import TextSettings
+from elf.stamps import Stamps
 from elf.training.epoch import Indices
 
 META = "meta.json"
 NEW = ".new"  # what is being written
-STAMPS = ".verified.json"
 FOLDER = re.compile(r"[0-9a-f]{16}")
 REMEDY = "run `elf prepare` again"
 FORMAT = 1  # of the arrays and of how documents are made; a change makes all of them anew
@@ -159,26 +158,14 @@ def _map(folder: Path, meta: Mapping[str, Any], name: str) -> Array:
 
 
 def _verify(folder: Path, meta: Mapping[str, Any]) -> None:
-    notes = _read_notes(folder)
-    known = {}
+    stamps = Stamps(folder)
     for name, array in meta["arrays"].items():
         values = _map(folder, meta, name)
-        status = _path(folder, meta, name).stat()
-        # ctime and inode cannot be set back by a copy or an edit that keeps size and mtime
-        times = [status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        known[name] = [array["sha256"], *times]
-        if notes.get(name) != known[name]:
-            if hashlib.sha256(values.data).hexdigest() != array["sha256"]:
-                path = _path(folder, meta, name)
-                raise ElfError(f"{path} is damaged (its sha256 is another): {REMEDY}")
-    if notes != known:
-        with contextlib.suppress(OSError):  # a read-only folder is hashed each time
-            write_atomic(folder / STAMPS, canonical(known))
+        path = _path(folder, meta, name)
+        if not stamps.holds(name, path.stat(), array["sha256"], partial(_sha256, values)):
+            raise ElfError(f"{path} is damaged (its sha256 is another): {REMEDY}")
+    stamps.keep()
 
 
-def _read_notes(folder: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        notes = json.loads((folder / STAMPS).read_bytes())
-        if isinstance(notes, dict):
-            return notes
-    return {}
+def _sha256(values: Array) -> str:
+    return hashlib.sha256(values.data).hexdigest()

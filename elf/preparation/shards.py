@@ -13,16 +13,17 @@ import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from elf.checked import VERSION, canonical, read_checked, write_checked
 from elf.errors import ElfError
-from elf.files import atomic_path, write_atomic
+from elf.files import atomic_path, sha256_file
 from elf.platforms import open_to_read, read_at
+from elf.stamps import Stamps
 
 BLOCK = 512  # bytes; a tar is made of such blocks
-STAMPS = ".verified.json"
 # What may stand in a shard; anything else (pickles above all) is not indexed, so never read.
 SUFFIXES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "txt", "json", "npy"}
 _MEMBER = re.compile(r"(?:\./)*((?:[^/]+/)*[^./][^./]*)\.([^/]+)")
@@ -258,7 +259,7 @@ def verify(tars: Sequence[Path]) -> list[Index]:
         ElfError: If a tar or its index is missing, cut or changed.
     """
     indexes = []
-    notes: dict[Path, dict[str, Any]] = {}
+    stamps: dict[Path, Stamps] = {}
     for tar in tars:
         index = read_index(tar)
         try:
@@ -267,29 +268,13 @@ def verify(tars: Sequence[Path]) -> list[Index]:
             raise ElfError(f"{tar} is missing: run `elf prepare` again") from None
         if status.st_size != index.size:
             raise _cut(tar, f"{status.st_size} bytes, its index says {index.size}")
-        # ctime and inode cannot be set back by a copy or an edit that keeps size and mtime
-        times = [status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        note = [index.sha256, index.size, *times]
-        known = notes.setdefault(tar.parent, _read_notes(tar.parent))
-        if known.get(tar.name) != note:
-            with open(tar, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != index.sha256:
-                    raise _cut(tar, "its sha256 is not the one in its index")
-            known[tar.name] = note
+        known = stamps.setdefault(tar.parent, Stamps(tar.parent))
+        if not known.holds(tar.name, status, index.sha256, partial(sha256_file, tar)):
+            raise _cut(tar, "its sha256 is not the one in its index")
         indexes.append(index)
-    for folder, known in notes.items():
-        if known != _read_notes(folder):
-            with contextlib.suppress(OSError):  # a read-only folder is hashed each time
-                write_atomic(folder / STAMPS, canonical(known))
+    for each in stamps.values():
+        each.keep()
     return indexes
-
-
-def _read_notes(folder: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        notes = json.loads((folder / STAMPS).read_bytes())
-        if isinstance(notes, dict):
-            return notes
-    return {}
 
 
 class Reader:
