@@ -6,7 +6,6 @@ was asked.
 """
 
 import contextlib
-import errno
 import glob
 import itertools
 import json
@@ -15,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from elf.errors import ElfError
-from elf.files import AppendLog, iterate_log, parse_line, write_atomic
+from elf.files import AppendLog, explain_failed_writes, iterate_log, parse_line, write_atomic
 
 Record = dict[str, Any]
 Identity = Mapping[str, Mapping[str, Any] | None]
 """Who answers and how, by the keys that each line has: ``model``, ``adapter``, ``generation``."""
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CALLED = "name"
 """Of an identity: what somebody calls it, which changes nothing."""
 AT_ONCE = 1000
@@ -111,14 +109,8 @@ class AnswerLog:
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        try:
+        with explain_failed_writes(self.path, self.ids, "answer is", "answers are"):
             yield
-        except OSError as error:
-            remedy = "make room" if error.errno in _FULL else "mend that"
-            raise ElfError(
-                f"{self.path}: could not write ({error.strerror or error}); {len(self.ids)} "
-                f"answers are safe: {remedy}, then run the same command again to go on"
-            ) from error
 
     def write(self, *records: Record) -> None:
         """Append answers, all or none; those of prompts that have one are passed over."""

@@ -1,16 +1,18 @@
 """Files that survive a crash: atomic writes, append logs, locks."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from elf.counted import counted
 from elf.errors import ElfError
 from elf.platforms import (
     in_forked_children,
@@ -20,6 +22,8 @@ from elf.platforms import (
     sync_file,
     sync_folder,
 )
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
@@ -41,6 +45,32 @@ def explain_disk_errors(where: str | Path, problem: str, remedy: str) -> Iterato
     except OSError as error:
         place = error.filename or where
         raise ElfError(f"{place}: {problem} ({error.strerror or error}); {remedy}") from error
+
+
+@contextlib.contextmanager
+def explain_failed_writes(
+    where: str | Path, safe: Collection[str], one: str, more: str
+) -> Iterator[None]:
+    """Turn an OSError of what appends to logs into one line that says how much is safe.
+
+    Args:
+        where: What is written.
+        safe: What is, when it happens.
+        one: What one of them is called, with its verb: "label is".
+        more: What several are called.
+
+    Raises:
+        ElfError: In place of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = "make room" if error.errno in _FULL else "mend that"
+        raise ElfError(
+            f"{where}: could not write ({error.strerror or error}); "
+            f"{counted(len(safe), one, more)} safe: "
+            f"{remedy}, then run the same command again to go on"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -168,9 +168,7 @@ def test_a_full_disk_is_one_line(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     log = AnswerLog(path, IDENTITY)
     log.write(record("a"))
     monkeypatch.setattr("elf.files.AppendLog.append", full)
-    with pytest.raises(
-        ElfError, match=r"write \(No space left on device\); 1 answers are safe: ma"
-    ):
+    with pytest.raises(ElfError, match=r"write \(No space left on device\); 1 answer is safe: ma"):
         log.write(record("b"))
     log.close()
     assert ids(path) == ["a"]

@@ -8,11 +8,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from elf.files import AppendLog
+from elf.files import AppendLog, explain_failed_writes
 from elf.labels.decisions import read_decisions
 from elf.labels.handedits import HandEdits, OldRecords
 from elf.labels.labeltext import Label, rewrite_text, write_texts
-from elf.labels.manifest import disk_errors
 from elf.labels.records import MANIFEST, Record
 
 
@@ -39,7 +38,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        with disk_errors(self.folder, self.ids):
+        with explain_failed_writes(self.folder, self.ids, "label is", "labels are"):
             yield
 
     def write(self, *records: Record) -> list[bool]:

@@ -9,15 +9,13 @@ is completed from there, and never taken for a person's edit (:mod:`elf.labels.h
 """
 
 import contextlib
-import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from elf.counted import counted
 from elf.errors import ElfError
-from elf.files import AppendLog, iterate_log, read_log, read_small
+from elf.files import AppendLog, explain_failed_writes, iterate_log, read_log, read_small
 from elf.labels.decisions import apply_decision, is_left_out, read_decisions
 from elf.labels.handedits import HandEdits, OldRecords, Places, checked_record
 from elf.labels.labeltext import Label, rewrite_text, write_text, write_texts
@@ -38,7 +36,6 @@ PENDING = ".journal-relabelled.jsonl"
 UNSETTLED = ".unsettled"
 """Stands there while text files may not have reached the disk."""
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LEFT_OVER = re.compile(r"\.([0-9a-f]{16}\.txt|(manifest|quarantine)\.jsonl)\.\w+\.tmp")
 
 
@@ -149,7 +146,7 @@ class LabelFolder:
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        with disk_errors(self.folder, self.ids):
+        with explain_failed_writes(self.folder, self.ids, "label is", "labels are"):
             yield
 
     @property
@@ -267,21 +264,3 @@ class LabelFolder:
             path.unlink()
             path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
         return found
-
-
-@contextlib.contextmanager
-def disk_errors(folder: Path, ids: set[str]) -> Iterator[None]:
-    """Turn an OSError into one line that says what is safe.
-
-    Raises:
-        ElfError: In place of it.
-    """
-    try:
-        yield
-    except OSError as error:
-        remedy = "make room" if error.errno in _FULL else "mend that"
-        safe = counted(len(ids), "label is", "labels are")
-        raise ElfError(
-            f"{folder}: could not write ({error.strerror or error}); {safe} safe: "
-            f"{remedy}, then run the same command again to go on"
-        ) from error
