@@ -1,11 +1,12 @@
 """Safe picture decoding: from bytes of a stranger to RGB pixels, or one kind of error."""
 
+import contextlib
 import hashlib
 import io
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -126,10 +127,26 @@ def decode(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> I
     Raises:
         BadImage: If the bytes are no whole picture of those formats, or hold too many pixels.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.simplefilter("ignore", UserWarning)  # odd metadata does not change pixels
+    with decoding_in_threads():
         return decode_quietly(data, background)
+
+
+@contextlib.contextmanager
+def decoding_in_threads() -> Iterator[None]:
+    """Set the filters that :func:`decode_quietly` wants, once for all threads.
+
+    Python has one list of filters for all of them: threads that each set it and set it back leave
+    it as another of them found it, and warnings of others are lost or raised.
+    """
+    with warnings.catch_warnings():
+        set_filters()
+        yield
+
+
+def set_filters() -> None:
+    """Let no picture warn: odd metadata does not change pixels, and a bomb is an error."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def decode_quietly(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:

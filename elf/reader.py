@@ -7,7 +7,6 @@ They start at once, and pixels go to the models without a copy between processes
 import contextlib
 import hashlib
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +16,8 @@ from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from elf.images import BadImage, id_of
+from elf.images import BadImage, id_of, set_filters
 
 Pixels = dict[str, NDArray[np.uint8]]
 
@@ -186,10 +184,7 @@ class PictureLoader:
             yield from begun
 
     def _read(self) -> Generator[Batch, None, None]:
-        # For the whole process, as filters of warnings cannot be set for a thread: odd metadata
-        # does not change pixels, and a bomb is refused.
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+        set_filters()  # for good: a reading that is not finished would set them back late
         if self.workers == 0:
             for tasks in self.batches:
                 start = time.perf_counter()

@@ -7,7 +7,6 @@ Both are written as they are found: a run that was killed goes on where it was.
 import hashlib
 import os
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,14 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image
 from tqdm import tqdm
 
 from elf.caching.fileindex import FileIndex
 from elf.caching.tagcache import ResultCache
 from elf.curation.facts import VERSION, Facts, Refusal, look_at, unpack
 from elf.files import replace_file
-from elf.images import BadImage, id_of, picture_names
+from elf.images import BadImage, decoding_in_threads, id_of, picture_names
 
 T = TypeVar("T")
 
@@ -169,10 +167,7 @@ class Scanner:
     def _look(self, names: list[str]) -> Iterator[tuple[str, tuple[str, str]]]:
         """Yield each file's name and its sha256, or why it could not be read."""
         workers = os.cpu_count() or 1
-        with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-            # for the whole process, as filters cannot be set for a thread
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-            warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+        with decoding_in_threads(), ThreadPoolExecutor(workers) as pool:
             seen = _ahead(pool, self._open, names, 4 * workers)
             for name, (digest, known, thumbnail) in tqdm(
                 seen, "looking", len(names), leave=False, unit=" pictures", disable=None

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from elf.errors import ElfError
-from elf.images import BadImage
+from elf.images import BadImage, decoding_in_threads
 from elf.preparation.buckets import NoBucket, Size
 from elf.preparation.encoding import Picture
 from elf.preparation.measuring import Placing
 from elf.preparation.prepare import find_sources
 from elf.preparation.prepared import Example, Prepared
-from elf.preparation.rendering import decoding_in_threads, header_size
+from elf.preparation.rendering import header_size
 from elf.preparation.selecting import learnt, samples_of, select
 from elf.preparation.sets import PictureSet, times_an_epoch
 from elf.preparation.settings import Settings

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from elf.errors import ElfError
-from elf.images import BadImage
+from elf.images import BadImage, decoding_in_threads
 from elf.preparation import caches
 from elf.preparation.encoding import (
     Encoder,
@@ -20,7 +20,7 @@ from elf.preparation.encoding import (
 )
 from elf.preparation.masks import MaskReader
 from elf.preparation.prepared import write_prepared
-from elf.preparation.rendering import decoding_in_threads, render
+from elf.preparation.rendering import render
 from elf.preparation.selecting import Selection
 from elf.preparation.sets import PictureSet
 from elf.preparation.settings import Settings

@@ -8,7 +8,7 @@ from functools import partial
 from tqdm import tqdm
 
 from elf.errors import ElfError, ElfWarning
-from elf.images import BadImage, decode_quietly
+from elf.images import BadImage, decode_quietly, decoding_in_threads
 from elf.preparation.buckets import (
     NoBucket,
     Placement,
@@ -20,7 +20,7 @@ from elf.preparation.buckets import (
 )
 from elf.preparation.encoding import Picture
 from elf.preparation.masks import MaskReader
-from elf.preparation.rendering import decoding_in_threads, upright_size
+from elf.preparation.rendering import upright_size
 from elf.preparation.settings import Settings
 from elf.preparation.shardset import ShardFolder
 from elf.preparation.sources import Dropped, Source, Unusable, load

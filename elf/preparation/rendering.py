@@ -3,8 +3,6 @@
 import contextlib
 import io
 import math
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +29,10 @@ _SAVE: dict[str, dict[str, Any]] = {
 _UNCHANGED = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
-@contextlib.contextmanager
-def decoding_in_threads() -> Iterator[None]:
-    """Set the filters that :func:`elf.images.decode` wants, once for all threads.
-
-    Python has one list of filters for all of them: threads that each set it and set it back leave
-    it as another of them found it, and warnings of others are lost or raised.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # odd metadata does not change pixels
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-        yield
-
-
 def upright_size(data: bytes) -> Size:
     """Return the width and height of an upright picture, px, by its header if that will do.
 
-    The rest of it may still be damaged. To be called under :func:`decoding_in_threads`.
+    The rest of it may still be damaged. To be called under :func:`elf.images.decoding_in_threads`.
 
     Raises:
         BadImage: If it is no picture of a known format, or holds too many pixels.
@@ -63,7 +47,7 @@ def upright_size(data: bytes) -> Size:
 def header_size(file: Path | io.BytesIO) -> Size:
     """Return the width and height of an upright picture, px, of which the header alone is read.
 
-    To be called under :func:`decoding_in_threads`.
+    To be called under :func:`elf.images.decoding_in_threads`.
 
     Raises:
         BadImage: If it is no picture of a known format.
@@ -80,7 +64,7 @@ def render(data: bytes, placed: Placement, picture_format: PictureFormat) -> tup
     """Return a picture at its bucket's size as (suffix, bytes).
 
     A picture that has the size already is passed through byte for byte. To be called under
-    :func:`decoding_in_threads`.
+    :func:`elf.images.decoding_in_threads`.
 
     Raises:
         BadImage: If it cannot be decoded.
