@@ -8,7 +8,7 @@ Field numbers are those of onnx.proto: ``GraphProto.node = 1``, ``initializer = 
 import mmap
 from pathlib import Path
 
-from elf.taggers.onnx_input import select
+from elf.taggers.wire import content, select
 
 _THROUGH = {"Sigmoid", "Add", "Identity", "Cast", "Reshape", "Squeeze", "Softmax"}
 _PRODUCTS = {"Gemm", "MatMul", "FusedMatMul"}
@@ -60,13 +60,4 @@ def with_output(model: bytes, name: str) -> bytes:
     Two encodings of a message one after the other are, to every reader of protocol buffers, one
     message with both lists of repeated fields: a graph with one output is appended.
     """
-    value = _field(1, name.encode())
-    return model + _field(7, _field(12, value))
-
-
-def _field(number: int, data: bytes) -> bytes:
-    length, size = len(data), b""
-    while length > 0x7F:
-        size += bytes([length & 0x7F | 0x80])
-        length >>= 7
-    return bytes([number << 3 | 2]) + size + bytes([length]) + data
+    return model + content(7, content(12, content(1, name)))

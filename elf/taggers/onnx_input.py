@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from elf.errors import ElfError
-
-Field = tuple[int, int, int]  # number, and start and end of a length-delimited value
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+from elf.taggers.wire import fields, select
 
 
 def input_shape(path: str | Path) -> list[int | None]:
@@ -48,45 +46,3 @@ def _dimension(data: mmap.mmap, start: int, end: int) -> int | None:
         if number == 1:
             return value if value > 0 else None
     return None
-
-
-def select(data: mmap.mmap, start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each value of a message's field of that number."""
-    for number, first, last in fields(data, start, end):
-        if number == wanted:
-            yield first, last
-
-
-def fields(data: mmap.mmap, position: int, end: int, values: bool = False) -> Iterator[Field]:
-    """Yield a message's length-delimited fields, or its integers (as start) where asked."""
-    while position < end:
-        key, position = _varint(data, position)
-        number, kind = key >> 3, key & 7
-        if kind == _BYTES:
-            length, position = _varint(data, position)
-            if position + length > end:
-                raise ValueError("a field reaches beyond its message")
-            if not values:
-                yield number, position, position + length
-            position += length
-        elif kind == _VARINT:
-            value, position = _varint(data, position)
-            if values:
-                yield number, value, position
-        elif kind in (_FIXED64, _FIXED32):
-            position += 8 if kind == _FIXED64 else 4
-        else:
-            raise ValueError("not a protocol buffer")
-
-
-def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position += 1
-        shift += 7
-        if byte < 0x80:
-            return value, position
-        if shift > 63:
-            raise ValueError("not a protocol buffer")

@@ -1,4 +1,4 @@
-"""Writes a small ONNX file without the `onnx` package: protocol buffers by hand.
+"""Writes a small ONNX file without the `onnx` package.
 
 Only what a feed-forward network needs. Field numbers are those of onnx.proto
 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). torch's exporter wants `onnx`, which
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from elf.taggers.wire import FIXED32, content, integer, varint
+
 FLOAT, INT64, FLOAT16 = 1, 7, 10
 """ONNX's numbers for element types."""
 
@@ -19,48 +21,30 @@ _ELEMENT_TYPES = {"float32": FLOAT, "int64": INT64, "float16": FLOAT16}
 Attribute = int | float | Sequence[int]
 
 
-def _varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _int(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(value)
-
-
-def _bytes(number: int, value: bytes | str) -> bytes:
-    data = value.encode() if isinstance(value, str) else value
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
-
-
 def _attribute(name: str, value: Attribute) -> bytes:
-    body = _bytes(1, name)
+    body = content(1, name)
     if isinstance(value, float):
-        number = _varint(2 << 3 | 5) + np.float32(value).tobytes()
-        return body + number + _int(20, 1)
+        number = varint(2 << 3 | FIXED32) + np.float32(value).tobytes()
+        return body + number + integer(20, 1)
     if isinstance(value, int):
-        return body + _int(3, value) + _int(20, 2)
-    return body + b"".join(_int(8, item) for item in value) + _int(20, 7)
+        return body + integer(3, value) + integer(20, 2)
+    return body + b"".join(integer(8, item) for item in value) + integer(20, 7)
 
 
 def _tensor(name: str, array: NDArray[np.generic]) -> bytes:
-    dims = b"".join(_int(1, size) for size in array.shape)
-    kind = _int(2, _ELEMENT_TYPES[array.dtype.name])
+    dims = b"".join(integer(1, size) for size in array.shape)
+    kind = integer(2, _ELEMENT_TYPES[array.dtype.name])
     little = array.astype(array.dtype.newbyteorder("<"))
-    return dims + kind + _bytes(8, name) + _bytes(9, little.tobytes())
+    return dims + kind + content(8, name) + content(9, little.tobytes())
 
 
 def _value(name: str, shape: Sequence[int | str]) -> bytes:
     dims = b"".join(
-        _bytes(1, _bytes(2, size) if isinstance(size, str) else _int(1, size)) for size in shape
+        content(1, content(2, size) if isinstance(size, str) else integer(1, size))
+        for size in shape
     )
-    tensor = _int(1, FLOAT) + _bytes(2, dims)
-    return _bytes(1, name) + _bytes(2, _bytes(1, tensor))
+    tensor = integer(1, FLOAT) + content(2, dims)
+    return content(1, name) + content(2, content(1, tensor))
 
 
 @dataclass
@@ -85,9 +69,9 @@ class Graph:
         """Append an operator and return the name of its output."""
         self._count += 1
         output = output or f"value_{self._count}"
-        body = b"".join(_bytes(1, name) for name in inputs) + _bytes(2, output)
-        body += _bytes(3, f"{kind}_{self._count}") + _bytes(4, kind)
-        body += b"".join(_bytes(5, _attribute(*item)) for item in attributes.items())
+        body = b"".join(content(1, name) for name in inputs) + content(2, output)
+        body += content(3, f"{kind}_{self._count}") + content(4, kind)
+        body += b"".join(content(5, _attribute(*item)) for item in attributes.items())
         self._nodes.append(body)
         return output
 
@@ -104,9 +88,9 @@ class Graph:
             outputs: the same for the outputs.
             opset: version of the operator set.
         """
-        graph = b"".join(_bytes(1, node) for node in self._nodes) + _bytes(2, self.name)
-        graph += b"".join(_bytes(5, tensor) for tensor in self._tensors)
-        graph += b"".join(_bytes(11, _value(*item)) for item in inputs.items())
-        graph += b"".join(_bytes(12, _value(*item)) for item in outputs.items())
-        operators = _bytes(1, "") + _int(2, opset)
-        return _int(1, 8) + _bytes(2, "elf") + _bytes(7, graph) + _bytes(8, operators)
+        graph = b"".join(content(1, node) for node in self._nodes) + content(2, self.name)
+        graph += b"".join(content(5, tensor) for tensor in self._tensors)
+        graph += b"".join(content(11, _value(*item)) for item in inputs.items())
+        graph += b"".join(content(12, _value(*item)) for item in outputs.items())
+        operators = content(1, "") + integer(2, opset)
+        return integer(1, 8) + content(2, "elf") + content(7, graph) + content(8, operators)
