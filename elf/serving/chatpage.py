@@ -16,12 +16,11 @@ from elf.errors import ElfError
 from elf.language.rows import Turn
 from elf.serving.chat import ChatRequest, turns_of
 from elf.serving.chatengine import ChatEngine, Said
+from elf.serving.pages import NONE, ONE_AT_A_TIME, Stops, adapter_of, telling, whole
 from elf.serving.streaming import streamed
 
 Messages = list[dict[str, Any]]
 """Of a chat: ``role`` and ``content``."""
-NONE = "(base)"
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
 
 
 class ChatPage:
@@ -33,7 +32,7 @@ class ChatPage:
 
     def __init__(self, engine: ChatEngine) -> None:
         self.engine = engine
-        self._stops: dict[str, threading.Event] = {}
+        self._stops = Stops()
 
     def adapters(self) -> list[str]:
         """Return the names that may be asked for."""
@@ -47,7 +46,7 @@ class ChatPage:
         asked = _request(
             message, history, system, adapter, strength, temperature, top_p, max_tokens, seed
         ).checked(self.engine.limits)
-        with self._stopping(request) as stop:
+        with self._stops.of(request) as stop:
             for said in self._said(asked, stop):
                 text, note = (said.text, said.note) if isinstance(said, Said) else (said, "…")
                 yield _messages(asked, text), text, note, asked.seed
@@ -63,7 +62,7 @@ class ChatPage:
         ).checked(self.engine.limits)
         plain = replace(asked, turns=turns_of(base_history, message), adapter=None)
         texts, notes = ["", ""], ["…", ""]
-        with self._stopping(request) as stop:
+        with self._stops.of(request) as stop:
             for side, one in enumerate((plain, asked)):
                 if stop.is_set():
                     break
@@ -88,12 +87,7 @@ class ChatPage:
 
     def stop(self, request: gr.Request) -> None:
         """Let what a page is answered end after its token."""
-        stop = self._stops.get(str(request.session_hash))
-        if stop is not None:
-            stop.set()
-
-    def _stopping(self, request: gr.Request) -> "_Stopping":
-        return _Stopping(self._stops, str(request.session_hash))
+        self._stops.stop(request)
 
     def _said(self, asked: ChatRequest, stop: threading.Event) -> Generator[str | Said, None, None]:
         def work(tell: Callable[[str], None], stopped: Callable[[], bool]) -> Said:
@@ -103,22 +97,6 @@ class ChatPage:
         yield said
 
 
-class _Stopping:
-    """A page's event to stop, for as long as it is answered."""
-
-    def __init__(self, stops: dict[str, threading.Event], name: str) -> None:
-        self._stops, self._name = stops, name
-        self._event = threading.Event()
-
-    def __enter__(self) -> threading.Event:
-        self._stops[self._name] = self._event
-        return self._event
-
-    def __exit__(self, *_: object) -> None:
-        if self._stops.get(self._name) is self._event:
-            del self._stops[self._name]
-
-
 def _request(
     message: str, history: Messages, system: str, adapter: str, strength: float,
     temperature: float, top_p: float, max_tokens: float, seed: float,
@@ -126,13 +104,9 @@ def _request(
     for name, value in (("strength", strength), ("temperature", temperature), ("top_p", top_p)):
         if value is None:
             raise ElfError(f"{name}: give a number")
-    for name, value in (("max_tokens", max_tokens), ("seed", seed)):
-        if value is None or int(value) != value:
-            raise ElfError(f"{name} {value} is no whole number")
     return ChatRequest(
-        turns_of(history, message), system or "",
-        None if adapter in (NONE, None, "") else adapter,
-        strength, temperature, top_p, int(max_tokens), int(seed),
+        turns_of(history, message), system or "", adapter_of(adapter),
+        strength, temperature, top_p, **whole(max_tokens=max_tokens, seed=seed),
     )  # fmt: skip
 
 
@@ -150,14 +124,10 @@ def _shown(messages: Messages) -> Messages:
 
 
 def _told(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """Let Elf's messages reach the page; of anything else it hears that something failed."""
-
     @functools.wraps(function)
     def call(*values: Any, **more: Any) -> Iterator[Any]:
-        try:
+        with telling():
             yield from function(*values, **more)
-        except ElfError as error:
-            raise gr.Error(str(error), print_exception=False) from None
 
     return call
 

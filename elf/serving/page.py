@@ -6,7 +6,6 @@ wait for each other, and each is drawn with its own adapter.
 
 import functools
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,15 +15,13 @@ from typing import Any
 import gradio as gr
 
 from elf.errors import ElfError
-from elf.generation import SamplingStopped
 from elf.images import write_png
 from elf.serving.engine import Drawn, Engine
+from elf.serving.pages import NONE, ONE_AT_A_TIME, Stops, adapter_of, telling, whole
 from elf.serving.request import Request
 from elf.watching.sheet import Line, contact_sheet
 
 Shown = tuple[list[tuple[str, str]], str, int]
-NONE = "(base)"
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
 KEPT = 3600
 """Seconds for which a picture can be fetched."""
 MOST_CELLS = 64
@@ -49,7 +46,7 @@ class Page:
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine, self.folder = engine, folder
-        self._stops: dict[str, threading.Event] = {}
+        self._stops = Stops()
 
     def adapters(self) -> list[str]:
         """Return the names that may be asked for."""
@@ -114,9 +111,7 @@ class Page:
 
     def stop(self, request: gr.Request) -> None:
         """Let what a page draws end after its denoising step."""
-        stop = self._stops.get(str(request.session_hash))
-        if stop is not None:
-            stop.set()
+        self._stops.stop(request)
 
     def _shown(self, drawn: list[Drawn]) -> Shown:
         pictures = [(self._file(each), _label(each)) for each in drawn]
@@ -125,14 +120,10 @@ class Page:
     def _draw(
         self, requests: list[Request], session: gr.Request, progress: gr.Progress
     ) -> list[Drawn]:
-        name, stop = str(session.session_hash), threading.Event()
-        self._stops[name] = stop
-        try:
+        with self._stops.of(session) as stop:
             return self.engine.draw(
                 requests, lambda done, of: progress((done, of), desc="denoising"), stop.is_set
             )
-        finally:
-            self._stops.pop(name, None)
 
     def _file(self, drawn: Drawn) -> str:
         for old in self.folder.iterdir():  # Gradio has copies of its own, for as long
@@ -148,18 +139,14 @@ def _request(
     prompt: str, negative_prompt: str, adapter: str, strength: float, seed: float, steps: float,
     guidance: float, width: float, height: float, trigger: bool,
 ) -> Request:  # fmt: skip
-    whole = {"seed": seed, "steps": steps, "width": width, "height": height}
-    for name, value in whole.items():
-        if value is None or int(value) != value:
-            raise ElfError(f"{name} {value} is no whole number")
     return Request(
         prompt or "",
         negative_prompt or "",
-        None if adapter in (NONE, None, "") else adapter,
+        adapter_of(adapter),
         strength,
         guidance=guidance,
         trigger=trigger,
-        **{name: int(value) for name, value in whole.items()},
+        **whole(seed=seed, steps=steps, width=width, height=height),
     )
 
 
@@ -178,16 +165,10 @@ def _label(drawn: Drawn) -> str:
 
 
 def _told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let Elf's messages reach the page; of anything else it hears that something failed."""
-
     @functools.wraps(function)
     def call(*values: Any, **more: Any) -> Any:
-        try:
+        with telling():
             return function(*values, **more)
-        except ElfError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        except SamplingStopped:
-            raise gr.Error("stopped", print_exception=False) from None
 
     return call
 
