@@ -22,6 +22,7 @@ from elf.memory import is_out_of_memory
 from elf.modules.adapter import AdapterModule
 from elf.processes import gather
 from elf.training.adapted import AdaptedNetworks
+from elf.training.identity import flatten
 
 Subject = TypeVar("Subject", bound=AdapterModule)
 
@@ -34,10 +35,13 @@ class Evaluation(LightningModule, Generic[Subject]):
         strengths: Factors on the adapters' updates, each of which is measured.
 
     Attributes:
+        base_name: The base, as it was given.
         paths: The adapters.
         variants: The base, then each adapter at each strength.
         files: What the adapters are, once it is known.
     """
+
+    base_name: str
 
     def __init__(self, adapter: list[str] | str, strengths: list[float]) -> None:
         super().__init__()
@@ -72,6 +76,20 @@ class Evaluation(LightningModule, Generic[Subject]):
     def _of(self, number: int) -> list[Variant]:
         """Return an adapter's variants, by its number."""
         return [variant for variant in self.variants if variant.adapter == number]
+
+    def settings_of(self, own: Sequence[str], data: Sequence[str]) -> dict[str, Any]:
+        """Return what decides the figures, flat, by the keys of the YAML.
+
+        Args:
+            own: Names of options that this evaluation alone has.
+            data: Names of options of the data.
+        """
+        strengths = [variant.strength for variant in self._of(0)]
+        options = {"base": self.base_name, "adapter": self.paths, "strengths": strengths}
+        options |= {name: getattr(self, name) for name in ("generation", *own)}
+        shown = {name: getattr(self._data, name) for name in data}
+        values = {**flatten(options, "model."), **flatten(shown, "data.")}
+        return {**values, "trainer.precision": str(self.trainer.precision)}
 
     @contextmanager
     def _as(self, variant: Variant) -> Iterator[Subject]:

@@ -28,7 +28,6 @@ from elf.modules.diffusion import DiffusionModule
 from elf.modules.evaluating import Evaluation
 from elf.objective import ObjectiveConfig
 from elf.training.adapter_norms import relative_change
-from elf.training.identity import flatten
 from elf.training.validation import ValidationRun
 
 
@@ -261,18 +260,5 @@ class ImageEvaluation(Evaluation[DiffusionModule]):
         return found
 
     def _settings(self) -> dict[str, Any]:
-        """Return what decides the figures, flat, by the keys of the YAML."""
-        options = {
-            "base": self.base_name,
-            "adapter": self.paths,
-            "strengths": [v.strength for v in self._of(0)],
-            "generation": self.generation,
-            "models": self.models,
-            "trigger": self.trigger,
-            "tag_threshold": self.tag_threshold,
-            "concept": self.concept,
-        }
-        names = ("seeds", "shards", "references", "batch_size")
-        data = {name: getattr(self._data, name) for name in names}
-        values = {**flatten(options, "model."), **flatten(data, "data.")}
-        return {**values, "trainer.precision": str(self.trainer.precision)}
+        own = ("models", "trigger", "tag_threshold", "concept")
+        return self.settings_of(own, ("seeds", "shards", "references", "batch_size"))

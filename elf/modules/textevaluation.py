@@ -35,7 +35,6 @@ from elf.modules.evaluating import Evaluation
 from elf.modules.language import LanguageModule
 from elf.processes import gather
 from elf.training.adapter_norms import relative_change
-from elf.training.identity import flatten
 from elf.training.validationsets import HELD_OUT, TRAINED, UNRELATED
 
 
@@ -252,18 +251,8 @@ class TextEvaluation(Evaluation[LanguageModule]):
         return Documents(errors, [sizes[key] for key in names], why)
 
     def _settings(self) -> dict[str, Any]:
-        """Return what decides the figures, flat, by the keys of the YAML."""
-        options = {
-            "base": self.base_name,
-            "adapter": self.paths,
-            "strengths": [v.strength for v in self._of(0)],
-            "generation": self.generation,
-            "plain_prompts": self.plain_prompts,
-        }
         names = ("prompts", "tokens", "documents", "forgetting", "length", "train_on", "batch_size")
-        data = {name: getattr(self._data, name) for name in names}
-        values = {**flatten(options, "model."), **flatten(data, "data.")}
-        return {**values, "trainer.precision": str(self.trainer.precision)}
+        return self.settings_of(("plain_prompts",), names)
 
 
 def base_of(path: str) -> str:
