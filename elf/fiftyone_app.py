@@ -67,6 +67,31 @@ def check_place(address: str, port: int) -> None:
     listening.check_place("address", address, port, "App", only_ipv4=True)
 
 
+def new_dataset(name: str, labels: Path) -> Any:
+    """Return an empty dataset that stays, in the place of one of that name.
+
+    Args:
+        name: Of it.
+        labels: Folder of the labels that are decided about, which :func:`load_own` checks.
+    """
+    fo = fiftyone()
+    if fo.dataset_exists(name):
+        fo.delete_dataset(name)
+    dataset = fo.Dataset(name, persistent=True)
+    dataset.info = {"labels": str(labels.absolute())}
+    return dataset
+
+
+def set_sidebar(dataset: Any, groups: dict[str, tuple[str, ...]]) -> None:
+    """Let the App's sidebar show fields in groups, all others in a closed one below."""
+    shown = {path for paths in groups.values() for path in paths}
+    other = [path for path in dataset.get_field_schema() if path not in shown]
+    dataset.app_config.sidebar_groups = [
+        fiftyone().SidebarGroupDocument(name=group, paths=list(paths), expanded=group in groups)
+        for group, paths in (groups | {"file": tuple(other)}).items()
+    ]
+
+
 def load_own(command: str, name: str, labels: Path) -> Any:
     """Return the dataset of a review; none if it is nobody's, or an older version's.
 

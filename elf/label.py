@@ -15,7 +15,15 @@ from typing import Any, Literal
 from elf.configuration.command_parser import CommandParser
 from elf.counted import counted
 from elf.errors import ElfError
-from elf.fiftyone_app import add_options, check_place, fiftyone, load_own, show_until_closed
+from elf.fiftyone_app import (
+    add_options,
+    check_place,
+    fiftyone,
+    load_own,
+    new_dataset,
+    set_sidebar,
+    show_until_closed,
+)
 from elf.files import explain_disk_errors, iterate_log
 from elf.images import LabelledPictures
 from elf.labels.decisions import DECISIONS, Decision, add_decisions, read_decisions
@@ -60,11 +68,8 @@ def open_dataset(name: str, root: Path, labels: Path) -> Any:
     records = list(read_records(labels / MANIFEST))
     if not records:
         raise ElfError(f"{labels / MANIFEST} holds no labels: run `elf predict` first")
-    if fo.dataset_exists(name):
-        fo.delete_dataset(name)
-    dataset = fo.Dataset(name, persistent=True)
+    dataset = new_dataset(name, labels)
     dataset.add_sample_field("decision", fo.StringField)  # nothing may be decided yet
-    dataset.info = {"labels": str(labels.absolute())}
     rare = unusualness(records)
     there = LabelledPictures(root)
     samples = (
@@ -78,12 +83,7 @@ def open_dataset(name: str, root: Path, labels: Path) -> Any:
     dataset.save_view(VIEWS[1], dataset.match(field("florence_status") != "ok"))
     dataset.save_view(VIEWS[2], dataset.sort_by("unusualness", reverse=True).limit(some))
     dataset.save_view(VIEWS[3], dataset.match_tags(VERDICTS[False]))
-    shown = {path for paths in GROUPS.values() for path in paths}
-    other = [path for path in dataset.get_field_schema() if path not in shown]
-    dataset.app_config.sidebar_groups = [
-        fo.SidebarGroupDocument(name=group, paths=list(paths), expanded=group in GROUPS)
-        for group, paths in (GROUPS | {"file": tuple(other)}).items()
-    ]
+    set_sidebar(dataset, GROUPS)
     dataset.app_config.color_scheme = fo.ColorScheme(
         fields=[{"path": "elf_tags", "fieldColor": "#1b6e4a"}]
     )

@@ -13,7 +13,7 @@ from elf.counted import counted
 from elf.curation.proposals import Entry
 from elf.curation.quality import FLAGS
 from elf.errors import ElfError
-from elf.fiftyone_app import fiftyone, load_own
+from elf.fiftyone_app import fiftyone, load_own, new_dataset, set_sidebar
 from elf.label import decide, show
 from elf.labels.decisions import DECISIONS
 from elf.labels.review import VERDICTS, Label
@@ -39,13 +39,10 @@ def open_dataset(name: str, root: Path, labels: Path, entries: Sequence[Entry]) 
     fo = fiftyone()
     if not entries:
         raise ElfError(f"root: no picture in {root} can be used; the reasons stand above")
-    if fo.dataset_exists(name):
-        fo.delete_dataset(name)
-    dataset = fo.Dataset(name, persistent=True)
+    dataset = new_dataset(name, labels)
     for field in ("decision", "reason", "alike"):
         dataset.add_sample_field(field, fo.StringField)  # nobody may have any
     dataset.add_sample_field("flags", fo.ListField, subfield=fo.StringField)
-    dataset.info = {"labels": str(labels.absolute())}
     sizes: dict[str, int] = {}
     for entry in entries:
         sizes[entry.leader] = sizes.get(entry.leader, 0) + 1
@@ -60,12 +57,7 @@ def open_dataset(name: str, root: Path, labels: Path, entries: Sequence[Entry]) 
     dataset.save_view(COPIES, dataset.match(field("copies") > 1))
     for tag in VERDICTS.values():
         dataset.save_view(f"decided: {tag}", dataset.match_tags(tag))
-    shown = {path for paths in GROUPS.values() for path in paths}
-    other = [path for path in dataset.get_field_schema() if path not in shown]
-    dataset.app_config.sidebar_groups = [
-        fo.SidebarGroupDocument(name=group, paths=list(paths), expanded=group in GROUPS)
-        for group, paths in (GROUPS | {"file": tuple(other)}).items()
-    ]
+    set_sidebar(dataset, GROUPS)
     dataset.app_config.active_fields = fo.ActiveFields(paths=["decision", "proposal", "flags"])
     dataset.save()
     return dataset
