@@ -70,6 +70,6 @@ class BestCheckpoint(Callback):
             return
         self._kept = dict(ranked[: self.keep])
         folder = Path(trainer.default_root_dir) / "checkpoints"
-        trainer.save_checkpoint(folder / name)
+        trainer.save_checkpoint(folder / name, weights_only=False)  # or Lightning says so
         for beaten, _ in ranked[self.keep :]:
             trainer.strategy.remove_checkpoint(folder / beaten)

@@ -479,20 +479,24 @@ def test_it_trains_goes_on_and_exports(
     exported = load_file(export_diffusers(tmp_path / "whole", tmp_path / "adapter", "float32"))
     assert {key.split(".")[0] for key in exported} == {key.split(".")[0] for key in evaluated}
     key = next(key for key in exported if key.endswith("lora_B.weight") and key.startswith("unet."))
-    if not AdapterConfig(
-        **whole["elf"]["adapter"]
-    ).subtracts:  # whose file holds the difference to what it began as
+    config = AdapterConfig(**whole["elf"]["adapter"])
+    if not config.subtracts:  # whose file holds the difference to what it began as
         assert torch.equal(exported[key], evaluated[key])
 
 
-def test_a_run_goes_on_from_its_best_checkpoint_too(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_its_best_checkpoint_too(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []  # at each checkpoint, to a user who has not asked
+    connectors = "lightning.pytorch.trainer.connectors"
+    monkeypatch.setattr(f"{connectors}.checkpoint_connector.log.info", said.append)
     option = OPTIONS["ema, accumulation"]
     arguments = [*prepared.arguments(option), *option.fit]
     best = "{class_path: BestCheckpoint, init_args: {keep: 2, monitor: val_trained/loss}}"
     callbacks = (f"--trainer.callbacks=[{{class_path: AdapterCheckpoint}}, {best}]",)
     whole = fit(arguments, tmp_path / "whole", 6, *callbacks)
     kept = sorted(path.name for path in (tmp_path / "whole/checkpoints").glob("best-*"))
-    assert len(kept) == 2
+    assert len(kept) == 2 and not said
     newest = read_checkpoint(tmp_path / "whole/checkpoints" / kept[-1])
     assert sorted(newest["callbacks"]["BestCheckpoint"]["kept"]) == kept
     middle = tmp_path / "whole/checkpoints" / kept[0]
