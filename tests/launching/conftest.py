@@ -99,6 +99,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
     pairs.close()
 
 
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
 @pytest.fixture(scope="session")
 def torchrun_variables() -> Callable[[int, int], dict[str, str]]:
     return of_torchrun
