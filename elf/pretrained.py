@@ -106,6 +106,12 @@ def _from_hub(name: str, what: str, files: Sequence[str], optional: Sequence[str
 def load(loader: Callable[..., T], folder: Path, what: str, **options: Any) -> T:
     """Call a ``from_pretrained`` on a folder, offline, and turn its failures into one line.
 
+    Args:
+        loader: What to call.
+        folder: Where its files are.
+        what: They are, for the message.
+        options: Of the loader; one named ``gguf_file`` is the file that is read there.
+
     Raises:
         ElfError: If the folder's files do not fit the class or are damaged.
     """
@@ -117,8 +123,9 @@ def load(loader: Callable[..., T], folder: Path, what: str, **options: Any) -> T
     except Exception as error:  # the libraries raise anything on values of other kinds
         lines = str(error).strip().splitlines() or [type(error).__name__]
         first = " ".join(lines[: 1 + lines[0].endswith(":")])[:200]
+        place = folder / options.get("gguf_file", "")
         raise ElfError(
-            f"{what}: {folder} could not be loaded ({first}); download it again, or name another"
+            f"{what}: {place} could not be loaded ({first}); download it again, or name another"
         ) from None
 
 

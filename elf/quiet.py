@@ -29,7 +29,7 @@ HARMLESS = (
     r"Precision \S+ is not supported by the model summary",
     # torch.compile looks at every tensor's gradient while it traces
     r"The \.grad attribute of a Tensor that is not a leaf Tensor is being accessed",
-    # one process on a machine that has SLURM; several tasks without srun are refused by the launcher
+    # one process on a machine that has SLURM; of several tasks the launcher refuses it
     r"The `srun` command is available on your system but is not used",
     # diffusers 0.42 makes arrays of tensors in Euler's sampler, in numpy 1's way; it gets a copy
     r"__array__ implementation doesn't accept a copy keyword",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from elf.bases.header import Header
 from elf.errors import ElfError
 from elf.files import sha256_file
 from elf.language.attention import PACKED
@@ -157,7 +158,7 @@ class LanguageBase:
         """
         from transformers import AutoModelForCausalLM
 
-        _ = self.files  # refuses pickles
+        self._refuse_layers_without_weights()
         options = self._options | ({} if self.gguf else {"use_safetensors": True})
         # Lightning builds networks on the GPU, which may have no room for one that is coded later
         with quiet_libraries(), torch.device("cpu"):
@@ -178,3 +179,26 @@ class LanguageBase:
         network: nn.Module = model.eval()
         straighten(network)
         return network
+
+    def _refuse_layers_without_weights(self) -> None:
+        """Build no million layers because a damaged file says so."""
+        layers = getattr(self.config.get_text_config(), "num_hidden_layers", 0)
+        tensors = sum(map(tensor_count, self.files))
+        if layers > tensors:
+            raise ElfError(
+                f"{WHAT}: {self.files[0]} has {tensors:,} tensors, too few for {layers:,} layers; "
+                "it is damaged, or does not belong to its config.json"
+            )
+
+
+def tensor_count(path: Path) -> int:
+    """Return how many tensors a file of safetensors or GGUF says it has.
+
+    Raises:
+        ElfError: If it is damaged.
+    """
+    if path.suffix.lower() != ".gguf":
+        return len(Header.read(path).shapes)
+    with path.open("rb") as file:  # magic, version, tensors, keys: ggml's docs/gguf.md
+        start = file.read(16)
+    return int.from_bytes(start[8:], "little")
