@@ -184,10 +184,11 @@ class LanguageBase:
         """Build no million layers because a damaged file says so."""
         layers = getattr(self.config.get_text_config(), "num_hidden_layers", 0)
         tensors = sum(map(tensor_count, self.files))
-        if layers > tensors:
+        if isinstance(layers, int) and layers > tensors:
+            beside = "" if self.gguf else ", and its config.json"
             raise ElfError(
                 f"{WHAT}: {self.files[0]} has {tensors:,} tensors, too few for {layers:,} layers; "
-                "it is damaged, or does not belong to its config.json"
+                f"download it again{beside}"
             )
 
 

@@ -61,6 +61,6 @@ def whole(**values: float | None) -> dict[str, int]:
         ElfError: If one is none, with its name.
     """
     for name, value in values.items():
-        if value is None or int(value) != value:
+        if value is None or value % 1 != 0:  # NaN and infinity too
             raise ElfError(f"{name} {value} is no whole number")
     return {name: int(value) for name, value in values.items() if value is not None}
