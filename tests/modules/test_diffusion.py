@@ -258,7 +258,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(training: list[str], tmp_path: 
         assert all(torch.isfinite(tensor).all() for tensor in state.values())
 
 
-@pytest.mark.slow  # tests/test_recomputing.py counts it block by block
+@pytest.mark.slow  # tests/training/test_recomputing.py counts it block by block
 def test_gradient_checkpointing_changes_no_number(training: list[str], tmp_path: Path) -> None:
     fit(training, tmp_path / "a", "--trainer.max_steps=3")
     fit(training, tmp_path / "b", "--trainer.max_steps=3", "--model.gradient_checkpointing=true")

@@ -10,7 +10,7 @@ import pytest
 from elf import trainer
 from elf.callbacks.termination import SIGNALS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "scaling.md").read_text("utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 SCRIPT = next(block for block in BLOCKS if "#SBATCH" in block)

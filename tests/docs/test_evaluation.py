@@ -14,7 +14,7 @@ from elf.evaluation.page import write_report
 from elf.evaluation.tables import KINDS
 from elf.evaluation.words import QUESTIONS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
 METRICS = PAGE.split("## metrics.json")[1].split("### The metrics")[0]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/comparison.md").read_text("utf-8")
 RESULTS = (ROOT / "benchmarks/RESULTS.md").read_text("utf-8")
 TABLES = re.findall(r"^\|(?!\s*---)(.*)\|$", PAGE, re.MULTILINE)

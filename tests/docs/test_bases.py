@@ -8,7 +8,7 @@ import pytest
 from elf.errors import ElfError
 from elf.modules import DiffusionModule
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_python_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:

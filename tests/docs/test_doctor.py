@@ -10,7 +10,7 @@ from elf import cli
 from elf.doctor.command import make_parser
 from elf.doctor.families import FAMILIES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "doctor.md").read_text("utf-8")
 NAMES = [name for family in FAMILIES.values() for name in family.checks]
 

@@ -10,7 +10,7 @@ from elf.datamodules import ShardDataModule
 from elf.preparation.buckets import assign, make_buckets
 from elf.preparation.sets import PictureSet
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "data.md").read_text()
 SNIPPETS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 

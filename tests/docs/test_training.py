@@ -9,7 +9,7 @@ import yaml
 from elf.trainer import ElfCLI
 from elf.training.identity import flatten
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/training.md").read_text(encoding="utf-8")
 
 

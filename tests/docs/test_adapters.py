@@ -14,7 +14,7 @@ from elf.adapters.config import INITIALISATIONS, REFUSED
 from elf.errors import ElfError
 from elf.tiny import base
 
-PAGE = (Path(__file__).parent.parent / "docs" / "adapters.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text()
 BLOCKS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
 
 

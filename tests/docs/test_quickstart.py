@@ -5,7 +5,7 @@ from pathlib import Path
 
 from elf import quickstart
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/quickstart.md").read_text("utf-8")
 (OUTPUT,) = re.findall(r"```text\n(1\. .*?)```", PAGE, re.DOTALL)
 STEPS, TABLE = OUTPUT.split("\n\n")

@@ -10,7 +10,7 @@ import elf.watching
 from elf import trainer
 from elf.callbacks import SamplePictures, SamplePrompt, TrainingRecorder
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "watching.md").read_text("utf-8")
 
 

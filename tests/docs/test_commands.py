@@ -18,15 +18,15 @@ from elf.plan import PlanCLI
 from elf.trainer import DOES, ElfCLI
 from elf.world.elvish import write_lessons
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "docs"))
 reference = importlib.import_module("reference")
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
 TESTED = {
     "README.md": "tests/test_readme.py",
-    "docs/doctor.md": "tests/test_docs_doctor.py",
-    "docs/scaling.md": "tests/test_docs_scaling.py",
+    "docs/doctor.md": "tests/docs/test_doctor.py",
+    "docs/scaling.md": "tests/docs/test_scaling.py",
     "elf quickstart": "tests/learning/test_quickstart.py",
     "elf quickstart --adapter dora --output models/quickstart-dora":
         "tests/learning/test_quickstart.py",

@@ -20,7 +20,7 @@ from elf.errors import ElfError
 from elf.resources import shipped
 from elf.training.identity import flatten
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "docs"))
 reference = importlib.import_module("reference")
 

@@ -10,7 +10,7 @@ from elf.curation.policy import Policy
 from elf.curation.proposals import BLURRED, LOSSLESS
 from elf.curation.quality import FLAGS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "curation.md").read_text()
 WORDS = " ".join(PAGE.split())
 

@@ -16,7 +16,7 @@ from elf.taggers.outputs import UNITS, CaptionOutput, ScoreOutput
 from elf.taggers.scores import Scores
 from elf.taggers.vocabulary import CAPTION_TAGS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "labelling.md").read_text()
 CHARACTERS = ("frieren", "fern_(sousou_no_frieren)")
 KEY = f"{7:016x}"

@@ -10,7 +10,7 @@ from elf import cli
 from elf.configuration.kohya import KEYS
 from elf.errors import ElfError
 
-PAGE = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("flag", "key"), KEYS.items())
@@ -20,7 +20,7 @@ def test_the_page_says_of_each_flag_what_the_message_says(flag: str, key: str) -
 
 
 def test_each_key_is_one_of_a_training(capsys: pytest.CaptureFixture[str]) -> None:
-    preset = Path(__file__).parents[1] / "configs" / "train" / "sd15-lora.yaml"
+    preset = Path(__file__).parents[2] / "configs" / "train" / "sd15-lora.yaml"
     with pytest.raises(SystemExit):
         cli.run(["fit", "--config", str(preset), "--ckpt_path", "last", "--print_config"])
     printed = yaml.safe_load(capsys.readouterr().out)
