@@ -2,8 +2,10 @@
 
 import contextlib
 import importlib
+import json
 import logging
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +16,9 @@ from elf.errors import ElfError
 from elf.resources import find
 
 T = TypeVar("T")
+MOST_LAYERS = 1000
+"""Of a kind; no network has more, and what a damaged configuration asks for would be built."""
+_LAYERS = re.compile(r"(num|n)_(hidden_)?layers?|\w*layers_per_block|(en|de)coder_layers|depths?")
 
 
 def is_local(name: str) -> bool:
@@ -115,6 +120,9 @@ def load(loader: Callable[..., T], folder: Path, what: str, **options: Any) -> T
     Raises:
         ElfError: If the folder's files do not fit the class or are damaged.
     """
+    config = folder / options.get("subfolder", "") / "config.json"
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # the loader says more of that
+        refuse_endless(json.loads(config.read_bytes()), config, what)
     for library in ("diffusers", "transformers"):
         if library in sys.modules:  # a progress bar for each part of a pipeline says nothing
             importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
@@ -127,6 +135,30 @@ def load(loader: Callable[..., T], folder: Path, what: str, **options: Any) -> T
         raise ElfError(
             f"{what}: {place} could not be loaded ({first}); download it again, or name another"
         ) from None
+
+
+def refuse_endless(config: Any, where: Path, what: str) -> None:
+    """Refuse a configuration of more layers than any network has, before they are built.
+
+    Args:
+        config: What it says, at any depth.
+        where: It stands, for the message.
+        what: It is of, for the message.
+
+    Raises:
+        ElfError: If there are too many, with their key.
+    """
+    found = [("", config)]
+    while found:
+        key, value = found.pop()
+        if isinstance(value, dict):
+            found += value.items()
+        elif isinstance(value, list):
+            found += ((key, each) for each in value)
+        elif isinstance(value, int | float) and value > MOST_LAYERS and _LAYERS.fullmatch(key):
+            raise ElfError(
+                f"{what}: {where} has {key} {value}, more than any network; download it again"
+            )
 
 
 @contextlib.contextmanager

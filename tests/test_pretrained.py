@@ -1,9 +1,13 @@
+import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
+import torch
 
 from elf.errors import ElfError
-from elf.pretrained import is_local, load, model_folder
+from elf.pretrained import is_local, load, model_folder, refuse_endless
 
 
 @pytest.mark.parametrize("name", ["./a", "/a/b", "~/a", "models", "models/tiny/tagger", "a\\b"])
@@ -105,3 +109,42 @@ def test_weights_that_cannot_be_loaded_are_one_line(tmp_path):
 
     with pytest.raises(ElfError, match=r"captioner: .* could not be loaded \(no file\)"):
         load(loader, tmp_path, "captioner")
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("text_encoder", "num_hidden_layers", 3_000_000),
+        ("unet", "layers_per_block", [2, 2, 10**9]),
+        ("vae", "layers_per_block", 1e9),
+    ],
+)
+def test_millions_of_layers_are_not_built(part, key, value, tiny_models, tmp_path):
+    from elf.bases import open_base
+
+    base = shutil.copytree(tiny_models["base"], tmp_path / "base")
+    path = base / part / "config.json"
+    config = json.loads(path.read_text())
+    assert key in config
+    path.write_text(json.dumps(config | {key: value}))
+    most = value[-1] if isinstance(value, list) else value
+    message = f"{path} has {key} {most}, more than any network; download it again"
+    with pytest.raises(ElfError, match=re.escape(message)):
+        opened = open_base(str(base))
+        if part == "vae":
+            opened.vae()
+        elif part == "unet":
+            opened.unet(torch.float32)
+        else:
+            opened.text_encoder(part, torch.float32)
+
+
+def test_layers_are_counted_at_any_depth_and_nothing_else():
+    where = Path("config.json")
+    refuse_endless({"hidden_size": 8192, "num_layers": 1000, "x": [{"depths": [1, 9]}]}, where, "m")
+    refuse_endless([["depth", 5000], None, "n_layer"], where, "m")  # nothing that any loader takes
+    for config in ({"a": {"b": [{"depths": [1, 1001]}]}}, {"n_layer": 1001}):
+        with pytest.raises(
+            ElfError, match=r"^m: config\.json has (depths|n_layer) 1001, more than"
+        ):
+            refuse_endless(config, where, "m")

@@ -12,7 +12,13 @@ from elf.bases.families import Family, family_of_pipeline, refuse_channels, toke
 from elf.bases.weights import find_weights, read_json
 from elf.errors import ElfError
 from elf.files import sha256_file
-from elf.pretrained import expanded, load, model_folder, quiet_libraries
+from elf.pretrained import (
+    expanded,
+    load,
+    model_folder,
+    quiet_libraries,
+    refuse_endless,
+)
 from elf.resources import find
 
 INDEX = "model_index.json"
@@ -144,7 +150,10 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     Raises:
         ElfError: If it is missing or damaged.
     """
-    return read_json(folder / part / f"{'scheduler_' * (part == 'scheduler')}config.json")
+    path = folder / part / f"{'scheduler_' * (part == 'scheduler')}config.json"
+    config = read_json(path)
+    refuse_endless(config, path, f"base model ({part})")  # a plan builds what it says, too
+    return config
 
 
 def load_tokenizer(folder: Path, part: str) -> Any:

@@ -9,12 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from elf.bases.header import Header
 from elf.errors import ElfError
 from elf.files import sha256_file
 from elf.language.attention import PACKED
 from elf.language.transposed import straighten
-from elf.pretrained import expanded, is_local, load, model_folder, quiet_libraries
+from elf.pretrained import (
+    expanded,
+    is_local,
+    load,
+    model_folder,
+    quiet_libraries,
+    refuse_endless,
+)
 from elf.resources import find
 
 WHAT = "base model"
@@ -158,7 +164,9 @@ class LanguageBase:
         """
         from transformers import AutoModelForCausalLM
 
-        self._refuse_layers_without_weights()
+        _ = self.files  # refuses pickles
+        if self.gguf is not None:
+            refuse_endless(self.config.to_dict(), self.where / self.gguf, WHAT)
         options = self._options | ({} if self.gguf else {"use_safetensors": True})
         # Lightning builds networks on the GPU, which may have no room for one that is coded later
         with quiet_libraries(), torch.device("cpu"):
@@ -179,27 +187,3 @@ class LanguageBase:
         network: nn.Module = model.eval()
         straighten(network)
         return network
-
-    def _refuse_layers_without_weights(self) -> None:
-        """Build no million layers because a damaged file says so."""
-        layers = getattr(self.config.get_text_config(), "num_hidden_layers", 0)
-        tensors = sum(map(tensor_count, self.files))
-        if isinstance(layers, int) and layers > tensors:
-            beside = "" if self.gguf else ", and its config.json"
-            raise ElfError(
-                f"{WHAT}: {self.files[0]} has {tensors:,} tensors, too few for {layers:,} layers; "
-                f"download it again{beside}"
-            )
-
-
-def tensor_count(path: Path) -> int:
-    """Return how many tensors a file of safetensors or GGUF says it has.
-
-    Raises:
-        ElfError: If it is damaged.
-    """
-    if path.suffix.lower() != ".gguf":
-        return len(Header.read(path).shapes)
-    with path.open("rb") as file:  # magic, version, tensors, keys: ggml's docs/gguf.md
-        start = file.read(16)
-    return int.from_bytes(start[8:], "little")
