@@ -27,5 +27,10 @@ def test_a_label_that_was_edited_after_preparing_is_told(
         "them, and are trained as they were; run `elf prepare --config …` with this config to take "
         "them in"
     ) in said()
-    (labels / "manifest.jsonl").unlink()  # as where only the shards were brought
+    sorted(labels.glob("*.txt"))[1].unlink()
+    assert "note: 2 of the labels in" in said()
+    manifest = labels / "manifest.jsonl"
+    manifest.write_text("[]\n" + manifest.read_text())  # which `elf prepare` refuses
+    assert "were edited" not in said()
+    manifest.unlink()  # as where only the shards were brought
     assert "were edited" not in said()
