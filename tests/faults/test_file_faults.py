@@ -153,4 +153,4 @@ def test_a_second_process_is_refused_with_the_owners_pid(owner, kind, figures):
             OPENED[kind](folder)
         seconds.append(time.monotonic() - start)
     assert statistics.median(seconds) < 1, "the promise is a time, so that is measured"
-    figures(refusals=20, most_milliseconds=round(1000 * statistics.median(seconds), 1))
+    figures(refusals=20, most_microseconds=round(1e6 * statistics.median(seconds)))
