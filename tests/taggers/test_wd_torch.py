@@ -147,6 +147,14 @@ def test_arguments_that_a_network_does_not_take_are_one_line(folder, arguments):
     assert "\n" not in str(e.value)
 
 
+def test_millions_of_blocks_are_not_built(folder):
+    configure(folder, model_args={"depths": [2, 2, 3_000_000]})
+    with pytest.raises(
+        ElfError, match=r"tagger: .*config.json has depths 3000000, more than any network; download"
+    ):
+        TorchTagger(folder)
+
+
 def test_a_list_of_another_model_is_refused(folder):
     with (folder / "selected_tags.csv").open("a") as file:
         file.write("12,one_more,0,0\n")
