@@ -127,23 +127,23 @@ def decode(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> I
     Raises:
         BadImage: If the bytes are no whole picture of those formats, or hold too many pixels.
     """
-    with decoding_in_threads():
+    with filtered_warnings():
         return decode_quietly(data, background)
 
 
 @contextlib.contextmanager
-def decoding_in_threads() -> Iterator[None]:
+def filtered_warnings() -> Iterator[None]:
     """Set the filters that :func:`decode_quietly` wants, once for all threads.
 
     Python has one list of filters for all of them: threads that each set it and set it back leave
     it as another of them found it, and warnings of others are lost or raised.
     """
     with warnings.catch_warnings():
-        set_filters()
+        set_warning_filters()
         yield
 
 
-def set_filters() -> None:
+def set_warning_filters() -> None:
     """Let no picture warn: odd metadata does not change pixels, and a bomb is an error."""
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     warnings.filterwarnings("error", category=Image.DecompressionBombWarning)

@@ -122,7 +122,7 @@ def load(loader: Callable[..., T], folder: Path, what: str, **options: Any) -> T
     """
     config = folder / options.get("subfolder", "") / "config.json"
     with contextlib.suppress(OSError, ValueError, RecursionError):  # the loader says more of that
-        refuse_endless(json.loads(config.read_bytes()), config, what)
+        refuse_too_many_layers(json.loads(config.read_bytes()), config, what)
     for library in ("diffusers", "transformers"):
         if library in sys.modules:  # a progress bar for each part of a pipeline says nothing
             importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
@@ -137,7 +137,7 @@ def load(loader: Callable[..., T], folder: Path, what: str, **options: Any) -> T
         ) from None
 
 
-def refuse_endless(config: Any, where: Path, what: str) -> None:
+def refuse_too_many_layers(config: Any, where: Path, what: str) -> None:
     """Refuse a configuration of more layers than any network has, before they are built.
 
     Args:

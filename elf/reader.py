@@ -17,7 +17,7 @@ from typing import Any, NotRequired, Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from elf.images import BadImage, id_of, set_filters
+from elf.images import BadImage, id_of, set_warning_filters
 
 Pixels = dict[str, NDArray[np.uint8]]
 
@@ -184,7 +184,7 @@ class PictureLoader:
             yield from begun
 
     def _read(self) -> Generator[Batch, None, None]:
-        set_filters()  # for good: a reading that is not finished would set them back late
+        set_warning_filters()  # for good: a reading that is not finished would set them back late
         if self.workers == 0:
             for tasks in self.batches:
                 start = time.perf_counter()

@@ -32,7 +32,7 @@ PURE = (
 )  # fmt: skip
 ARRAYS = ("metrics",)  # functions of NumPy arrays, whatever computed them
 ALONE = {
-    "gradio": {"serving.page", "serving.chatpage", "serving.pages"},
+    "gradio": {"serving.page", "serving.chatpage", "serving.pageparts"},
     "fiftyone": {"fiftyone_app"},
 }
 

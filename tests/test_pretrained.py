@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from elf.errors import ElfError
-from elf.pretrained import is_local, load, model_folder, refuse_endless
+from elf.pretrained import is_local, load, model_folder, refuse_too_many_layers
 
 
 @pytest.mark.parametrize("name", ["./a", "/a/b", "~/a", "models", "models/tiny/tagger", "a\\b"])
@@ -143,10 +143,14 @@ def test_millions_of_layers_are_not_built(part, key, value, tiny_models, tmp_pat
 
 def test_layers_are_counted_at_any_depth_and_nothing_else():
     where = Path("config.json")
-    refuse_endless({"hidden_size": 8192, "num_layers": 1000, "x": [{"depths": [1, 9]}]}, where, "m")
-    refuse_endless([["depth", 5000], None, "n_layer"], where, "m")  # nothing that any loader takes
+    refuse_too_many_layers(
+        {"hidden_size": 8192, "num_layers": 1000, "x": [{"depths": [1, 9]}]}, where, "m"
+    )
+    refuse_too_many_layers(
+        [["depth", 5000], None, "n_layer"], where, "m"
+    )  # nothing that any loader takes
     for config in ({"a": {"b": [{"depths": [1, 1001]}]}}, {"n_layer": 1001}):
         with pytest.raises(
             ElfError, match=r"^m: config\.json has (depths|n_layer) 1001, more than"
         ):
-            refuse_endless(config, where, "m")
+            refuse_too_many_layers(config, where, "m")

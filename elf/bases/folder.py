@@ -17,7 +17,7 @@ from elf.pretrained import (
     load,
     model_folder,
     quiet_libraries,
-    refuse_endless,
+    refuse_too_many_layers,
 )
 from elf.resources import find
 
@@ -152,7 +152,7 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     """
     path = folder / part / f"{'scheduler_' * (part == 'scheduler')}config.json"
     config = read_json(path)
-    refuse_endless(config, path, f"base model ({part})")  # a plan builds what it says, too
+    refuse_too_many_layers(config, path, f"base model ({part})")  # a plan builds what it says, too
     return config
 
 

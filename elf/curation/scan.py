@@ -20,7 +20,7 @@ from elf.caching.fileindex import FileIndex
 from elf.caching.tagcache import ResultCache
 from elf.curation.facts import VERSION, Facts, Refusal, look_at, unpack
 from elf.files import replace_file
-from elf.images import BadImage, decoding_in_threads, id_of, picture_names
+from elf.images import BadImage, filtered_warnings, id_of, picture_names
 
 T = TypeVar("T")
 
@@ -167,7 +167,7 @@ class Scanner:
     def _look(self, names: list[str]) -> Iterator[tuple[str, tuple[str, str]]]:
         """Yield each file's name and its sha256, or why it could not be read."""
         workers = os.cpu_count() or 1
-        with decoding_in_threads(), ThreadPoolExecutor(workers) as pool:
+        with filtered_warnings(), ThreadPoolExecutor(workers) as pool:
             seen = _ahead(pool, self._open, names, 4 * workers)
             for name, (digest, known, thumbnail) in tqdm(
                 seen, "looking", len(names), leave=False, unit=" pictures", disable=None

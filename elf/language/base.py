@@ -19,7 +19,7 @@ from elf.pretrained import (
     load,
     model_folder,
     quiet_libraries,
-    refuse_endless,
+    refuse_too_many_layers,
 )
 from elf.resources import find
 
@@ -166,7 +166,7 @@ class LanguageBase:
 
         _ = self.files  # refuses pickles
         if self.gguf is not None:
-            refuse_endless(self.config.to_dict(), self.where / self.gguf, WHAT)
+            refuse_too_many_layers(self.config.to_dict(), self.where / self.gguf, WHAT)
         options = self._options | ({} if self.gguf else {"use_safetensors": True})
         # Lightning builds networks on the GPU, which may have no room for one that is coded later
         with quiet_libraries(), torch.device("cpu"):

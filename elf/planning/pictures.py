@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from elf.errors import ElfError
-from elf.images import BadImage, decoding_in_threads
+from elf.images import BadImage, filtered_warnings
 from elf.preparation.buckets import NoBucket, Size
 from elf.preparation.encoding import Picture
 from elf.preparation.measuring import Placing
@@ -113,7 +113,7 @@ def of_sources(settings: Settings, sets: Sequence[PictureSet], placing: Placing)
         except (BadImage, NoBucket) as error:
             return Dropped(source.path, str(error), source.set)
 
-    with ThreadPoolExecutor() as threads, decoding_in_threads():
+    with ThreadPoolExecutor() as threads, filtered_warnings():
         found, left_out = find_sources(sets, threads)
         looked_at = list(threads.map(look, found))
     chosen = [each for each in looked_at if isinstance(each, Picture)]

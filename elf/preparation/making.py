@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from elf.errors import ElfError
-from elf.images import BadImage, decoding_in_threads
+from elf.images import BadImage, filtered_warnings
 from elf.preparation import caches
 from elf.preparation.encoding import (
     Encoder,
@@ -87,7 +87,7 @@ def make_shards(
                 for p in selection.cached(flip)
             ]
             encode = partial(encode_pictures, encoder, batch_size, stored, threads, flipped=flip)
-            with decoding_in_threads():
+            with filtered_warnings():
                 state.update(kind, items, encode)
         captions = [
             Item(caches.text_key(text), caches.text_stamp(names["text"], text), text)
@@ -95,7 +95,7 @@ def make_shards(
         ]
         state.update("captions", captions, partial(encode_captions, encoder, batch_size))
 
-    with decoding_in_threads():
+    with filtered_warnings():
         together(make_pictures, REFUSALS)
     together(make_caches, REFUSALS)  # of the pictures that all processes stored
     if settings.text_states == "live":  # nothing here was made by the text encoder

@@ -8,7 +8,7 @@ from functools import partial
 from tqdm import tqdm
 
 from elf.errors import ElfError, ElfWarning
-from elf.images import BadImage, decode_quietly, decoding_in_threads
+from elf.images import BadImage, decode_quietly, filtered_warnings
 from elf.preparation.buckets import (
     NoBucket,
     Placement,
@@ -109,7 +109,7 @@ def measure(
         except (BadImage, NoBucket, Unusable) as error:
             return Dropped(source.path, str(error), source.set)
 
-    with decoding_in_threads():
+    with filtered_warnings():
         looked_at = tqdm(
             threads.map(look, found), "pictures", len(found), unit="picture", disable=None
         )

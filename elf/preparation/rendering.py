@@ -32,7 +32,7 @@ _UNCHANGED = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 def upright_size(data: bytes) -> Size:
     """Return the width and height of an upright picture, px, by its header if that will do.
 
-    The rest of it may still be damaged. To be called under :func:`elf.images.decoding_in_threads`.
+    The rest of it may still be damaged. To be called under :func:`elf.images.filtered_warnings`.
 
     Raises:
         BadImage: If it is no picture of a known format, or holds too many pixels.
@@ -47,7 +47,7 @@ def upright_size(data: bytes) -> Size:
 def header_size(file: Path | io.BytesIO) -> Size:
     """Return the width and height of an upright picture, px, of which the header alone is read.
 
-    To be called under :func:`elf.images.decoding_in_threads`.
+    To be called under :func:`elf.images.filtered_warnings`.
 
     Raises:
         BadImage: If it is no picture of a known format.
@@ -64,7 +64,7 @@ def render(data: bytes, placed: Placement, picture_format: PictureFormat) -> tup
     """Return a picture at its bucket's size as (suffix, bytes).
 
     A picture that has the size already is passed through byte for byte. To be called under
-    :func:`elf.images.decoding_in_threads`.
+    :func:`elf.images.filtered_warnings`.
 
     Raises:
         BadImage: If it cannot be decoded.

@@ -16,7 +16,7 @@ from elf.errors import ElfError
 from elf.language.rows import Turn
 from elf.serving.chat import ChatRequest, turns_of
 from elf.serving.chatengine import ChatEngine, Said
-from elf.serving.pages import NONE, ONE_AT_A_TIME, Stops, adapter_of, telling, whole
+from elf.serving.pageparts import NONE, ONE_AT_A_TIME, Stops, adapter_of, telling, whole
 from elf.serving.streaming import streamed
 
 Messages = list[dict[str, Any]]

@@ -17,7 +17,7 @@ import gradio as gr
 from elf.errors import ElfError
 from elf.images import write_png
 from elf.serving.engine import Drawn, Engine
-from elf.serving.pages import NONE, ONE_AT_A_TIME, Stops, adapter_of, telling, whole
+from elf.serving.pageparts import NONE, ONE_AT_A_TIME, Stops, adapter_of, telling, whole
 from elf.serving.request import Request
 from elf.watching.sheet import Line, contact_sheet
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from elf.errors import ElfError, first_line
-from elf.pretrained import refuse_endless
+from elf.pretrained import refuse_too_many_layers
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 ONNX = "take the ONNX file (--model.wd.backend onnx)"
@@ -103,7 +103,7 @@ def load_network(folder: Path, settings: TimmSettings, tags: int) -> nn.Module:
             f"{config}: num_classes {settings.num_classes} for the {tags} tags of "
             f"selected_tags.csv; the two files do not belong together: {AGAIN}"
         )
-    refuse_endless(settings.model_args, config, "tagger")
+    refuse_too_many_layers(settings.model_args, config, "tagger")
     try:
         network: nn.Module = timm.create_model(
             settings.architecture, pretrained=False, num_classes=tags, **settings.model_args

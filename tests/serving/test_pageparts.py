@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from elf.errors import ElfError
-from elf.serving.pages import Stops, whole
+from elf.serving.pageparts import Stops, whole
 
 
 def test_numbers_are_whole_or_refused_by_name() -> None:
